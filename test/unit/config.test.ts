@@ -1,0 +1,364 @@
+// The settings as a user meets them: what a variable means, where it may stand, and what is said when it is wrong.
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { describeSettings, loadSettings, SettingsError } from '../../src/config/settings.ts';
+import type { Settings } from '../../src/config/settings.ts';
+import type { Environment } from '../../src/config/sources.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'config-'));
+after(() => rmSync(folder, { recursive: true }));
+
+type Variables = Readonly<Record<string, string>>;
+type More = Partial<Environment>;
+let files = 0;
+
+/** A file with this content, for NAME_FILE and .env. */
+function file(content: string): string {
+  const path = join(folder, String((files += 1)));
+  writeFileSync(path, content);
+  return path;
+}
+
+const environment = (variables: Variables, more: More = {}): Environment => ({
+  variables: { SLIM_DOMAINS: 'example.com', ...variables },
+  cwd: '/srv',
+  isRoot: true,
+  hostname: 'box',
+  ...more,
+});
+
+const load = (variables: Variables, more?: More): Settings => loadSettings(environment(variables, more));
+
+function problems(variables: Variables, more?: More): readonly string[] {
+  try {
+    load(variables, more);
+  } catch (error) {
+    assert.ok(error instanceof SettingsError, String(error));
+    return error.problems;
+  }
+  return [];
+}
+
+const described = (variables: Variables, name: string, more?: More) => {
+  const found = describeSettings(environment(variables, more)).find(each => each.name === name);
+  return found && [found.value, found.origin];
+};
+
+test('SLIM_DOMAINS alone is enough, and everything else has the default of the contract', () => {
+  const settings = load({});
+  assert.deepEqual(settings.domains, ['example.com']);
+  assert.equal(settings.hostname, 'mail.example.com');
+  assert.deepEqual(
+    settings.listen.map(({ kind, host, port }) => [kind, host, port]),
+    [
+      ['smtp', undefined, 25],
+      ['submission', undefined, 587],
+      ['submissions', undefined, 465],
+    ],
+  );
+  assert.deepEqual(settings.tls, { cert: undefined, key: undefined, minVersion: 'TLSv1.2', require: 'submission' });
+  assert.equal(settings.maxSizeBytes, 50 * 2 ** 20);
+  const none = { addresses: [], domains: [], postgresql: false, pam: false };
+  assert.deepEqual(settings.storages, { ...none, default: '/var/mail/default' });
+  assert.equal(settings.database, undefined);
+  const { mailRoot, subaddress, dataFolder, accounts, maxSessions, maxSessionsPerClient, runAs, drainMs } = settings;
+  assert.deepEqual([mailRoot, subaddress, dataFolder], ['/var/mail', '+', '/var/lib/slimsmtp']);
+  assert.deepEqual([accounts, maxSessions, maxSessionsPerClient, runAs, drainMs], [[], 10_000, 50, undefined, 8_000]);
+  assert.deepEqual([settings.logLevel, settings.logFormat], ['info', 'json']);
+  assert.equal(load({}, { isTerminal: true }).logFormat, 'pretty');
+});
+
+test('the settings are frozen through and through, and can be sent to another process', () => {
+  const settings = load({ SLIM_MAX_SESSIONS: '0', SLIM_STORAGES: 'a@example.com=/a', PGHOST: 'db' });
+  assert.ok(Object.isFrozen(settings.storages.addresses[0]?.mailbox) && Object.isFrozen(settings.listen[0]));
+  assert.deepEqual(structuredClone(settings), settings);
+});
+
+test('every mistake is reported in one go, with what is wanted', () => {
+  const found = problems({
+    SLIM_DOMAINS: '',
+    SLIM_MAX_SIZE: '50X',
+    SLIM_DRAIN: '90',
+    SLIM_TLS_MIN: 'TLSv1.1',
+    SLIM_LISTEN: 'smtp://:25, http://:80, smtp://:66000, smtp://[1.2.3.4]:25, smtp://25',
+    SLIM_MAX_SESSIONS: '-1',
+    SLIM_SUBADDRESS: '+-',
+    SLIM_RUN_AS: '1000',
+    SLIM_HOSTNAME: 'my host',
+    SLIM_LOG_LEVEL: 'loud',
+  });
+  for (const start of [
+    'SLIM_DOMAINS is not set: ',
+    'SLIM_MAX_SIZE="50X": a size is wanted, such as 50M (K, M, G)',
+    'SLIM_DRAIN="90": a duration',
+    'SLIM_TLS_MIN="TLSv1.1": one of TLSv1.2, TLSv1.3 is wanted',
+    'SLIM_LISTEN="http://:80": a socket is wanted',
+    'SLIM_LISTEN="smtp://:66000": ',
+    'SLIM_LISTEN="smtp://[1.2.3.4]:25": ',
+    'SLIM_LISTEN="smtp://25": ',
+    'SLIM_MAX_SESSIONS="-1": a whole number',
+    'SLIM_SUBADDRESS="+-": one separator',
+    'SLIM_RUN_AS="1000": the name of a Unix account',
+    'SLIM_HOSTNAME="my host": a domain name',
+    'SLIM_LOG_LEVEL="loud": one of debug, info, warn, error',
+  ])
+    assert.equal(found.filter(line => line.startsWith(start)).length, 1, `${start}\n${found.join('\n')}`);
+  assert.equal(found.length, 13, found.join('\n'));
+});
+
+test('an unknown SLIM_ name is an error that names the nearest known one, wherever it stands', () => {
+  const dotenvFile = file('SLIM_TLS_KEYS=x\nOTHER=1\n');
+  assert.deepEqual(
+    problems({ SLIM_DOMAN: 'x', SLIM_ACCOUNT_FILE: '/x', SLIM_DATABASE_URL: 'x', PATH: '/bin' }, { dotenvFile }),
+    [
+      'SLIM_DOMAN is not a setting; the nearest is SLIM_DOMAINS',
+      'SLIM_ACCOUNT_FILE is not a setting; the nearest is SLIM_ACCOUNTS_FILE',
+      'SLIM_DATABASE_URL is not a setting; the nearest is DATABASE_URL',
+      'SLIM_TLS_KEYS (.env) is not a setting; the nearest is SLIM_TLS_KEY',
+    ],
+  );
+});
+
+test('an empty variable counts as unset, except SLIM_SUBADDRESS', () => {
+  const settings = load({
+    SLIM_MAX_SIZE: '',
+    SLIM_RUN_AS: '',
+    SLIM_STORAGES_FILE: '',
+    SLIM_UNKNOWN: '',
+    SLIM_SUBADDRESS: '',
+  });
+  assert.equal(settings.maxSizeBytes, 50 * 2 ** 20);
+  assert.equal(settings.subaddress, '');
+  assert.equal(load({ SLIM_SUBADDRESS_FILE: file('\n') }).subaddress, '');
+  assert.equal(load({ SLIM_SUBADDRESS_FILE: file('-\r\n') }).subaddress, '-');
+});
+
+test('NAME_FILE is the content of that file, one newline dropped; a missing file and both forms at once are errors', () => {
+  assert.equal(load({ SLIM_HOSTNAME_FILE: file('mx.example.com\n') }).hostname, 'mx.example.com');
+  assert.equal(load({ PGHOST: 'db', PGPASSWORD_FILE: file('a b\n\n') }).database?.password, 'a b\n');
+  assert.deepEqual(problems({ SLIM_DATA_FILE: 'gone' }), ['SLIM_DATA_FILE="gone": /srv/gone cannot be read (ENOENT)']);
+  assert.deepEqual(problems({ SLIM_DATA_FILE: folder }), [
+    `SLIM_DATA_FILE="${folder}": ${folder} cannot be read (EISDIR)`,
+  ]);
+  const both = { SLIM_DATA: '/x', SLIM_DATA_FILE: file('/y') };
+  assert.deepEqual(problems(both), ['SLIM_DATA and SLIM_DATA_FILE are both set: keep one of them']);
+});
+
+test('a list is split on comma, space and newline, in a file on newlines only', () => {
+  assert.deepEqual(load({ SLIM_DOMAINS: ' a.example,b.example  c.example\nd.example, ' }).domains.length, 4);
+  const SLIM_STORAGES_FILE = file('"a, b"@example.com=/var/mail/a, b\r\n\n@PAM\n');
+  const { storages } = load({ SLIM_STORAGES_FILE });
+  assert.equal(storages.addresses[0]?.mailbox.local, 'a, b');
+  assert.equal(storages.addresses[0]?.path, '/var/mail/a, b');
+  assert.equal(storages.pam, true);
+  assert.deepEqual(load({ SLIM_ACCOUNTS_FILE: file('anton:a, b:c\nberta') }).accounts, [
+    { name: 'anton', password: 'a, b:c' },
+    { name: 'berta' },
+  ]);
+});
+
+test('the environment beats .env setting by setting, either form hiding both, and the origin is told', () => {
+  const dotenvFile = file(
+    `SLIM_DOMAINS=dotenv.example\nSLIM_DATA=/dotenv\nSLIM_MAIL_ROOT=/dotenv # why\nSLIM_RUN_AS=nobody\nSLIM_HOSTNAME_FILE=${file('a.example')}\n`,
+  );
+  const name = file('/named\n');
+  const variables = { SLIM_DATA_FILE: name, SLIM_HOSTNAME: 'b.example', SLIM_RUN_AS: '' };
+  const settings = load(variables, { dotenvFile });
+  assert.deepEqual(settings.domains, ['example.com']);
+  assert.deepEqual([settings.dataFolder, settings.mailRoot, settings.hostname], ['/named', '/dotenv', 'b.example']);
+  assert.equal(settings.runAs, 'nobody');
+  const origin = (which: string) => described(variables, which, { dotenvFile })?.[1];
+  assert.equal(origin('SLIM_DATA'), `SLIM_DATA_FILE=${name}`);
+  assert.equal(origin('SLIM_MAIL_ROOT'), '.env');
+  assert.equal(origin('SLIM_DOMAINS'), 'environment');
+  assert.equal(origin('SLIM_DRAIN'), 'default');
+  assert.match(described({}, 'SLIM_HOSTNAME', { dotenvFile })?.[1] ?? '', /^SLIM_HOSTNAME_FILE=.* \(\.env\)$/);
+  assert.equal(load({}, { dotenvFile: join(folder, 'no.env') }).mailRoot, '/var/mail');
+  assert.match(problems({}, { dotenvFile: folder })[0] ?? '', /cannot be read \(EISDIR\)/);
+});
+
+test('no secret is printed, neither by description nor in an error', () => {
+  const secrets = {
+    SLIM_ACCOUNTS: 'anton:hush1 berta',
+    DATABASE_URL: 'postgres://me:hush2@db/mail?password=hush3',
+    PGPASSWORD: 'hush4',
+  };
+  const pair = { SLIM_TLS_CERT: '-----BEGIN CERTIFICATE-----\nx', SLIM_TLS_KEY: 'hush5' };
+  const shown = JSON.stringify(describeSettings(environment({ ...secrets, ...pair })));
+  assert.doesNotMatch(shown, /hush/);
+  assert.deepEqual(described(secrets, 'SLIM_ACCOUNTS'), ['anton:***,berta', 'environment']);
+  assert.deepEqual(described(secrets, 'DATABASE_URL'), ['postgres://me:***@db/mail?password=***', 'environment']);
+  const wrong = problems({
+    SLIM_ACCOUNTS: 'Anton:hush1 x:hu,sh!2 berta:',
+    DATABASE_URL: 'postgres://me:hu/sh@db/mail',
+  });
+  assert.equal(wrong.length, 4, wrong.join('\n'));
+  assert.doesNotMatch(wrong.join(), /hu|sh!/);
+});
+
+test('SLIM_HOSTNAME is, unless set, the name of the host when it has a dot, else mail. and the first domain', () => {
+  assert.equal(load({}, { hostname: 'MX.host.example' }).hostname, 'mx.host.example');
+  assert.equal(load({}, { hostname: 'bad_.-.x' }).hostname, 'mail.example.com');
+  assert.deepEqual(described({}, 'SLIM_HOSTNAME'), ['mail.example.com', 'default']);
+  assert.deepEqual(load({ SLIM_DOMAINS: 'Bücher.Example.' }).domains, ['xn--bcher-kva.example']);
+});
+
+test('two sockets that want the same port of the same address are an error, others are not', () => {
+  const hosts = (...pair: string[]) =>
+    problems({ SLIM_LISTEN: pair.map(host => `smtp://${host}:25`).join(' ') }).length;
+  for (const [one, other] of [
+    ['', '127.0.0.1'],
+    ['', '[::1]'],
+    ['0.0.0.0', '127.0.0.1'],
+    ['[::]', '[::1]'],
+    ['', '[::]'],
+  ])
+    assert.equal(hosts(one ?? '', other ?? ''), 1, `${one} ${other}`);
+  assert.equal(hosts('0.0.0.0', '[::]') + hosts('127.0.0.1', '127.0.0.2') + hosts('[::1]', '127.0.0.1'), 0);
+  assert.equal(problems({ SLIM_LISTEN: 'smtp://:25 submission://:25' }).length, 1);
+  assert.equal(problems({ SLIM_LISTEN: 'smtp://127.0.0.1:0 submission://127.0.0.1:0' }).length, 0);
+  assert.equal(load({ SLIM_LISTEN: 'smtp://[::1]:2525' }).listen[0]?.host, '::1');
+});
+
+const names = (text: string) =>
+  load({ SLIM_SUPPORTS: text }).supports.map(({ name, parameter }) => (parameter ? `${name} ${parameter}` : name));
+
+test('SLIM_SUPPORTS is default, default with changes, or a whole list in its own order', () => {
+  const all = names('default');
+  assert.equal(
+    all.join(),
+    'PIPELINING,SIZE,8BITMIME,SMTPUTF8,CHUNKING,DSN,ENHANCEDSTATUSCODES,STARTTLS,AUTH,LIMITS,HELP',
+  );
+  assert.deepEqual(
+    names('default,-CHUNKING, -dsn'),
+    all.filter(name => name !== 'CHUNKING' && name !== 'DSN'),
+  );
+  assert.deepEqual(names('DOMAIN,SIZE 10240000,STARTTLS,AUTH PLAIN,8BITMIME,DSN'), [
+    'SIZE',
+    'STARTTLS',
+    'AUTH PLAIN',
+    '8BITMIME',
+    'DSN',
+  ]);
+  for (const [text, start] of [
+    ['CHUNKIN', 'SLIM_SUPPORTS="CHUNKIN": unknown; the nearest is CHUNKING'],
+    ['-DSN', 'SLIM_SUPPORTS="-DSN": only'],
+    ['default,-DOMAIN', 'SLIM_SUPPORTS="-DOMAIN": '],
+    ['DSN,DSN', 'SLIM_SUPPORTS="DSN": it is listed twice'],
+    ['DSN 5', 'SLIM_SUPPORTS="DSN 5": only'],
+    ['AUTH MD5', 'SLIM_SUPPORTS="AUTH MD5": only'],
+    ['AUTH PLAINLOGIN', 'SLIM_SUPPORTS="AUTH PLAINLOGIN": only'],
+    ['SIZE many', 'SLIM_SUPPORTS="MANY": a size'],
+  ] as const)
+    assert.ok(problems({ SLIM_SUPPORTS: text })[0]?.startsWith(start), problems({ SLIM_SUPPORTS: text }).join());
+});
+
+test('SIZE in SLIM_SUPPORTS is the size limit, even where SLIM_MAX_SIZE is set', () => {
+  assert.equal(load({ SLIM_SUPPORTS: 'default,SIZE 10240000', SLIM_MAX_SIZE: '1K' }).maxSizeBytes, 10_240_000);
+  assert.equal(load({ SLIM_SUPPORTS: 'SIZE', SLIM_MAX_SIZE: '1K' }).maxSizeBytes, 1024);
+  assert.equal(load({ SLIM_MAX_SIZE: '3G' }).maxSizeBytes, 3 * 2 ** 30);
+  assert.equal(problems({ SLIM_MAX_SIZE: '0' }).length, 1);
+});
+
+test('durations and numbers of sessions mean what they say', () => {
+  assert.deepEqual(
+    ['90s', '15m', '2h', '5d', '0s'].map(text => load({ SLIM_DRAIN: text }).drainMs),
+    [90e3, 900e3, 72e5, 432e6, 0],
+  );
+  assert.equal(problems({ SLIM_DRAIN: '25d' }).length, 1, 'longer than a timer can wait');
+  assert.equal(load({ SLIM_MAX_SESSIONS_PER_CLIENT: '0' }).maxSessionsPerClient, Number.POSITIVE_INFINITY);
+});
+
+test('SLIM_STORAGES: local parts and paths may hold =, quotes come off, domains are canonical, paths absolute', () => {
+  const { storages } = load({
+    SLIM_DOMAINS: 'example.com bücher.example',
+    SLIM_STORAGES:
+      'A=b@Example.COM=mail/x=y@z "q\\"x"@example.com=/q Ä@bücher.example=/a *@bücher.example=/b default=/d@x.example=y',
+  });
+  assert.deepEqual(
+    storages.addresses.map(({ mailbox: { local, domain }, path }) => `${local} ${domain} ${path}`),
+    ['a=b example.com /srv/mail/x=y@z', 'q"x example.com /q', 'ä xn--bcher-kva.example /a'],
+  );
+  assert.deepEqual([storages.domains[0]?.domain, storages.domains[0]?.path], ['xn--bcher-kva.example', '/b']);
+  assert.equal(storages.default, '/d@x.example=y');
+  for (const item of [
+    'a@example.com',
+    'a@example.com=',
+    '@LDAP',
+    'a..b@example.com=/x',
+    'postmaster=/x',
+    `${'a'.repeat(65)}@example.com=/x`,
+    'default=~/x',
+  ])
+    assert.equal(problems({ SLIM_STORAGES: item }).length, 1, item);
+  assert.match(problems({ SLIM_STORAGES: 'A@example.com=/1 "a"@example.com=/2' })[0] ?? '', /listed twice/);
+  assert.match(problems({ SLIM_STORAGES: 'default=/1 default=/2' })[0] ?? '', /listed twice/);
+});
+
+test('settings that contradict each other are errors', () => {
+  const unprivileged = { isRoot: false };
+  for (const [variables, start, more] of [
+    [{ SLIM_STORAGES: 'a@other.example=/x' }, 'SLIM_STORAGES: other.example is not among SLIM_DOMAINS'],
+    [{ SLIM_STORAGES: '@POSTGRESQL' }, 'SLIM_STORAGES="@POSTGRESQL": no database'],
+    [{ SLIM_STORAGES: '@PAM' }, 'SLIM_STORAGES="@PAM": only a server started as root', unprivileged],
+    [{ SLIM_ACCOUNTS: 'anton' }, 'SLIM_ACCOUNTS: only a server started as root', unprivileged],
+    [{ SLIM_ACCOUNTS: 'slim', SLIM_RUN_AS: 'slim' }, 'SLIM_ACCOUNTS="slim": '],
+    [{ SLIM_ACCOUNTS: 'anton anton:x' }, 'SLIM_ACCOUNTS="anton:***": it is listed twice'],
+    [{ SLIM_RUN_AS: 'root' }, 'SLIM_RUN_AS="root": '],
+    [{ SLIM_TLS_CERT: 'pem' }, 'SLIM_TLS_KEY is not set'],
+    [{ SLIM_TLS_KEY_FILE: '/key.pem' }, 'SLIM_TLS_CERT is not set'],
+    [{ SLIM_TLS_REQUIRE: 'all', SLIM_SUPPORTS: 'default,-STARTTLS' }, 'SLIM_TLS_REQUIRE="all": '],
+  ] as const satisfies readonly (readonly [Variables, string, More?])[]) {
+    const found = problems(variables, more);
+    assert.equal(found.length, 1, `${start}\n${found.join('\n')}`);
+    assert.ok(found[0]?.startsWith(start), found[0]);
+  }
+  assert.equal(
+    problems({ SLIM_TLS_REQUIRE: 'all', SLIM_SUPPORTS: 'DSN', SLIM_LISTEN: 'submissions://:465' }).length,
+    0,
+  );
+});
+
+test('certificate and key are kept as files to look at again, or as text; a missing file is no error', () => {
+  const { tls } = load({ SLIM_TLS_CERT_FILE: 'gone/cert.pem', SLIM_TLS_KEY: 'KEY' });
+  assert.deepEqual([tls.cert, tls.key], [{ file: '/srv/gone/cert.pem' }, { text: 'KEY' }]);
+});
+
+test('a database is taken from DATABASE_URL, from PG names, or from both', () => {
+  const plain = { host: 'db', port: 5432, user: 'me', password: 'p@:/', database: 'mail', ssl: false };
+  const url = 'postgresql://me:p%40%3A%2F@db/mail';
+  assert.deepEqual(load({ DATABASE_URL: url }).database, plain);
+  assert.deepEqual(load({ PGHOST: 'db', PGUSER: 'me', PGPASSWORD: 'p@:/', PGDATABASE: 'mail' }).database, plain);
+  const mixed = load({ DATABASE_URL: 'postgres://db:5433/', PGUSER: 'me', PGPORT: '1', PGSSLMODE: 'require' }).database;
+  const ssl = { rejectUnauthorized: false, ca: undefined };
+  assert.deepEqual(mixed, { host: 'db', port: 5433, user: 'me', password: undefined, database: 'me', ssl });
+  assert.equal(load({ DATABASE_URL: 'postgres://me@%2Frun%2Fpostgresql/x' }).database?.host, '/run/postgresql');
+  assert.equal(load({ DATABASE_URL: 'postgres://me@[::1]/x' }).database?.host, '::1');
+  const sslrootcert = file('CA');
+  const verified = load({ DATABASE_URL: `${url}?sslmode=verify-full&sslrootcert=${sslrootcert}` }).database;
+  assert.deepEqual(verified?.ssl, { rejectUnauthorized: true, ca: 'CA' });
+  const required = load({ PGHOST: 'db', PGSSLMODE: 'require', PGSSLROOTCERT: sslrootcert }).database;
+  assert.deepEqual(required?.ssl, verified?.ssl, 'as in libpq, a root certificate is there to be used');
+  assert.equal(load({ PGHOST: 'db', SLIM_RUN_AS: 'slim' }).database?.user, 'slim');
+  assert.equal(load({ PGPORT: 'x', PGSSLMODE: 'prefer' }).database, undefined, 'these alone name no database');
+  for (const [variables, words] of [
+    [{ DATABASE_URL: 'mysql://x/y' }, /^DATABASE_URL="\*\*\*": postgresql:\/\/user/],
+    [{ DATABASE_URL: 'postgres://a%zz@h/d' }, /^DATABASE_URL="\*\*\*": postgresql/],
+    [{ DATABASE_URL: `${url}?schema=x` }, /parameter schema is not/],
+    [{ PGHOST: 'db', PGPORT: 'x' }, /^PGPORT="x"/],
+    [{ PGHOST: 'db', PGSSLMODE: 'prefer' }, /^PGSSLMODE="prefer": one of/],
+    [{ PGHOST: 'db', PGSSLMODE: 'require', PGSSLROOTCERT: '/gone' }, /^PGSSLROOTCERT="\/gone"/],
+  ] as const) {
+    assert.equal(problems(variables).length, 1, String(words));
+    assert.match(problems(variables)[0] ?? '', words);
+  }
+});
+
+test('with a database, storages default to it before the catch-all, and may be in domains that only it knows', () => {
+  const { storages } = load({ PGHOST: 'db' });
+  assert.deepEqual([storages.postgresql, storages.default], [true, '/var/mail/default']);
+  assert.equal(load({ PGHOST: 'db', SLIM_STORAGES: 'a@other.example=/x' }).storages.postgresql, false);
+});
