@@ -1,0 +1,210 @@
+// Routing from settings and Unix accounts, rule by rule of DESIGN §3, with real directories. Only the accounts are a
+// double: a few made-up ones, and a steward that does not answer. The table is tested with a real PostgreSQL.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { CannotTell } from '../../src/mail.ts';
+import type { Account, Accounts, Directory } from '../../src/mail.ts';
+import { accountDirectory } from '../../src/routing/accounts.ts';
+import {
+  addressDirectory,
+  defaultDirectory,
+  domainDirectory,
+  postmasterDirectory,
+} from '../../src/routing/address-map.ts';
+import { toFileName } from '../../src/routing/postgres.ts';
+import { createResolver } from '../../src/routing/resolver.ts';
+import type { Resolver } from '../../src/routing/resolver.ts';
+import { directoryContract, mailbox } from '../contract/directory.ts';
+
+const people: Account[] = [
+  { name: 'anton', uid: 1000, gid: 1000, home: '/home/anton' },
+  { name: 'postmaster', uid: 1001, gid: 1001, home: '/home/postmaster' },
+];
+const accounts: Accounts = {
+  find: async name => people.find(each => each.name === name && name !== 'postmaster'),
+  owner: async path => people.find(each => path === each.home || path.startsWith(`${each.home}/`)),
+};
+const gone = () => Promise.reject(new CannotTell('the steward does not answer'));
+const brokenAccounts: Accounts = { find: gone, owner: gone };
+
+type Setup = {
+  addresses?: Record<string, string>;
+  domains?: Record<string, string>;
+  default?: string;
+  pam?: Accounts;
+  subaddress?: string;
+  extra?: Directory[];
+};
+
+function setUp(setup: Setup): Resolver {
+  const map = {
+    addresses: Object.entries(setup.addresses ?? {}).map(([text, path]) => ({ mailbox: mailbox(text), path })),
+    domains: Object.entries(setup.domains ?? {}).map(([domain, path]) => ({ domain, path })),
+    default: setup.default,
+  };
+  return createResolver({
+    directories: [
+      addressDirectory(map, accounts),
+      ...(setup.extra ?? []),
+      ...(setup.pam ? [accountDirectory(setup.pam)] : []),
+      domainDirectory(map, accounts),
+      defaultDirectory(map, accounts),
+      postmasterDirectory('/var/mail'),
+    ],
+    domains: { hosts: async domain => ['example.com', 'xn--bcher-kva.example', 'other.example'].includes(domain) },
+    subaddress: setup.subaddress ?? '+',
+    mainDomain: 'example.com',
+  });
+}
+
+async function where(setup: Setup, address: string): Promise<string> {
+  const resolution = await setUp(setup).resolve(mailbox(address));
+  if (resolution.kind !== 'local') return resolution.kind;
+  return resolution.routes
+    .map(route => (route.kind === 'maildir' ? route.path : `${route.account}:${route.folder}`))
+    .join(' ');
+}
+
+const everything: Setup = {
+  addresses: { 'anton@example.com': '/m/anton', 'anton+vip@example.com': '/m/vip', 'büro@bücher.example': '/m/büro' },
+  domains: { 'other.example': '/m/other' },
+  default: '/m/default',
+  pam: accounts,
+};
+const strict: Setup = { pam: accounts };
+
+const examples: [title: string, setup: Setup, address: string, outcome: string][] = [
+  ['an address of the settings wins over the account of that name', everything, 'anton@example.com', '/m/anton'],
+  ['an address compares without regard to case', everything, 'ANTON@Example.COM', '/m/anton'],
+  ['an address compares in NFC, and its domain as A-labels', everything, 'BU\u0308RO@xn--bcher-kva.example', '/m/büro'],
+  ['a subaddress leads to its base', everything, 'anton+shop@example.com', '/m/anton'],
+  ['an exact address wins over its base', everything, 'anton+vip@example.com', '/m/vip'],
+  ['a subaddress ends at the first separator', everything, 'anton+vip+x@example.com', '/m/anton'],
+  ['an empty base is nobody, so the catch-all takes it', everything, '+shop@example.com', '/m/default'],
+  ['an empty base without a catch-all is unknown', strict, '+shop@example.com', 'unknown'],
+  ['another separator may be set', { ...everything, subaddress: '-' }, 'anton-shop@example.com', '/m/anton'],
+  ['without a separator there are no subaddresses', { ...strict, subaddress: '' }, 'anton+shop@example.com', 'unknown'],
+  ['an account is found by its name', strict, 'anton@other.example', 'anton:Maildir'],
+  ['an account is found without its subaddress', strict, 'anton+x@other.example', 'anton:Maildir'],
+  ['an account wins over *@domain', everything, 'anton@other.example', 'anton:Maildir'],
+  ['*@domain wins over the catch-all', everything, 'nobody@other.example', '/m/other'],
+  ['the catch-all takes what nobody knows', everything, 'nobody@example.com', '/m/default'],
+  ['without a catch-all nobody is unknown', strict, 'nobody@example.com', 'unknown'],
+  ['a domain that is not ours is elsewhere, catch-all or not', everything, 'anton@elsewhere.example', 'elsewhere'],
+  ['postmaster has a home of last resort', strict, 'postmaster@example.com', '/var/mail/postmaster'],
+  ['postmaster without domain is that of the first domain', strict, 'Postmaster@', '/var/mail/postmaster'],
+  ['a subaddress of postmaster is postmaster', strict, 'postmaster+x@example.com', '/var/mail/postmaster'],
+  ['postmaster goes to the catch-all where there is one', everything, 'postmaster@example.com', '/m/default'],
+  ['postmaster of a domain that is not ours is elsewhere', strict, 'postmaster@elsewhere.example', 'elsewhere'],
+  [
+    'postmaster goes to its own address where there is one',
+    { ...everything, addresses: { 'postmaster@example.com': '/m/pm' } },
+    'postmaster@',
+    '/m/pm',
+  ],
+  [
+    'a path inside a home is delivered as its account',
+    { default: '/home/anton/Maildir/lists' },
+    'x@example.com',
+    'anton:Maildir/lists',
+  ],
+];
+for (const [title, setup, address, outcome] of examples) {
+  test(`${title}: ${address}`, async () => assert.equal(await where(setup, address), outcome));
+}
+
+test('a directory that cannot tell ends the question: nothing falls into the catch-all', async () => {
+  const resolver = setUp({ ...everything, pam: brokenAccounts });
+  await assert.rejects(resolver.resolve(mailbox('nobody@example.com')), CannotTell);
+  await assert.rejects(resolver.resolve(mailbox('postmaster@example.com')), CannotTell);
+});
+
+test('a directory that is asked earlier answers although a later one cannot', async () => {
+  assert.equal(await where({ ...everything, pam: brokenAccounts }, 'anton@example.com'), '/m/anton');
+});
+
+test('each directory is asked for the exact address and then for its base, before the next is', async () => {
+  const asked: string[] = [];
+  const spy = (name: string): Directory => ({
+    name,
+    lookup: async each => void asked.push(`${name} ${each.local}`) as undefined,
+  });
+  assert.equal(await where({ extra: [spy('A'), spy('B')] }, 'anton+x@example.com'), 'unknown');
+  assert.deepEqual(asked, ['A anton+x', 'A anton', 'B anton+x', 'B anton']);
+  asked.length = 0;
+  assert.equal(await where({ extra: [spy('A')] }, '+x@example.com'), 'unknown');
+  assert.deepEqual(asked, ['A +x'], 'an empty base is not asked for');
+});
+
+test('a decision is explained step by step, and names the directory that made it', async () => {
+  const lines: string[] = [];
+  const resolution = await setUp(everything).resolve(mailbox('anton+x@other.example'), line => lines.push(line));
+  assert.equal(resolution.kind === 'local' && resolution.by, '@PAM');
+  assert.deepEqual(lines, [
+    'other.example is hosted here',
+    'SLIM_STORAGES: no entry for anton+x@other.example',
+    'SLIM_STORAGES: no entry for anton@other.example',
+    '@PAM: no entry for anton+x@other.example',
+    '@PAM: Unix account anton (uid 1000): /home/anton/Maildir',
+  ]);
+});
+
+const map = {
+  addresses: [{ mailbox: mailbox('anton@example.com'), path: '/m/anton' }],
+  domains: [{ domain: 'example.com', path: '/m/all' }],
+  default: '/m/default',
+};
+directoryContract('the directory of addresses', () => ({
+  directory: addressDirectory(map, accounts),
+  known: 'anton@example.com',
+  unknown: 'berta@example.com',
+  broken: addressDirectory(map, brokenAccounts),
+}));
+directoryContract('the directory of domains', () => ({
+  directory: domainDirectory(map, accounts),
+  known: 'anyone@example.com',
+  unknown: 'anyone@other.example',
+  broken: domainDirectory(map, brokenAccounts),
+}));
+directoryContract('the catch-all', () => ({
+  directory: defaultDirectory(map, undefined),
+  known: 'anyone@example.com',
+  broken: defaultDirectory(map, brokenAccounts),
+}));
+directoryContract("postmaster's last home", () => ({
+  directory: postmasterDirectory('/var/mail'),
+  known: 'postmaster@example.com',
+  unknown: 'anton@example.com',
+}));
+directoryContract('the directory of Unix accounts', () => ({
+  directory: accountDirectory(accounts),
+  known: 'anton@example.com',
+  unknown: 'berta@example.com',
+  broken: accountDirectory(brokenAccounts),
+}));
+
+const names: [name: string, encoded: string][] = [
+  ['anton', 'anton'],
+  ['anton.b c', 'anton.b c'],
+  ['bü+x', 'bü+x'],
+  ['.', '%2E'],
+  ['..', '%2E.'],
+  ['.hidden', '%2Ehidden'],
+  ['a/b', 'a%2Fb'],
+  ['../../x', '%2E.%2F..%2Fx'],
+  ['100%', '100%25'],
+  ['%2e', '%252e'],
+  ['a\0b\n\x7f\u0085', 'a%00b%0A%7F%C2%85'],
+  ['x'.repeat(255), 'x'.repeat(255)],
+];
+for (const [name, encoded] of names) {
+  test(`as a file name, ${JSON.stringify(name.slice(0, 20))} is ${encoded.slice(0, 20)}`, () =>
+    assert.equal(toFileName(name), encoded));
+}
+
+test('names that are too long or empty become file names that differ from all others', () => {
+  const long = ['', 'x'.repeat(256), `${'x'.repeat(256)}y`, 'ü'.repeat(128), '/'.repeat(100), '/'.repeat(101)];
+  const encoded = long.map(toFileName);
+  assert.equal(new Set(encoded).size, long.length);
+  for (const each of encoded) assert.match(each, /^%~[0-9a-f]{64}$/);
+});
