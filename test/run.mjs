@@ -1,0 +1,80 @@
+// The test stages: `node test/run.mjs check|unit|integration …`, in the order given, each with its own set-up; `npm test` is all of them.
+// Promises: a fresh clone needs nothing but Node and npm (and, for the integration stage, a container engine or root on Debian); the first stage
+// that fails ends the run with its status; nothing is skipped silently; tests run under the flags of the image.
+// Never: leaves the choice of files to the test runner, which passes where it finds none.
+import { spawnSync } from 'node:child_process';
+import { readdirSync } from 'node:fs';
+import { delimiter, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { ensure } from '../.node24/ensure.mjs';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const node = ensure('test');
+const environment = {
+  ...process.env,
+  PATH: join(root, 'node_modules', '.bin') + delimiter + process.env.PATH,
+  UV_THREADPOOL_SIZE: '16',
+  // Docker's own default since Engine 23; compose and tests then share one build cache.
+  DOCKER_BUILDKIT: '1',
+};
+
+const stages = {
+  check() {
+    run('tsc', ['-p', '.']);
+    run('oxlint', ['--deny-warnings', '.']);
+    run('oxfmt', ['--check', '.']);
+  },
+  unit() {
+    tests('unit', { eachMs: 20_000, allMs: 120_000 });
+  },
+  integration() {
+    run('sh', ['test/setup/engine.sh']);
+    run('docker', ['build', '--quiet', '--tag', 'slimsmtp:test', '.']);
+    // Where the base image is a stand-in there is no registry, and so no image of testcontainers' reaper: the tests stop what they start.
+    const label = spawnSync('docker', [
+      'image',
+      'inspect',
+      '-f',
+      '{{index .Config.Labels "stand-in"}}',
+      'node:24-trixie-slim',
+    ]);
+    if (label.stdout.toString().trim() === 'yes') environment.TESTCONTAINERS_RYUK_DISABLED = 'true';
+    tests('integration', { eachMs: 180_000, allMs: 900_000 }, '--import=./test/setup/no-grpc.mjs');
+  },
+};
+
+/** Two files at once: the tests are written for two cores. The second limit is for files that hang where no timer of theirs runs. */
+function tests(kind, { eachMs, allMs }, ...flags) {
+  const files = readdirSync(join(root, 'test', kind)).filter(file => file.endsWith('.test.ts'));
+  if (files.length === 0) fail(`there are no tests in test/${kind}`);
+  const all = ['--disallow-code-generation-from-strings', '--disable-proto=delete', ...flags];
+  all.push(
+    '--test',
+    '--test-concurrency=2',
+    `--test-timeout=${eachMs}`,
+    ...files.map(file => join('test', kind, file)),
+  );
+  run(node, all, allMs);
+}
+
+function run(command, parameters, timeout) {
+  const { status, error, signal } = spawnSync(command, parameters, {
+    cwd: root,
+    env: environment,
+    timeout,
+    stdio: ['ignore', 'inherit', 'inherit'],
+  });
+  if (status === 0) return;
+  fail(`${command} ${parameters[0]} ${error?.message ?? signal ?? `ended with status ${status}`}`, status ?? 1);
+}
+
+function fail(reason, status = 1) {
+  console.error(`\ntest/run.mjs: ${reason}`);
+  process.exit(status);
+}
+
+const wanted = process.argv.slice(2);
+const unknown = wanted.find(stage => !Object.hasOwn(stages, stage));
+if (wanted.length === 0 || unknown)
+  fail(`${unknown ?? 'nothing'} is no stage; there are ${Object.keys(stages).join(', ')}`, 64);
+for (const stage of wanted) stages[stage]();
