@@ -1,0 +1,121 @@
+// Containers for the integration tests: our image (as test/run.mjs built it), PostgreSQL, networks, and the shipped compose file.
+// Promises: what is started through a stage ends with it, in reverse order, volumes too, also when a test fails; servers run as hardened as
+// in compose.yaml; every start waits until the thing is healthy, or fails with its log.
+// Never: publishes on anything but loopback's random ports, or reads the user's .env.
+import { execFile } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { promisify } from 'node:util';
+import { PostgreSqlContainer, type StartedPostgreSqlContainer } from '@testcontainers/postgresql';
+import { GenericContainer, Network, Wait, type StartedNetwork, type StartedTestContainer } from 'testcontainers';
+
+export const image = 'slimsmtp:test';
+export const root = new URL('../../', import.meta.url).pathname;
+/** As in compose.yaml. */
+export const capabilities = ['CHOWN', 'DAC_OVERRIDE', 'SETGID', 'SETUID'];
+
+/** The docker client: for what testcontainers has no words (pause, kill, volumes, logs of the dead). Its output; throws with its complaint. */
+export async function docker(...parameters: string[]): Promise<string> {
+  const { stdout } = await promisify(execFile)('docker', parameters, { cwd: root, maxBuffer: 2 ** 26 });
+  return stdout;
+}
+
+export type ServerOptions = {
+  readonly environment?: Record<string, string>;
+  readonly network?: StartedNetwork;
+  /** For what else GenericContainer offers: `server => server.withUser('1000')`. */
+  readonly prepare?: (server: GenericContainer) => GenericContainer;
+};
+
+class Server extends GenericContainer {
+  constructor() {
+    super(image);
+    this.hostConfig.ReadonlyRootfs = true;
+    this.withDroppedCapabilities('ALL')
+      .withAddedCapabilities(...capabilities)
+      .withSecurityOpt('no-new-privileges');
+    this.withExposedPorts(25, 587, 465).withNetworkAliases('slimsmtp');
+    // The image's own check at a pace for tests: the first one comes only after an interval.
+    const everyHalfSecond = {
+      test: ['CMD', 'slimsmtp', 'health'] as ['CMD', ...string[]],
+      interval: 500,
+      timeout: 5000,
+      retries: 60,
+    };
+    this.withHealthCheck(everyHalfSecond).withWaitStrategy(Wait.forHealthCheck()).withStartupTimeout(60_000);
+  }
+}
+
+export type Stage = {
+  server(options?: ServerOptions): Promise<StartedTestContainer>;
+  /** With the demo's four rows; `environment` is what a server on the same network needs. */
+  postgres(
+    network: StartedNetwork,
+  ): Promise<{ database: StartedPostgreSqlContainer; environment: Record<string, string> }>;
+  network(): Promise<StartedNetwork>;
+  /** `docker compose up -d --wait` of the shipped file under a name of its own, on free ports. `compose('logs')` runs further commands on it. */
+  compose(environment?: Record<string, string>): Promise<(...parameters: string[]) => Promise<string>>;
+  /** Anything else to be undone at the end. */
+  own(undo: () => Promise<unknown>): void;
+};
+
+/** `after` is node:test's, or that of one test (`t.after.bind(t)`). */
+export function openStage(after: (undo: () => Promise<void>) => void): Stage {
+  const undos: (() => Promise<unknown>)[] = [];
+  const own = (undo: () => Promise<unknown>): void => void undos.push(undo);
+  after(async () => {
+    const failures: unknown[] = [];
+    for (const undo of undos.toReversed()) await undo().catch((error: unknown) => failures.push(error));
+    if (failures.length > 0) throw new AggregateError(failures, 'not everything that was started has ended');
+  });
+  const started = <T extends StartedTestContainer>(container: T): T => {
+    own(() => container.stop({ remove: true, removeVolumes: true, timeout: 1000 }));
+    return container;
+  };
+
+  return {
+    own,
+    async server({ environment = {}, network, prepare = it => it }: ServerOptions = {}) {
+      const server = prepare(new Server().withEnvironment({ SLIM_DOMAINS: 'example.com', ...environment }));
+      const log: Buffer[] = [];
+      server.withLogConsumer(stream => stream.on('data', (data: Buffer) => log.push(data)));
+      if (network) server.withNetwork(network);
+      return started(
+        await server.start().catch((error: Error) => {
+          throw new Error(`${error.message}; its log:\n${log.join('')}`);
+        }),
+      );
+    },
+    async network() {
+      const network = await new Network().start();
+      own(() => network.stop());
+      return network;
+    },
+    async postgres(network) {
+      const seed = { source: `${root}docker/smtp.sql`, target: '/docker-entrypoint-initdb.d/smtp.sql' };
+      const container = new PostgreSqlContainer('postgres:17-trixie')
+        .withNetwork(network)
+        .withNetworkAliases('postgres');
+      const database = started(await container.withCopyFilesToContainer([seed]).start());
+      const environment = { PGHOST: 'postgres', PGDATABASE: database.getDatabase(), PGUSER: database.getUsername() };
+      return { database, environment: { ...environment, PGPASSWORD: database.getPassword() } };
+    },
+    async compose(environment = {}) {
+      const project = `slimsmtp-test-${randomBytes(4).toString('hex')}`;
+      const ports = { PORT_SMTP: '127.0.0.1:', PORT_SUBMISSION: '127.0.0.1:', PORT_SUBMISSIONS: '127.0.0.1:' };
+      const options = { cwd: root, maxBuffer: 2 ** 26, env: { ...process.env, ...ports, ...environment } };
+      const compose = async (...parameters: string[]): Promise<string> =>
+        (
+          await promisify(execFile)(
+            'docker',
+            ['compose', '--env-file', '/dev/null', '-p', project, ...parameters],
+            options,
+          )
+        ).stdout;
+      own(() => compose('down', '--volumes', '--timeout', '1'));
+      await compose('up', '--detach', '--build', '--wait').catch(async (error: Error) => {
+        throw new Error(`${error.message}\n${await compose('logs')}`);
+      });
+      return compose;
+    },
+  };
+}
