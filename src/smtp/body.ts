@@ -1,0 +1,80 @@
+// The message content on its way in: finds the end, undoes dot-stuffing, turns CRLF into LF, counts.
+// Promise: only CRLF.CRLF ends DATA; a bare CR or LF never ends or starts a line, it marks the message as malformed and
+// reading goes on to the true end. Linear time on any input; works within the octets it was given, without a copy.
+// RFC 5321 §4.1.1.4 and §4.5.2, RFC 3030 (BDAT), RFC 1870 §5 (what SIZE counts).
+
+const [LF, CR, DOT] = [10, 13, 46];
+const nothing = Buffer.alloc(0);
+
+export class Body {
+  readonly #isDotted: boolean;
+  readonly #maxSizeBytes: number;
+  #isLineStart = true;
+  // The last octets when they cannot be judged yet: CR, or dot or dot CR at the start of a line.
+  #held = nothing;
+  #sizeBytes = 0;
+  #isMalformed = false;
+
+  /** `isDotted`: DATA, with stuffed dots and an end mark; else BDAT, whose end is known by count. */
+  constructor(isDotted: boolean, maxSizeBytes: number) {
+    this.#isDotted = isDotted;
+    this.#maxSizeBytes = maxSizeBytes;
+  }
+
+  /** Why the message will be refused, as far as is known yet. Once set it stays, and no content comes any more. */
+  get defect(): 'malformed' | 'too big' | undefined {
+    if (this.#isMalformed) return 'malformed';
+    return this.#sizeBytes > this.#maxSizeBytes ? 'too big' : undefined;
+  }
+
+  /** Takes octets, and owns them. `content` has LF line ends; `rest` is what follows the end, undefined before it. */
+  receive(octets: Buffer): { content: Buffer; rest: Buffer | undefined } {
+    const b = this.#held.length > 0 ? Buffer.concat([this.#held, octets]) : octets;
+    this.#held = nothing;
+    let out = 0; // content is b[0..out)
+    let cr = -1; // the next CR, remembered: searching afresh in each line is quadratic under a flood of LF
+    for (let i = 0, next = 0; i < b.length; i = next) {
+      if (this.#isDotted && this.#isLineStart && b[i] === DOT) {
+        if (b[i + 1] === CR && b[i + 2] === LF) return { content: this.#content(b, out), rest: b.subarray(i + 3) };
+        if (i + 1 === b.length || (b[i + 1] === CR && i + 2 === b.length)) {
+          this.#held = Buffer.from(b.subarray(i));
+          break;
+        }
+        i += 1;
+      }
+      if (cr < i) cr = find(b, CR, i);
+      const lf = find(b, LF, i);
+      const hasCr = lf > i && b[lf - 1] === CR;
+      const textEnd = hasCr ? lf - 1 : lf;
+      if (cr < textEnd || (lf < b.length && !hasCr)) this.#isMalformed = true;
+      if (out !== i) b.copyWithin(out, i, textEnd);
+      out += textEnd - i;
+      this.#sizeBytes += textEnd - i;
+      this.#isLineStart = hasCr && lf < b.length;
+      if (this.#isLineStart) {
+        b[out++] = LF;
+        this.#sizeBytes += 2;
+      } else if (hasCr) this.#held = Buffer.from('\r');
+      next = lf + 1;
+    }
+    return { content: this.#content(b, out), rest: undefined };
+  }
+
+  /** No more will come (BDAT): gives the line end that is missing, once, if it is. It is ours: SIZE does not count it. */
+  finish(): Buffer {
+    if (this.#held.length > 0) this.#isMalformed = true;
+    if (this.#isLineStart) return nothing;
+    this.#isLineStart = true;
+    return this.#content(Buffer.from('\n'), 1);
+  }
+
+  #content(b: Buffer, end: number): Buffer {
+    return this.defect === undefined ? b.subarray(0, end) : nothing;
+  }
+}
+
+/** Index of the octet at or after `from`; the length of `b` where there is none. */
+function find(b: Buffer, octet: number, from: number): number {
+  const at = b.indexOf(octet, from);
+  return at < 0 ? b.length : at;
+}

@@ -1,0 +1,79 @@
+// Replies: the one table of everything this server can say to a client, and how a reply becomes octets.
+// Promise: every line is ASCII, ends in CRLF and stays within 512 octets (RFC 5321 §4.5.3.1.5), and none of it depends
+// on configuration or on anything a client sent, but for the host name and the queue id that are put in on purpose.
+// RFC 5321 §4.2 and §4.3.2, RFC 2034 and 3463 (enhanced status codes), RFC 5248 (their registry).
+
+export type Reply = {
+  readonly code: number;
+  /** Enhanced status code such as '5.1.1'; undefined where RFC 2034 §4 forbids one (greeting, EHLO, 3xx). */
+  readonly status?: string;
+  readonly text: string; // lines are separated by LF
+};
+
+const reply = (code: number, status: string, text: string): Reply => ({ code, status, text });
+
+export const replies = {
+  greeting: (hostname: string): Reply => ({ code: 220, text: `${hostname} ESMTP SlimSMTP` }),
+  hello: (lines: readonly string[]): Reply => ({ code: 250, text: lines.join('\n') }),
+  help: reply(214, '2.0.0', 'Commands: HELO EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP STARTTLS\nSee RFC 5321'),
+  readyForTls: reply(220, '2.0.0', 'Ready to start TLS'),
+  bye: reply(221, '2.0.0', 'Bye'),
+  ok: reply(250, '2.0.0', 'OK'),
+  senderOk: reply(250, '2.1.0', 'Sender OK'),
+  recipientOk: reply(250, '2.1.5', 'Recipient OK'),
+  delivered: (id: string) => reply(250, '2.0.0', `Delivered as ${id}`),
+  cannotVerify: reply(252, '2.5.0', 'Cannot verify, but send it and it will be tried'),
+  sendMessage: { code: 354, text: 'Send the message; end it with <CRLF>.<CRLF>' } as Reply,
+
+  // Not now: the client tries again.
+  tooManySessions: reply(421, '4.7.0', 'Too many sessions, try again later'),
+  tooManyErrors: reply(421, '4.7.0', 'Too many failed commands'),
+  tooManyRefused: reply(421, '4.7.0', 'Too many refused recipients'),
+  timeout: reply(421, '4.4.2', 'Timeout, closing'),
+  shuttingDown: reply(421, '4.3.2', 'Server is shutting down, try again later'),
+  internalError: reply(421, '4.3.0', 'Internal error, try again later'),
+  cannotTell: (status: string) => reply(451, status, 'Cannot look this address up now, try again later'),
+  notStored: (status: string) => reply(status === '4.3.1' ? 452 : 451, status, 'Cannot store it now, try again later'),
+  tooManyRecipients: reply(452, '4.5.3', 'Too many recipients, send the message again for the others'),
+
+  // No: the command is wrong, or out of place.
+  bareLineFeed: reply(500, '5.5.2', 'A line must end in CRLF, not in a bare LF'),
+  lineTooLong: reply(500, '5.5.2', 'Line too long'),
+  badCharacter: reply(500, '5.5.2', 'Control characters or invalid UTF-8 in a command'),
+  unknownCommand: reply(500, '5.5.1', 'Command not recognized'),
+  noParameterHere: reply(501, '5.5.4', 'This command takes no parameter'),
+  helloSyntax: reply(501, '5.5.4', 'Syntax: EHLO hostname'),
+  mailSyntax: reply(501, '5.5.4', 'Syntax: MAIL FROM:<address> [parameters]'),
+  recipientSyntax: reply(501, '5.5.4', 'Syntax: RCPT TO:<address> [parameters]'),
+  verifySyntax: reply(501, '5.5.4', 'Syntax: VRFY address'),
+  chunkSyntax: reply(501, '5.5.4', 'Syntax: BDAT octets [LAST]'),
+  parameterSyntax: reply(501, '5.5.4', 'A parameter is malformed or given twice'),
+  badSender: reply(501, '5.1.7', 'The sender address is malformed'),
+  badRecipient: reply(501, '5.1.3', 'The recipient address is malformed'),
+  notImplemented: reply(502, '5.5.1', 'Command not implemented'),
+  helloFirst: reply(503, '5.5.1', 'Send EHLO first'),
+  mailFirst: reply(503, '5.5.1', 'Send MAIL first'),
+  recipientFirst: reply(503, '5.5.1', 'Send RCPT first'),
+  transactionOpen: reply(503, '5.5.1', 'A transaction is open already; send RSET first'),
+  tlsActive: reply(503, '5.5.1', 'TLS is active already'),
+  unknownParameter: reply(555, '5.5.4', 'A parameter is not recognized or not offered'),
+
+  // No: policy, addresses, content.
+  needTls: reply(530, '5.7.0', 'Send STARTTLS first'),
+  needLogin: reply(530, '5.7.0', 'Authentication required'),
+  noSuchMailbox: reply(550, '5.1.1', 'No such mailbox'),
+  badDomain: reply(550, '5.1.2', 'The domain of this address is not a valid name'),
+  relayDenied: reply(550, '5.7.1', 'This server does not relay to other domains'),
+  bareLineEnd: reply(550, '5.6.11', 'The message has a bare CR or LF; lines must end in CRLF'),
+  messageTooBig: reply(552, '5.3.4', 'The message exceeds the size limit'),
+  utf8Needed: reply(553, '5.6.7', 'A non-ASCII address needs the SMTPUTF8 parameter'),
+  noValidRecipients: reply(554, '5.5.1', 'No valid recipients'),
+  loop: reply(554, '5.4.6', 'Too many Received lines, the message loops'),
+} as const;
+
+/** The octets of a reply, as a string of ASCII; without its enhanced status code where that was not announced. */
+export function encodeReply(answer: Reply, withStatus: boolean): string {
+  const status = withStatus && answer.status !== undefined ? `${answer.status} ` : '';
+  const lines = answer.text.split('\n');
+  return lines.map((line, i) => `${answer.code}${i < lines.length - 1 ? '-' : ' '}${status}${line}\r\n`).join('');
+}

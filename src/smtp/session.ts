@@ -1,0 +1,296 @@
+// The server's side of an SMTP dialogue, as a pure state machine: octets in, actions and replies out. No sockets, timers,
+// clock or promises, so that every dialogue is a function of its input, however that was cut into pieces.
+// How to drive it: receive(octets), then next() until it says 'read' (send output(), wait for more) or 'close'. Actions
+// marked * are questions: call answer(reply) before next(). Never throws on remote input and never grows with it.
+// RFC 5321, 2920 (PIPELINING), 1870 (SIZE), 3030 (CHUNKING), 3207 (STARTTLS), 6531 (SMTPUTF8), 9422 (LIMITS).
+import { Body } from './body.ts';
+import { type Envelope, type Recipient, type Sender, parseRecipient, parseSender } from './envelope.ts';
+import { type Reply, encodeReply, replies } from './reply.ts';
+
+export type SessionOptions = {
+  readonly hostname: string;
+  /** In the order of the EHLO reply. What is not among them is refused. */
+  readonly extensions: readonly { readonly name: string; readonly parameter?: string }[];
+  readonly maxSizeBytes: number;
+  readonly needsTls: boolean; // before MAIL
+  readonly needsLogin: boolean; // before MAIL
+  readonly isSecure: boolean; // from the start: implicit TLS (RFC 8314)
+};
+
+export type Action =
+  | { readonly kind: 'read' } // send output(), then receive() more
+  | { readonly kind: 'recipient'; readonly recipient: Recipient } // * may it be served? 2xx: it joins the envelope
+  | { readonly kind: 'begin'; readonly envelope: Envelope } // * content is about to come; 354: it may
+  | { readonly kind: 'chunk'; readonly data: Buffer } // content, line ends LF; the octets belong to the receiver
+  | { readonly kind: 'commit' } // * the message is whole: keep it
+  | { readonly kind: 'discard' } // the message that began will not come: forget it
+  | { readonly kind: 'secure' } // send output(), start TLS, call secured(), which drops whatever came in clear
+  | { readonly kind: 'close' }; // send output(), then close
+
+export const maxRecipients = 1000;
+const maxFailedCommands = 10;
+const maxRefusedRecipients = 100;
+const maxLineOctets = 512;
+/** SIZE, BODY and SMTPUTF8 add 53 octets to MAIL, DSN up to 500 to both (RFC 1870, 6152, 6531 and 3461). */
+const maxPathLineOctets = maxLineOctets + 560;
+const failures: ReadonlySet<number> = new Set([500, 501, 503, 504, 555]);
+const [LF, CR] = [10, 13];
+const nothing = Buffer.alloc(0);
+const withoutArgument: ReadonlySet<string> = new Set(['DATA', 'QUIT', 'RSET', 'STARTTLS']);
+
+/** Octets to come: `left` of them (Infinity: to the final dot), into the body or, with a refusal, for nothing. */
+type Chunk = { left: number; readonly isLast: boolean; readonly into: Body | Reply };
+type Transaction = Sender & { readonly recipients: Recipient[]; attempts: number; content?: Body };
+
+export class Session {
+  readonly #options: SessionOptions;
+  #input: Buffer = nothing;
+  #output: string;
+  #isSecure: boolean;
+  #helo: string | undefined;
+  #isExtended = false;
+  #transaction: Transaction | undefined;
+  #chunk: Chunk | undefined; // while octets are content; else they are commands
+  #isEnded = false;
+  #failedCommands = 0;
+  #refusedRecipients = 0;
+  #answered: (reply: Reply) => void = () => undefined;
+
+  constructor(options: SessionOptions) {
+    this.#options = options;
+    this.#isSecure = options.isSecure;
+    this.#output = encodeReply(replies.greeting(options.hostname), false);
+  }
+
+  /** Takes ownership of the octets: they are changed in place. */
+  receive(octets: Buffer): void {
+    this.#input = this.#input.length > 0 ? Buffer.concat([this.#input, octets]) : octets;
+  }
+
+  next(): Action {
+    let action: Action | undefined;
+    while (action === undefined) action = this.#step();
+    return action;
+  }
+
+  /** The answer to the question that next() has just asked. */
+  answer(reply: Reply): void {
+    this.#answered(reply);
+  }
+
+  /** TLS is up: what was said before counts no more (RFC 3207 §4.2). */
+  secured(): void {
+    this.#isSecure = true;
+    this.#helo = undefined;
+    this.#input = nothing; // whatever was sent in clear behind STARTTLS is an injection (CVE-2011-0411)
+  }
+
+  /** Ends the dialogue from our side. */
+  end(reply: Reply): undefined {
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    this.#say(reply);
+  }
+
+  /** What to send; the caller has it from now on. ASCII. */
+  output(): string {
+    const output = this.#output;
+    this.#output = '';
+    return output;
+  }
+
+  get isInTransaction(): boolean {
+    return this.#transaction !== undefined;
+  }
+  get helo(): string | undefined {
+    return this.#helo;
+  }
+
+  #step(): Action | undefined {
+    if (this.#isEnded) return this.#reset() ?? { kind: 'close' };
+    if (this.#chunk === undefined) return this.#line();
+    if (this.#chunk.left === 0) return this.#contentEnd(this.#chunk);
+    return this.#input.length === 0 ? { kind: 'read' } : this.#content(this.#chunk);
+  }
+
+  #ask(action: Action, answered: (reply: Reply) => void): Action {
+    this.#answered = answered;
+    return action;
+  }
+
+  #say(reply: Reply): undefined {
+    this.#output += encodeReply(reply, this.#announces('ENHANCEDSTATUSCODES'));
+    if (failures.has(reply.code) && ++this.#failedCommands > maxFailedCommands) this.end(replies.tooManyErrors);
+  }
+
+  readonly #announces = (extension: string): boolean => this.#options.extensions.some(e => e.name === extension);
+  /** Whether this client was told of the extension: what is not announced is refused. */
+  readonly #offers = (extension: string): boolean => this.#isExtended && this.#announces(extension);
+
+  /** Forgets the transaction; its content too, when that had begun. */
+  #reset(): Action | undefined {
+    const action: Action | undefined = this.#transaction?.content && { kind: 'discard' };
+    this.#transaction = undefined;
+    return action;
+  }
+
+  /** Carries out the next line, once it is here whole. */
+  #line(): Action | undefined {
+    const input = this.#input;
+    const lf = input.indexOf(LF);
+    if (lf < 0) {
+      // A copy, so that an idle client does not pin what it sent before; of a line without end, as much as is too long.
+      this.#input = Buffer.from(input.subarray(-maxPathLineOctets));
+      return { kind: 'read' };
+    }
+    this.#input = input.subarray(lf + 1);
+    // Some clients (and smuggling) end lines by LF. Guessing what they mean is how smuggling works: say it and part.
+    if (input[lf - 1] !== CR) return this.end(replies.bareLineFeed);
+    const line = input.toString('utf8', 0, lf - 1);
+    const maxOctets = /^(?:MAIL|RCPT) /i.test(line) ? maxPathLineOctets : maxLineOctets;
+    if (lf + 1 > maxOctets) return this.#say(replies.lineTooLong);
+    return /[\p{Cc}\ufffd]/u.test(line) ? this.#say(replies.badCharacter) : this.#command(line);
+  }
+
+  #command(line: string): Action | undefined {
+    const [word = '', ...words] = line.split(' ');
+    const [verb, argument] = [word.toUpperCase(), words.join(' ').trim()];
+    if (argument !== '' && withoutArgument.has(verb)) return this.#say(replies.noParameterHere);
+    const command = Session.#commands.get(verb);
+    return command === undefined ? this.#say(replies.unknownCommand) : command(this, argument);
+  }
+
+  static readonly #commands = new Map<string, (session: Session, argument: string) => Action | undefined>([
+    ['EHLO', (s, argument) => s.#hello(argument, true)],
+    ['HELO', (s, argument) => s.#hello(argument, false)],
+    ['STARTTLS', s => s.#starttls()],
+    ['MAIL', (s, argument) => s.#mail(argument)],
+    ['RCPT', (s, argument) => s.#recipient(argument)],
+    ['DATA', s => s.#data()],
+    ['BDAT', (s, argument) => s.#bdat(argument)],
+    ['RSET', s => s.#say(replies.ok) ?? s.#reset()],
+    ['NOOP', s => s.#say(replies.ok)],
+    ['VRFY', (s, argument) => s.#say(argument === '' ? replies.verifySyntax : replies.cannotVerify)],
+    ['EXPN', s => s.#say(replies.notImplemented)],
+    ['AUTH', s => s.#say(replies.notImplemented)],
+    ['HELP', s => s.#say(s.#announces('HELP') ? replies.help : replies.notImplemented)],
+    ['QUIT', s => s.end(replies.bye)],
+  ]);
+
+  #hello(name: string, isExtended: boolean): Action | undefined {
+    // The name goes into the Received line: only what is harmless there (RFC 5321 §4.1.2, and '_' for Windows hosts).
+    if (!/^[\w.:[\]-]{1,255}$/.test(name)) return this.#say(replies.helloSyntax);
+    this.#helo = name;
+    this.#isExtended = isExtended;
+    const shown = this.#options.extensions.filter(e => isExtended && !(e.name === 'STARTTLS' && this.#isSecure));
+    this.#say(replies.hello([this.#options.hostname, ...shown.map(e => `${e.name} ${e.parameter ?? ''}`.trim())]));
+    return this.#reset();
+  }
+
+  #starttls(): Action | undefined {
+    if (!this.#offers('STARTTLS')) return this.#say(replies.notImplemented);
+    if (this.#isSecure) return this.#say(replies.tlsActive);
+    if (this.#transaction !== undefined) return this.#say(replies.transactionOpen);
+    this.#say(replies.readyForTls);
+    return { kind: 'secure' };
+  }
+
+  #mail(argument: string): Action | undefined {
+    if (this.#helo === undefined) return this.#say(replies.helloFirst);
+    if (this.#transaction !== undefined) return this.#say(replies.transactionOpen);
+    if (this.#options.needsTls && !this.#isSecure) return this.#say(replies.needTls);
+    if (this.#options.needsLogin) return this.#say(replies.needLogin);
+    const sender = parseSender(argument, this.#offers);
+    if ('code' in sender) return this.#say(sender);
+    if (sender.declaredSizeBytes > this.#options.maxSizeBytes) return this.#say(replies.messageTooBig);
+    this.#transaction = { ...sender, recipients: [], attempts: 0 };
+    return this.#say(replies.senderOk);
+  }
+
+  #recipient(argument: string): Action | undefined {
+    const transaction = this.#transaction;
+    if (transaction === undefined) return this.#say(replies.mailFirst);
+    if (transaction.content !== undefined) return this.#say(replies.transactionOpen);
+    transaction.attempts += 1;
+    const recipient = parseRecipient(argument, this.#offers, transaction.isUtf8);
+    if ('code' in recipient) return this.#say(recipient);
+    if (transaction.recipients.length >= maxRecipients) return this.#say(replies.tooManyRecipients);
+    return this.#ask({ kind: 'recipient', recipient }, reply => {
+      if (reply.code < 300) transaction.recipients.push(recipient);
+      this.#say(reply);
+      if (reply.code >= 500 && ++this.#refusedRecipients > maxRefusedRecipients) this.end(replies.tooManyRefused);
+    });
+  }
+
+  /** Why content cannot come now. */
+  #contentRefusal(): Reply | undefined {
+    if (this.#transaction === undefined) return replies.mailFirst;
+    if (this.#transaction.recipients.length > 0) return undefined;
+    // Clients that pipeline send DATA before they see that all were refused: no failed command of theirs.
+    return this.#transaction.attempts > 0 ? replies.noValidRecipients : replies.recipientFirst;
+  }
+
+  /** Asks whether content may come, and if so takes that much of it. */
+  #begin(isDotted: boolean, chunk: Omit<Chunk, 'into'>): Action {
+    const transaction = this.#transaction as Transaction;
+    // RFC 3848 and RFC 6531 §4.3 have no name for HELO with TLS.
+    const kind = transaction.isUtf8 ? 'UTF8SMTP' : this.#isExtended ? 'ESMTP' : 'SMTP';
+    const protocol = this.#isExtended && this.#isSecure ? `${kind}S` : kind;
+    return this.#ask({ kind: 'begin', envelope: { ...transaction, helo: this.#helo ?? '', protocol } }, reply => {
+      const isWelcome = reply.code === replies.sendMessage.code;
+      const content = new Body(isDotted, this.#options.maxSizeBytes);
+      if (isWelcome) transaction.content = content;
+      else this.#transaction = undefined;
+      if (isDotted) this.#say(reply);
+      if (isWelcome || !isDotted) this.#chunk = { ...chunk, into: isWelcome ? content : reply };
+    });
+  }
+
+  #data(): Action | undefined {
+    const refusal = this.#transaction?.content ? replies.transactionOpen : this.#contentRefusal();
+    return refusal ? this.#say(refusal) : this.#begin(true, { left: Infinity, isLast: true });
+  }
+
+  #bdat(argument: string): Action | undefined {
+    const [, count, last] = /^(\d{1,15})( +LAST)?$/i.exec(argument) ?? [];
+    // The octets that were announced come, refused or not, and must never be read as commands (RFC 3030 §4.1): without
+    // their number there is nothing left but to part.
+    if (count === undefined) return this.end(replies.chunkSyntax);
+    const refusal = this.#offers('CHUNKING') ? this.#contentRefusal() : replies.notImplemented;
+    const chunk = { left: Number(count), isLast: last !== undefined };
+    const into = refusal ?? this.#transaction?.content;
+    if (into === undefined) return this.#begin(false, chunk);
+    this.#chunk = { ...chunk, into };
+    return undefined;
+  }
+
+  #content(chunk: Chunk): Action | undefined {
+    const octets = this.#input.subarray(0, chunk.left);
+    this.#input = this.#input.subarray(octets.length);
+    chunk.left -= octets.length;
+    if (!(chunk.into instanceof Body)) return undefined;
+    const { content: data, rest } = chunk.into.receive(octets);
+    if (rest !== undefined) {
+      this.#input = rest;
+      chunk.left = 0;
+    }
+    return data.length > 0 ? { kind: 'chunk', data } : undefined;
+  }
+
+  /** The message, or a BDAT chunk of it, has come in full. */
+  #contentEnd({ into, isLast }: Chunk): Action | undefined {
+    const data = into instanceof Body && isLast ? into.finish() : nothing;
+    if (data.length > 0) return { kind: 'chunk', data };
+    this.#chunk = undefined;
+    if (!(into instanceof Body)) return this.#say(into);
+    if (into.defect !== undefined) {
+      this.#say(into.defect === 'malformed' ? replies.bareLineEnd : replies.messageTooBig);
+      return this.#reset();
+    }
+    if (!isLast) return this.#say(replies.ok);
+    return this.#ask({ kind: 'commit' }, reply => {
+      this.#transaction = undefined;
+      this.#say(reply);
+    });
+  }
+}

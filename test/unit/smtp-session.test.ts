@@ -1,0 +1,157 @@
+// The session under random input: it never throws, says only well-formed replies, never keeps what it was sent, and
+// always comes to rest; and the limits that are too large for a dialogue.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { replies } from '../../src/smtp/reply.ts';
+import { type Action, Session, type SessionOptions, maxRecipients } from '../../src/smtp/session.ts';
+
+const extensions = 'PIPELINING SIZE 8BITMIME SMTPUTF8 CHUNKING DSN ENHANCEDSTATUSCODES LIMITS STARTTLS HELP';
+const options: SessionOptions = {
+  hostname: 'mx.example.com',
+  extensions: extensions.split(' ').map(name => ({ name })),
+  maxSizeBytes: 200,
+  needsTls: false,
+  needsLogin: false,
+  isSecure: false,
+};
+
+/** mulberry32: the same numbers in every run. */
+function numbers(seed: number): (below: number) => number {
+  let state = seed;
+  return below => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) % below;
+  };
+}
+
+const lines = [
+  'EHLO c',
+  'HELO c',
+  'EHLO',
+  'MAIL FROM:<>',
+  'MAIL FROM:<a@example.net> SIZE=10',
+  'MAIL FROM:<ü@example.net> SMTPUTF8',
+  'RCPT TO:<a@example.com>',
+  'RCPT TO:<a@example.com>',
+  'RCPT TO:<"a',
+  'DATA',
+  'DATA',
+  'BDAT 5',
+  'BDAT 12 LAST',
+  'BDAT 0 LAST',
+  'BDAT x',
+  'RSET',
+  'NOOP',
+  'VRFY a',
+  'HELP',
+  'STARTTLS',
+  'QUIT',
+  'toString',
+  '__proto__',
+  '.',
+  '..',
+  'text',
+  '',
+  '\0',
+  '\xff\xfe',
+  'x'.repeat(1200),
+];
+/** Sensible ones now and then, so that soup is met in every state. */
+const openings = ['', 'DATA\r\n', 'DATA\r\nx\r\n.\r\n', 'BDAT 3\r\n.\r\n', 'BDAT 0 LAST\r\n'];
+const answers = [replies.recipientOk, replies.recipientOk, replies.noSuchMailbox, replies.cannotTell('4.3.0')];
+
+describe('a session', () => {
+  it('never throws, speaks well-formed replies and comes to rest, on 2,500 random dialogues', () => {
+    const below = numbers(5321);
+    let kept = 0;
+    for (let n = 0; n < 2500; n++) {
+      const session = new Session({ ...options, isSecure: below(4) === 0, needsTls: below(8) === 0 });
+      let hasBegun = false;
+      const state = { isClosed: false };
+      let said = '';
+      const act = (): void => {
+        for (let steps = 0; ; steps++) {
+          assert.ok(steps < 2000, 'it goes round and round');
+          const action: Action = session.next();
+          said += session.output();
+          if (below(300) === 0) session.end(replies.shuttingDown); // whatever it is doing
+          if (action.kind === 'read') return;
+          if (action.kind === 'close') return void (state.isClosed = true);
+          if (action.kind === 'secure') session.secured();
+          if (action.kind === 'recipient') session.answer(answers[below(answers.length)] ?? replies.recipientOk);
+          if (action.kind === 'begin') {
+            assert.ok(!hasBegun, 'a message begins while another has not ended');
+            hasBegun = below(5) > 0;
+            session.answer(hasBegun ? replies.sendMessage : replies.notStored('4.3.0'));
+          }
+          if (action.kind === 'chunk') assert.ok(hasBegun && action.data.length > 0);
+          if (action.kind === 'commit' || action.kind === 'discard') {
+            assert.ok(hasBegun, `${action.kind} without a message`);
+            hasBegun = false;
+            if (action.kind === 'commit') kept += 1;
+            if (action.kind === 'commit') session.answer(replies.delivered('1'));
+          }
+        }
+      };
+      act();
+      for (let i = 0; i < 25 && !state.isClosed; i++) {
+        const opening = `EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\n${openings[below(openings.length)]}`;
+        const end = below(40) > 0 ? '\r\n' : '\n\r'[below(2)];
+        const sent = Buffer.from(below(6) === 0 ? opening : `${lines[below(lines.length)]}${end}`);
+        const at = below(sent.length + 1);
+        for (const piece of [sent.subarray(0, at), sent.subarray(at)]) {
+          if (state.isClosed) break;
+          session.receive(Buffer.from(piece));
+          act();
+        }
+      }
+      if (!state.isClosed) {
+        session.end(replies.timeout);
+        act();
+      }
+      assert.ok(state.isClosed && !hasBegun, 'it did not end, or left a message behind');
+      assert.equal(session.next().kind, 'close');
+      assert.match(said, /^(?:\d{3}-[ -~]{0,506}\r\n|\d{3} [ -~]{0,506}\r\n)+$/);
+    }
+    assert.ok(kept > 300, `only ${kept} messages came through: the soup is too thin`);
+  });
+
+  it('takes 1,000 recipients, and says 452 to the next', () => {
+    const session = new Session(options);
+    session.receive(Buffer.from(`EHLO c\r\nMAIL FROM:<>\r\n${'RCPT TO:<a@example.com>\r\n'.repeat(1001)}DATA\r\n`));
+    let recipients = 0;
+    for (let action = session.next(); action.kind !== 'read'; action = session.next()) {
+      if (action.kind === 'begin') recipients = action.envelope.recipients.length;
+      session.answer(action.kind === 'begin' ? replies.sendMessage : replies.recipientOk);
+    }
+    assert.equal(recipients, maxRecipients);
+    const said = session.output().split('\r\n');
+    assert.equal(said.filter(line => line === '250 2.1.5 Recipient OK').length, 1000);
+    assert.equal(said.at(-3), '452 4.5.3 Too many recipients, send the message again for the others');
+  });
+
+  it('keeps no more than a line of what it was sent', t => {
+    const concat = t.mock.method(Buffer, 'concat');
+    const session = new Session(options);
+    for (let i = 0; i < 5000; i++) {
+      session.receive(Buffer.from('x'));
+      session.next();
+    }
+    for (const call of concat.mock.calls) assert.ok((call.result?.length ?? 0) <= 1073);
+  });
+
+  it('ends even when its driver ends it while a message is about to begin', () => {
+    const session = new Session(options);
+    session.receive(Buffer.from('EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\nDATA\r\n'));
+    assert.equal(session.next().kind, 'recipient');
+    session.answer(replies.recipientOk);
+    assert.equal(session.next().kind, 'begin');
+    session.end(replies.timeout);
+    session.answer(replies.sendMessage);
+    session.end(replies.shuttingDown); // a second farewell is not said
+    assert.deepEqual([session.next().kind, session.next().kind], ['discard', 'close']);
+    assert.equal(session.output().match(/^421 /gm)?.length, 1);
+  });
+});
