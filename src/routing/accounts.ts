@@ -1,24 +1,22 @@
-// @PAM: a mailbox is the Unix account of that name. Also the one place that says which names can be accounts at all.
+// @PAM: a mailbox is the Unix account of that name, its mail in ~/Maildir.
 // Promises: what cannot be the name of an account is answered here, so that no stranger's text reaches the steward.
 // Never decides who is an account (uid range, home): the steward does.
-import type { Account, Accounts, Directory } from '../mail.ts';
+import type { Accounts, Directory, Explain, Route } from '../mail.ts';
 
-/** The Maildir of a Unix account, relative to its home. */
-export const ACCOUNT_FOLDER = 'Maildir';
-
-/** The account of that name, if it is one that may receive mail. Throws CannotTell. */
-export async function findAccount(accounts: Accounts, name: string): Promise<Account | undefined> {
-  return /^[a-z0-9_][a-z0-9_.-]{0,31}$/.test(name) ? accounts.find(name) : undefined;
+/** The route to the account of that name, if it is one that may receive mail. Throws CannotTell. */
+export async function accountRoute(accounts: Accounts, name: string, explain: Explain): Promise<Route | undefined> {
+  const account = /^[a-z0-9_][a-z0-9_.-]{0,31}$/.test(name) ? await accounts.find(name) : undefined;
+  if (account === undefined) return undefined;
+  explain(`Unix account ${account.name} (uid ${account.uid}): ${account.home}/Maildir`);
+  return { kind: 'account', account: account.name, folder: 'Maildir' };
 }
 
 export function accountDirectory(accounts: Accounts): Directory {
   return {
     name: '@PAM',
     async lookup(mailbox, explain) {
-      const account = await findAccount(accounts, mailbox.local);
-      if (account === undefined) return undefined;
-      explain(`@PAM: Unix account ${account.name} (uid ${account.uid}): ${account.home}/${ACCOUNT_FOLDER}`);
-      return [{ kind: 'account', account: account.name, folder: ACCOUNT_FOLDER }];
+      const route = await accountRoute(accounts, mailbox.local, line => explain(`@PAM: ${line}`));
+      return route && [route];
     },
   };
 }

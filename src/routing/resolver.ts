@@ -2,12 +2,11 @@
 // Promises: 'unknown' only after every directory was asked and answered; an outage of one (CannotTell) ends the
 // question, so that it never falls through to the catch-all. Never looks at the sender, never touches a disk.
 // RFC 5321 §3.6.2, §4.5.1 (postmaster); RFC 5233 (subaddresses).
-import { toMailbox } from '../mail.ts';
-import type { Directory, Domains, Explain, Mailbox, Route } from '../mail.ts';
+import { type Directory, type Domains, type Explain, type Mailbox, type Route, toMailbox } from '../mail.ts';
 
-/** What becomes of a recipient. `by` names the directory that knew it; `elsewhere` is a domain that is not ours. */
+/** What becomes of a recipient; `elsewhere` is a domain that is not ours. */
 export type Resolution =
-  | { readonly kind: 'local'; readonly routes: readonly Route[]; readonly by: string }
+  | { readonly kind: 'local'; readonly routes: readonly Route[] }
   | { readonly kind: 'unknown' }
   | { readonly kind: 'elsewhere' };
 
@@ -26,25 +25,24 @@ export type ResolverOptions = {
   readonly mainDomain: string;
 };
 
-export function createResolver(options: ResolverOptions): Resolver {
+export function createResolver({ directories, domains, subaddress, mainDomain }: ResolverOptions): Resolver {
   return {
-    async resolve(address, explain = () => {}) {
-      let mailbox = address;
-      if (address.domain === '') {
-        mailbox = withParts(address.local, options.mainDomain);
-        explain(`<${address.local}> without a domain is ${show(mailbox)}`);
-      }
-      if (!(await options.domains.hosts(mailbox.domain))) {
-        explain(`${mailbox.domain} is not hosted here: mail for it would have to be relayed`);
+    async resolve({ local, domain: given }, explain = () => {}) {
+      const domain = given === '' ? mainDomain : given;
+      if (!(await domains.hosts(domain))) {
+        explain(`${domain} is not hosted here: mail for it would have to be relayed`);
         return { kind: 'elsewhere' };
       }
-      explain(`${mailbox.domain} is hosted here`);
-      const candidates = [mailbox, ...withoutSubaddress(mailbox, options.subaddress)];
-      for (const directory of options.directories) {
-        for (const candidate of candidates) {
-          const routes = await directory.lookup(candidate, explain);
-          if (routes !== undefined) return { kind: 'local', routes, by: directory.name };
-          explain(`${directory.name}: no entry for ${show(candidate)}`);
+      explain(`${domain} is hosted here`);
+      // A local part that begins with the separator has no base: `+shop@` is nobody's.
+      const end = subaddress === '' ? -1 : local.indexOf(subaddress);
+      const locals = end > 0 ? [local, local.slice(0, end)] : [local];
+      const mailboxes = locals.flatMap(each => toMailbox({ local: each, domain }) ?? []);
+      for (const directory of directories) {
+        for (const mailbox of mailboxes) {
+          const routes = await directory.lookup(mailbox, explain);
+          if (routes !== undefined) return { kind: 'local', routes };
+          explain(`${directory.name}: no entry for ${show(mailbox)}`);
         }
       }
       return { kind: 'unknown' };
@@ -52,18 +50,4 @@ export function createResolver(options: ResolverOptions): Resolver {
   };
 }
 
-/** The mailbox before the first separator. One that begins with it has no base: `+shop@` is nobody's. */
-function withoutSubaddress(mailbox: Mailbox, separator: string): Mailbox[] {
-  const end = separator === '' ? -1 : mailbox.local.indexOf(separator);
-  return end > 0 ? [withParts(mailbox.local.slice(0, end), mailbox.domain)] : [];
-}
-
-function withParts(local: string, domain: string): Mailbox {
-  const mailbox = toMailbox({ local, domain });
-  if (mailbox === undefined) throw new Error(`not a domain name: ${domain}`);
-  return mailbox;
-}
-
-function show(mailbox: Mailbox): string {
-  return `${mailbox.local}@${mailbox.domain}`;
-}
+export const show = ({ local, domain }: Mailbox): string => `${local}@${domain}`;

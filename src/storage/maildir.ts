@@ -2,23 +2,17 @@
 // Promises: nothing shows before it is stable, a resolved commit is stable, a failed one leaves no file. Never makes a
 // folder outside the route's root, nor the root. The hot path: small calls are synchronous, only fsyncs go to the pool
 // (all asynchronous: 20-35 % slower); no stat of a known Maildir; one copy a file system, hard links for the rest.
-import { closeSync, constants, existsSync, linkSync, mkdirSync, openSync } from 'node:fs';
-import { renameSync, unlinkSync, writevSync } from 'node:fs';
-import { copyFile } from 'node:fs/promises';
+import { closeSync, constants, existsSync, linkSync, mkdirSync, openSync, renameSync, writeFileSync } from 'node:fs';
+import { copyFile, unlink } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { CannotTell, type Log, type Message, type Prepared, type Route, type Storage } from '../mail.ts';
 import { type Clock, type Random, uniqueName } from '../system.ts';
-import { errorCode, failure, FolderSync, syncAndClose } from './stable.ts';
+import { FolderSync, sync } from './stable.ts';
 
-type MaildirRoute = Extract<Route, { kind: 'maildir' }>;
-type Copy = { readonly route: MaildirRoute; readonly temporary: string; readonly final: string };
+type Copy = { readonly maildir: string; readonly temporary: string; readonly final: string };
 type Unsynced = { readonly fd: number; readonly path: string };
 
-const { O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constants;
-/** Maildirs remembered as made (about 200 octets each); beyond, all are forgotten and looked at once more. */
-const MAX_KNOWN = 10_000;
-
-/** The Storage for `maildir` routes. */
+/** Rejects with CannotTell, or with the error of the system call that failed. */
 export class MaildirStorage implements Storage {
   readonly #system: { readonly clock: Clock; readonly random: Random; readonly log: Log };
   readonly #folders = new FolderSync();
@@ -31,78 +25,60 @@ export class MaildirStorage implements Storage {
 
   async prepare(routes: readonly Route[], message: Message): Promise<Prepared> {
     const copies: Copy[] = [];
-    const originals: string[] = [];
     const unsynced: Unsynced[] = [];
     try {
       for (const route of routes) {
         if (route.kind !== 'maildir') throw new CannotTell(`the Maildir storage has no ${route.kind} routes`);
         const name = uniqueName(this.#system.clock, this.#system.random);
         const path = `${route.path}/tmp/${name}`;
-        copies.push({ route, temporary: path, final: `${route.path}/new/${name}` });
-        await this.#inMaildir(route, async () => {
-          // Enough for four file systems; where links cannot be made at all, no thousand attempts a recipient.
-          if (originals.slice(-4).some(original => isLinked(original, path))) return;
-          await write(message, path, unsynced);
-          originals.push(path);
-        });
+        copies.push({ maildir: route.path, temporary: path, final: `${route.path}/new/${name}` });
+        await this.#made(route.path, route.root);
+        // Enough for four file systems; where links cannot be made at all, no thousand attempts a recipient.
+        if (!unsynced.slice(-4).some(original => isLinked(original.path, path))) await write(message, path, unsynced);
       }
-      await Promise.all(unsynced.splice(0).map(({ fd, path }) => syncAndClose(fd, path)));
+      await Promise.all(unsynced.splice(0).map(({ fd, path }) => sync(path, fd)));
     } catch (error) {
       for (const { fd } of unsynced) closeSync(fd);
-      removeAll(copies);
+      await this.#remove(copies);
       throw error;
     }
-    return { commit: () => this.#commit(copies), abort: async () => removeAll(copies) };
+    return { commit: () => this.#commit(copies), abort: () => this.#remove(copies) };
   }
 
   async #commit(copies: readonly Copy[]): Promise<void> {
     try {
-      for (const { route, temporary, final } of copies) {
-        await this.#inMaildir(route, () => renameSync(temporary, final));
-      }
-      await Promise.all(copies.map(({ route }) => this.#folders.sync(`${route.path}/new`)));
+      for (const { temporary, final } of copies) renameSync(temporary, final);
+      await Promise.all(copies.map(({ maildir }) => this.#folders.sync(`${maildir}/new`)));
     } catch (error) {
-      removeAll(copies);
+      await this.#remove(copies);
       throw error;
     }
   }
 
-  /** Carries out a step in a Maildir that is made first if need be, and again when someone has removed it since. */
-  async #inMaildir(route: MaildirRoute, step: () => void | Promise<void>): Promise<void> {
-    for (const isLast of [false, true]) {
-      try {
-        await this.#made(route);
-        return await step();
-      } catch (error) {
-        if (isLast || errorCode(error) !== 'ENOENT') throw failure(route.path, error);
-        this.#known.delete(route.path);
-      }
-    }
+  /** Never rejects: what cannot be removed goes with the sweep. The folders are made anew next time, if it was them. */
+  async #remove(copies: readonly Copy[]): Promise<void> {
+    for (const { maildir } of copies) this.#known.delete(maildir);
+    await Promise.allSettled(copies.flatMap(({ temporary, final }) => [unlink(temporary), unlink(final)]));
   }
 
-  #made(route: MaildirRoute): Promise<void> {
-    const known = this.#known.get(route.path);
-    if (known !== undefined) return known;
-    if (this.#known.size >= MAX_KNOWN) this.#known.clear();
-    const made = this.#make(route);
-    this.#known.set(route.path, made);
-    made.catch(() => this.#known.delete(route.path));
+  #made(maildir: string, root: string): Promise<void> {
+    // About 200 octets each: beyond 2 MB, all are looked at once more.
+    if (this.#known.size > 10_000) this.#known.clear();
+    const made = this.#known.get(maildir) ?? this.#make(maildir, root);
+    this.#known.set(maildir, made);
     return made;
   }
 
   /** Makes what is missing, and syncs every parent up to the root: who made one may have died before syncing it. */
-  async #make({ root, path }: MaildirRoute): Promise<void> {
-    if (resolve(path) !== path || resolve(root) !== root || !`${path}/`.startsWith(`${root}/`)) {
-      throw new CannotTell(`the Maildir ${path} is not below ${root}: nothing is delivered there`);
-    }
+  async #make(maildir: string, root: string): Promise<void> {
+    if (resolve(maildir) !== maildir || !`${maildir}/`.startsWith(`${root}/`))
+      throw new CannotTell(`the Maildir ${maildir} is not below ${root}: nothing is delivered there`);
     if (!existsSync(root)) {
-      this.#system.log.error({ root, maildir: path }, 'mail folder is gone; it is only made at start');
+      this.#system.log.error({ root, maildir }, 'mail folder is gone; it is only made at start');
       throw new CannotTell(`the mail folder ${root} is gone: mount it, or restart to have it made`);
     }
-    for (const name of ['new', 'cur', 'tmp']) mkdirSync(`${path}/${name}`, { recursive: true, mode: 0o700 });
-    const parents = [path];
-    for (let folder = path; folder !== root; parents.push(folder)) folder = dirname(folder);
-    await Promise.all(parents.map(folder => this.#folders.sync(folder)));
+    for (const name of ['new', 'cur', 'tmp']) mkdirSync(`${maildir}/${name}`, { recursive: true, mode: 0o700 });
+    for (let folder = maildir; folder.length >= root.length; folder = dirname(folder)) await this.#folders.sync(folder);
   }
 }
 
@@ -117,23 +93,9 @@ function isLinked(original: string, path: string): boolean {
 }
 
 async function write(message: Message, path: string, unsynced: Unsynced[]): Promise<void> {
-  if (message.kind === 'file') {
-    if (!isLinked(message.path, path)) await copyFile(message.path, path, constants.COPYFILE_EXCL);
-    unsynced.push({ fd: openSync(path, O_RDONLY | O_NOFOLLOW), path });
-    return;
-  }
-  const fd = openSync(path, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW, 0o600);
+  const isMemory = message.kind === 'memory';
+  if (!isMemory && !isLinked(message.path, path)) await copyFile(message.path, path, constants.COPYFILE_EXCL);
+  const fd = openSync(path, isMemory ? 'wx' : 'r', 0o600);
   unsynced.push({ fd, path });
-  const written = writevSync(fd, message.parts);
-  // A regular file takes less than it is given only when the disk is full.
-  if (written !== message.sizeBytes) throw Object.assign(new Error(`${written} octets written`), { code: 'ENOSPC' });
-}
-
-/** Never throws. What cannot be removed from tmp/ goes with the sweep. */
-function removeAll(copies: readonly Copy[]): void {
-  for (const path of copies.flatMap(({ temporary, final }) => [temporary, final])) {
-    try {
-      unlinkSync(path);
-    } catch {}
-  }
+  if (isMemory) writeFileSync(fd, Buffer.concat(message.parts));
 }

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { chmod, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { test } from 'node:test';
-import { CannotTell, type Message, type Route, type Storage } from '../../src/mail.ts';
+import type { Message, Route, Storage } from '../../src/mail.ts';
 
 export type Place = {
   readonly storage: Storage;
@@ -91,7 +91,7 @@ export function storageContract(name: string, setUp: () => Promise<Place>): void
   holds('leaves no copy anywhere when one cannot be prepared', async ({ storage, route, maildir }) => {
     await writeFile(maildir('blocked'), 'a file where the Maildir should be');
     const attempt = storage.prepare([route('anton'), route('blocked'), route('carla')], memory('x\n'));
-    await assert.rejects(attempt, (error: unknown) => error instanceof CannotTell);
+    await assert.rejects(attempt, /blocked/);
     for (const mailbox of ['anton', 'carla']) {
       assert.deepEqual(await contents(maildir(mailbox), 'new'), []);
       assert.deepEqual(await contents(maildir(mailbox), 'tmp'), []);

@@ -18,10 +18,10 @@ const note = (fields: Record<string, unknown>, message: string): unknown =>
 const log: Log = { debug: note, info: note, warn: note, error: note };
 const make = (): MaildirStorage => new MaildirStorage({ clock: systemClock, random: systemRandom, log });
 const route = (name: string, below = root): Route => ({ kind: 'maildir', root: below, path: `${below}/${name}` });
-const is =
-  (status: string, words: RegExp) =>
+const cannotTell =
+  (words: RegExp) =>
   (error: unknown): boolean =>
-    error instanceof CannotTell && error.status === status && words.test(error.message);
+    error instanceof CannotTell && words.test(error.message);
 
 beforeEach(async () => {
   root = await mkdtemp(`${tmpdir()}/storage-`);
@@ -39,7 +39,12 @@ function replace(calls: Partial<typeof fs>): void {
   syncBuiltinESMExports();
 }
 const undoFaults = (): void =>
-  replace({ fsync: real.fsync, writevSync: real.writevSync, renameSync: real.renameSync, linkSync: real.linkSync });
+  replace({
+    fsync: real.fsync,
+    writeFileSync: real.writeFileSync,
+    renameSync: real.renameSync,
+    linkSync: real.linkSync,
+  });
 const fault = (code: string): Error => Object.assign(new Error(`${code}: made by the test`), { code });
 /** Whether a path is that of a message in tmp/ (the test's root itself may lie in /tmp). */
 const isMail = (path: string): boolean => /\/tmp\/\d+\.M\d+P/.test(path);
@@ -139,17 +144,17 @@ test('a folder sync that fails fails those who wait for the next round too, and 
   await later;
 });
 
-test('an fsync of the file that fails is 4.3.0, and neither copy is left', async () => {
+test('an fsync of the file that fails names it, and neither copy is left', async () => {
   const storage = make();
   replaceFsync((path, sync, done) => (isMail(path) ? done(fault('EIO')) : sync()));
-  await assert.rejects(storage.prepare([route('anton'), route('berta')], memory('x\n')), is('4.3.0', /anton.*EIO/));
+  await assert.rejects(storage.prepare([route('anton'), route('berta')], memory('x\n')), /EIO.*anton/);
   await assertNothingLeft('anton', 'berta');
 });
 
-test('an fsync of new/ that fails is 4.3.0, and no copy is left, not even in new/', async () => {
+test('an fsync of new/ that fails names it, and no copy is left, not even in new/', async () => {
   const prepared = await make().prepare([route('anton'), route('berta')], memory('x\n'));
   replaceFsync((path, sync, done) => (path.endsWith('berta/new') ? done(fault('EIO')) : sync()));
-  await assert.rejects(prepared.commit(), is('4.3.0', /berta/));
+  await assert.rejects(prepared.commit(), /EIO.*berta/);
   await assertNothingLeft('anton', 'berta');
 });
 
@@ -161,34 +166,32 @@ test('a rename that fails removes what was renamed before it', async () => {
       real.renameSync(from, to);
     },
   });
-  await assert.rejects(prepared.commit(), is('4.3.0', /berta.*EACCES/));
+  await assert.rejects(prepared.commit(), { code: 'EACCES' });
   await assertNothingLeft('anton', 'berta');
 });
 
 for (const code of ['ENOSPC', 'EDQUOT']) {
-  test(`${code} is 4.3.1, and nothing is left`, async () => {
+  test(`${code} is passed on, for its reply of its own, and nothing is left`, async () => {
     replace({
-      writevSync: () => {
+      writeFileSync: () => {
         throw fault(code);
       },
     });
-    await assert.rejects(make().prepare([route('anton')], memory('x\n')), is('4.3.1', /make room/));
+    await assert.rejects(make().prepare([route('anton')], memory('x\n')), { code });
     await assertNothingLeft('anton');
   });
 }
-
-test('a short write counts as a full disk, never as a message', async () => {
-  replace({ writevSync: fd => real.writeSync(fd, 'x') });
-  await assert.rejects(make().prepare([route('anton')], memory('xyz\n')), is('4.3.1', /1 octets written/));
-  await assertNothingLeft('anton');
-});
 
 test('no file stays open, neither after success nor after failure', async () => {
   const storage = make();
   const isOpen = (): number =>
     real.readdirSync('/proc/self/fd').filter(fd => tryLink(fd).startsWith(`${root}/`)).length;
   await (await storage.prepare([route('anton'), route('berta')], memory('x\n'))).commit();
-  replace({ writevSync: () => 0 });
+  replace({
+    writeFileSync: () => {
+      throw fault('ENOSPC');
+    },
+  });
   await assert.rejects(storage.prepare([route('anton')], memory('x\n')));
   undoFaults();
   replaceFsync((path, sync, done) => (isMail(path) ? done(fault('EIO')) : sync()));
@@ -256,7 +259,8 @@ test('a root that has gone is 451 and a log line, and it is not made again', asy
   await mkdir(`${root}/mail`);
   await (await storage.prepare([gone], memory('x\n'))).commit();
   await rename(`${root}/mail`, `${root}/elsewhere`);
-  await assert.rejects(storage.prepare([gone], memory('x\n')), is('4.3.0', /mail is gone/));
+  await assert.rejects(storage.prepare([gone], memory('x\n')), { code: 'ENOENT' });
+  await assert.rejects(storage.prepare([gone], memory('x\n')), cannotTell(/mail is gone/));
   assert.deepEqual(await readdir(root), ['elsewhere']);
   assert.match(logged.join('\n'), /gone/);
   await rename(`${root}/elsewhere`, `${root}/mail`);
@@ -264,14 +268,16 @@ test('a root that has gone is 451 and a log line, and it is not made again', asy
   assert.deepEqual(await contents(gone.path, 'new'), ['x\n', 'y\n']);
 });
 
-test('a Maildir that someone removed is made again, also between prepare and commit of another', async () => {
+test('a Maildir that someone removed is made again once a delivery has failed, in prepare or in commit', async () => {
   const storage = make();
-  await (await storage.prepare([route('anton')], memory('1\n'))).commit();
+  const prepared = await storage.prepare([route('anton')], memory('1\n'));
   await rm(`${root}/anton`, { recursive: true });
-  const prepared = await storage.prepare([route('anton')], memory('2\n'));
-  await rm(`${root}/anton/new`, { recursive: true });
-  await prepared.commit();
-  assert.deepEqual(await contents(`${root}/anton`, 'new'), ['2\n']);
+  await assert.rejects(prepared.commit(), { code: 'ENOENT' });
+  await (await storage.prepare([route('anton')], memory('2\n'))).commit();
+  await rm(`${root}/anton`, { recursive: true });
+  await assert.rejects(storage.prepare([route('anton')], memory('3\n')), { code: 'ENOENT' });
+  await (await storage.prepare([route('anton')], memory('4\n'))).commit();
+  assert.deepEqual(await contents(`${root}/anton`, 'new'), ['4\n']);
 });
 
 for (const path of ['/etc/x', '..', '../x', 'a/../../x', 'a/./b', 'a//b', 'a/', '']) {
@@ -282,7 +288,7 @@ for (const path of ['/etc/x', '..', '../x', 'a/../../x', 'a/./b', 'a//b', 'a/', 
       root: `${root}/mail`,
       path: path.startsWith('/') ? path : `${root}/mail/${path}`,
     };
-    await assert.rejects(make().prepare([attempt as Route], memory('x\n')), is('4.3.0', /not below/));
+    await assert.rejects(make().prepare([attempt as Route], memory('x\n')), cannotTell(/not below/));
     assert.deepEqual([await readdir(root), await readdir(`${root}/mail`)], [['mail'], []]);
   });
 }
@@ -290,7 +296,7 @@ for (const path of ['/etc/x', '..', '../x', 'a/../../x', 'a/./b', 'a//b', 'a/', 
 test('a neighbour whose name begins like the root is not below it', async () => {
   await mkdir(`${root}/mail`);
   const attempt: Route = { kind: 'maildir', root: `${root}/mail`, path: `${root}/mailbox` };
-  await assert.rejects(make().prepare([attempt], memory('x\n')), is('4.3.0', /not below/));
+  await assert.rejects(make().prepare([attempt], memory('x\n')), cannotTell(/not below/));
   assert.deepEqual(await readdir(root), ['mail']);
 });
 
@@ -316,9 +322,7 @@ test('the sweep removes files of tmp/ that are older than 36 hours, and nothing 
   assert.equal(logged.length, 3);
 });
 
-test('the sweep of a folder that is not there does nothing, and of one it cannot read it warns', async () => {
-  await sweep(`${root}/missing`, { clock: systemClock, log });
-  assert.deepEqual(logged, []);
+test('the sweep of a folder that it cannot read warns', async () => {
   await writeFile(`${root}/file`, '');
   await sweep(`${root}/file`, { clock: systemClock, log });
   assert.match(logged.join('\n'), /could not look/);
