@@ -1,0 +1,22 @@
+// The log: pino, a JSON object a line on stdout, or readable lines on a terminal.
+// Promise: text from the network only ever stands in fields, escaped by JSON, so no line can be forged; secrets and
+// bodies are never given to it. Lines are gathered for a moment: flush before the process ends.
+import pino from 'pino';
+import type { Log } from './mail.ts';
+
+export type FlushedLog = Log & { flush(): void };
+
+export async function openLog(level: string, format: 'json' | 'pretty', isGathered: boolean): Promise<FlushedLog> {
+  const options: pino.LoggerOptions = { level, base: null, timestamp: pino.stdTimeFunctions.isoTime };
+  if (format === 'pretty') {
+    const { default: pretty } = await import('pino-pretty');
+    return Object.assign(pino(options, pretty({ sync: true, ignore: 'session', singleLine: true })), {
+      flush: () => {},
+    });
+  }
+  // A reader that stalls costs at most maxLength; after that lines are dropped, mail never.
+  const stream = pino.destination({ sync: !isGathered, minLength: isGathered ? 4096 : 0, maxLength: 16 * 1024 * 1024 });
+  stream.on('error', () => {});
+  if (isGathered) setInterval(() => stream.flush(), 250).unref();
+  return Object.assign(pino(options, stream), { flush: () => stream.flushSync() });
+}
