@@ -1,0 +1,177 @@
+// The Unix accounts that the server keeps itself: passwd, group, shadow in SLIM_DATA/accounts, for libnss-extrausers.
+// Promises: each file changes whole or not at all, one writer at a time; a uid is never one that any account or home
+// has already; passwords are seen by crypt(3) alone, by standard input, and kept as yescrypt hashes.
+// Never touches /etc, never an account that comes from elsewhere. See passwd(5), shadow(5).
+import { execFileSync } from 'node:child_process';
+import fs from 'node:fs';
+import { dirname, join } from 'node:path';
+import { createInterface } from 'node:readline/promises';
+import { Writable } from 'node:stream';
+import { setTimeout as wait } from 'node:timers/promises';
+import type { Clock, Random } from '../system.ts';
+import { getent } from './nss.ts';
+
+/** `folder` is SLIM_DATA/accounts; homes are made in `homes`. */
+export type AccountFiles = Readonly<{ folder: string; homes: string; clock: Clock; random: Random }>;
+export type KeptAccount = Readonly<{ name: string; uid: number; home: string; locked: boolean }>;
+type Wanted = Readonly<{ name: string; password?: string | undefined }>;
+/** The lines of each file, by name. */
+type Tables = Record<'passwd' | 'group' | 'shadow', Map<string, string>>;
+
+/** The accounts kept here. */
+export function listAccounts({ folder }: AccountFiles): readonly KeptAccount[] {
+  const { passwd, shadow } = read(folder);
+  return [...passwd].map(([name, line]) => {
+    const [, , uid, , , home = ''] = line.split(':');
+    return { name, uid: Number(uid), home, locked: !shadow.get(name)?.startsWith(`${name}:$`) };
+  });
+}
+
+/** Makes an account and its home (0700); without a password it is locked. Throws when the name is taken or unfit. */
+export async function addAccount(files: AccountFiles, name: string, password?: string): Promise<KeptAccount> {
+  if (!/^[a-z_][a-z0-9_-]{0,31}$/.test(name))
+    throw new Error(`"${name}" cannot name an account: a-z, 0-9, _ and - are wanted, 32 at most, a letter first`);
+  const secret = shadowLine(files, name, password);
+  const home = join(files.homes, name);
+  const uid = await change(files, async ({ passwd, group, shadow }) => {
+    if (passwd.has(name) || (await isTaken(name))) throw new Error(`${name} is an account or a group already`);
+    const id = await makeHome(files.homes, home);
+    passwd.set(name, `${name}:x:${id}:${id}::${home}:/usr/sbin/nologin`);
+    group.set(name, `${name}:x:${id}:`);
+    shadow.set(name, secret);
+    return id;
+  });
+  if ((await getent('passwd', name))?.[2] !== `${uid}`)
+    throw new Error(`${name} is in ${files.folder} now, but the system does not see it: set up libnss-extrausers`);
+  return { name, uid, home, locked: password === undefined };
+}
+
+/** Removes an account; its home and mail stay unless `withHome`. */
+export async function removeAccount(files: AccountFiles, name: string, withHome = false): Promise<void> {
+  const home = await change(files, async ({ passwd, group, shadow }) => {
+    const line = find(passwd, name);
+    for (const table of [passwd, group, shadow]) table.delete(name);
+    return line.split(':')[5] ?? '';
+  });
+  // Not fs.rm: what is removed as root was another's to rearrange, and coreutils' rm holds on to each folder (openat).
+  if (withHome && home.startsWith(`${files.homes}/`)) execFileSync('rm', ['-rf', '--one-file-system', '--', home]);
+}
+
+/** Sets the password of an account, or locks it (undefined). */
+export async function setPassword(files: AccountFiles, name: string, password: string | undefined): Promise<void> {
+  const secret = shadowLine(files, name, password);
+  await change(files, async ({ shadow }) => {
+    find(shadow, name);
+    shadow.set(name, secret);
+  });
+}
+
+/** Makes those of SLIM_ACCOUNTS that do not exist, here or elsewhere; the names of those made. */
+export async function ensureAccounts(files: AccountFiles, wanted: readonly Wanted[]): Promise<readonly string[]> {
+  const made: string[] = [];
+  for (const { name, password } of wanted)
+    if (!(await getent('passwd', name))) made.push((await addAccount(files, name, password)).name);
+  return made;
+}
+
+/** A line from standard input: asked for on a terminal, without echo. */
+export async function readPassword(prompt: string): Promise<string> {
+  const terminal = process.stdin.isTTY === true;
+  const output = new Writable({ write: (_chunk, _encoding, done) => done() });
+  const lines = createInterface({ input: process.stdin, output, terminal });
+  if (terminal) process.stderr.write(prompt);
+  const { value } = await lines[Symbol.asyncIterator]().next();
+  if (terminal) process.stderr.write('\n');
+  lines.close();
+  return value ?? '';
+}
+
+/** A crypt(3) hash. Perl is in every Debian's base system, and its crypt is the very one that PAM will ask. */
+export function hashPassword(password: string, random: Random): string {
+  // PAM's module cuts at 127 octets and at NUL.
+  if (password === '' || Buffer.byteLength(password) > 126 || /\p{Cc}/u.test(password))
+    throw new Error('a password has 1 to 126 octets and no control characters');
+  // 20 characters are 15 octets of salt, with no bits left over, which yescrypt would refuse.
+  const salt = `$y$j9T$${random.hex(10)}`;
+  const script = 'local $/; my $p = <STDIN>; my $h = crypt($p, $ARGV[0]); print $h if defined $h';
+  const hash = execFileSync('perl', ['-e', script, salt], { input: password, encoding: 'utf8' });
+  if (!hash.startsWith(salt)) throw new Error('crypt(3) of this system does not know yescrypt');
+  return hash;
+}
+
+function shadowLine({ clock, random }: AccountFiles, name: string, password: string | undefined): string {
+  const hash = password === undefined ? '!' : hashPassword(password, random);
+  return `${name}:${hash}:${Math.floor(clock.now() / 86_400_000)}:0:99999:7:::`;
+}
+
+function find(table: ReadonlyMap<string, string>, name: string): string {
+  const line = table.get(name);
+  if (line === undefined) throw new Error(`there is no account "${name}" among those kept here: others are not ours`);
+  return line;
+}
+
+/** Whether the system knows an account or a group of that name or number. */
+async function isTaken(key: string): Promise<boolean> {
+  return !!((await getent('passwd', key)) ?? (await getent('group', key)));
+}
+
+/** Makes the home and returns its uid. A home that was left by an account of that name is taken up, with its uid. */
+async function makeHome(homes: string, home: string): Promise<number> {
+  const left = fs.lstatSync(home, { throwIfNoEntry: false })?.uid ?? 0;
+  // What removed accounts have left must not become a stranger's by its uid.
+  const owners = new Set(fs.readdirSync(homes).map(name => fs.lstatSync(join(homes, name)).uid));
+  let uid = left === 0 ? 1000 : left;
+  if (left === 0) while (owners.has(uid) || (await isTaken(`${uid}`))) uid += 1;
+  if (uid < 1000 || uid > 59_999 || (await isTaken(`${uid}`)))
+    throw new Error(`${home} cannot belong to uid ${uid}: chown it to root, or move it away`);
+  fs.mkdirSync(home, { recursive: true, mode: 0o700 });
+  fs.lchownSync(home, uid, uid);
+  // Mail that got its 250 must not vanish with the folder that it is in.
+  execFileSync('sync', [homes]);
+  return uid;
+}
+
+function read(folder: string): Tables {
+  const table = (name: string): Map<string, string> => {
+    const path = join(folder, name);
+    const lines = fs.existsSync(path) ? fs.readFileSync(path, 'utf8').split('\n').filter(Boolean) : [];
+    return new Map(lines.map(line => [line.split(':', 1).join(), line]));
+  };
+  return { passwd: table('passwd'), group: table('group'), shadow: table('shadow') };
+}
+
+/** Reads, changes and writes the files, alone. passwd comes last: an account is there when all of it is. */
+async function change<T>({ folder, clock }: AccountFiles, work: (tables: Tables) => Promise<T>): Promise<T> {
+  fs.mkdirSync(folder, { recursive: true, mode: 0o755 });
+  for (const path of [folder, dirname(folder)]) {
+    const { uid, mode } = fs.statSync(path);
+    if (uid !== 0 || mode & 0o022)
+      throw new Error(`${path} must be root's alone: chown root ${path}; chmod 755 ${path}`);
+  }
+  const lock = join(folder, '.lock');
+  for (let tries = 0; ; tries += 1) {
+    try {
+      fs.closeSync(fs.openSync(lock, 'wx'));
+      break;
+    } catch (error) {
+      if (tries === 200) throw error;
+      // One of ten seconds is a crash's: no change takes that long.
+      const made = fs.statSync(lock, { throwIfNoEntry: false })?.mtimeMs ?? Infinity;
+      if (made < clock.now() - 10_000) fs.rmSync(lock, { force: true });
+      await wait(100);
+    }
+  }
+  try {
+    const tables = read(folder);
+    const result = await work(tables);
+    for (const name of ['shadow', 'group', 'passwd'] as const) {
+      const path = join(folder, `.${name}.new`);
+      fs.writeFileSync(path, [...tables[name].values(), ''].join('\n'), { mode: 0o600, flush: true });
+      fs.chmodSync(path, name === 'shadow' ? 0o600 : 0o644);
+      fs.renameSync(path, join(folder, name));
+    }
+    return result;
+  } finally {
+    fs.rmSync(lock, { force: true });
+  }
+}

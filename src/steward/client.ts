@@ -1,0 +1,94 @@
+// The network process's side of the steward: what needs root, as ordinary ports (Accounts, Storage, the TLS files).
+// Promises: every question has a deadline, and anything but an answer is CannotTell; a deposit whose answer came too
+// late is taken back. Ignores SIGTERM, SIGINT and SIGHUP (terminals and init send them to the whole group): only the
+// steward's word counts, and when the steward is gone this process leaves.
+import { constants, rmSync, writeFileSync } from 'node:fs';
+import { copyFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CannotTell, type Account, type Accounts, type Message, type Storage } from '../mail.ts';
+import type { Random } from '../system.ts';
+import { isAccountName, statusOf } from './protocol.ts';
+import type { Order, Question, Reply, Start, TlsFiles } from './protocol.ts';
+
+const lookUpMs = 10_000;
+/** Writing and syncing a large message on a slow disk; RFC 5321 §4.5.3.2.6 lets the client wait ten minutes. */
+const depositMs = 60_000;
+
+/** One per network process: takes over its IPC channel and its signals. End the process by process.exit. */
+export class Steward {
+  /** What the steward hands over first. */
+  readonly started: Promise<Start>;
+  readonly accounts: Accounts = {
+    find: async name =>
+      isAccountName(name) ? ((await this.#ask({ kind: 'account', name })) as Account | undefined) : undefined,
+    owner: async path => (await this.#ask({ kind: 'owner', path })) as Account | undefined,
+  };
+  readonly #waiting = new Map<number, (reply: Reply) => void>();
+  #last = 0;
+
+  constructor(onOrder: (order: 'stop' | 'reload') => void) {
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(signal, () => {});
+    process.on('disconnect', () => process.exit(1));
+    const { promise, resolve } = Promise.withResolvers<Start>();
+    this.started = promise;
+    process.on('message', (message: Order | Reply) => {
+      if ('id' in message) this.#waiting.get(message.id)?.(message);
+      else if (message.kind === 'start') resolve(message);
+      else onOrder(message.kind);
+    });
+  }
+
+  /** Those of the configured TLS files that are for root to read. */
+  async readTlsFiles(): Promise<TlsFiles> {
+    return (await this.#ask({ kind: 'tls' })) as TlsFiles;
+  }
+
+  /** The storage of `account` routes. The spool folder is the one that the steward reads. */
+  storage(spoolFolder: string, random: Random): Storage {
+    return {
+      prepare: async (routes, message) => {
+        const targets = routes.filter(route => route.kind === 'account');
+        const spool = random.hex(16);
+        const path = join(spoolFolder, spool);
+        const token = (this.#last += 1);
+        const end = (kind: 'commit' | 'abort') => this.#ask({ kind, token }, depositMs);
+        try {
+          await write(path, message);
+          await this.#ask({ kind: 'prepare', spool, targets }, depositMs, token);
+        } catch (error) {
+          // Harmless when nothing was prepared, needed when only the answer was late.
+          end('abort').catch(() => {});
+          throw error;
+        } finally {
+          rmSync(path, { force: true });
+        }
+        return {
+          commit: async () => void (await end('commit')),
+          abort: async () => void (await end('abort').catch(() => {})),
+        };
+      },
+    };
+  }
+
+  async #ask(question: Question, deadlineMs = lookUpMs, id = (this.#last += 1)): Promise<unknown> {
+    const { promise, resolve } = Promise.withResolvers<Reply>();
+    this.#waiting.set(id, resolve);
+    const timer = setTimeout(resolve, deadlineMs, { id, error: 'the steward did not answer in time' });
+    process.send?.({ ...question, id });
+    const { result, error, status } = await promise;
+    clearTimeout(timer);
+    this.#waiting.delete(id);
+    if (error !== undefined) throw new CannotTell(error, status === undefined ? {} : { status });
+    return result;
+  }
+}
+
+/** Not synced: the steward's copies are. A large message is copied, as a Maildir's hard link to it may come and go. */
+async function write(path: string, message: Message): Promise<void> {
+  try {
+    if (message.kind === 'memory') writeFileSync(path, Buffer.concat(message.parts), { flag: 'wx', mode: 0o600 });
+    else await copyFile(message.path, path, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
+  } catch (cause) {
+    throw new CannotTell(`cannot write ${path}`, { status: statusOf(cause), cause });
+  }
+}

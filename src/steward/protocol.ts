@@ -1,0 +1,60 @@
+// What the network process and the steward say to each other over IPC, as JSON; mail itself travels as spool files.
+// The steward is root and the other side may have been broken into, so parseRequest believes nothing: kinds, types,
+// lengths and characters are all checked here, once, and names never turn into paths by accident.
+
+/** A socket that the steward has opened; `fd` is its number in the network process. No host: IPv6 and IPv4. */
+export type Socket = { readonly host?: string | undefined; readonly port: number; readonly fd: number };
+/** The two configured TLS files, each where set: their paths as an option, their contents as an answer. */
+export type TlsFiles = { readonly cert?: string | undefined; readonly key?: string | undefined };
+/** One copy of a message: a Maildir below an account's home ('' is the home itself). */
+export type Target = { readonly account: string; readonly folder: string };
+
+/** From the steward, unasked; `start` comes first, once. */
+export type Order = Start | { readonly kind: 'stop' | 'reload' };
+export type Start = { readonly kind: 'start'; readonly settings: unknown; readonly sockets: readonly Socket[] };
+
+/** From the network process; `token` is the id of the `prepare` that it ends. */
+export type Request = Question & { readonly id: number };
+export type Question =
+  | { readonly kind: 'account'; readonly name: string }
+  | { readonly kind: 'owner'; readonly path: string }
+  | { readonly kind: 'prepare'; readonly spool: string; readonly targets: readonly Target[] }
+  | { readonly kind: 'commit' | 'abort'; readonly token: number }
+  | { readonly kind: 'tls' };
+
+/** To one request: what was asked for, or why not, with the enhanced status code for the client. */
+export type Reply = Readonly<{ id: number; result?: unknown; error?: string; status?: string }>;
+
+/** The enhanced status code for a file that could not be written: full, or anything else (RFC 3463 §3.4). */
+export function statusOf(error: unknown): '4.3.1' | '4.3.0' {
+  return ['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '') ? '4.3.1' : '4.3.0';
+}
+
+/** The request that a message is, or undefined when it is none. Extra members are dropped. */
+export function parseRequest(message: unknown): Request | undefined {
+  const { id, kind, name, path, spool, targets, token } = (message ?? {}) as Record<string, unknown>;
+  if (!isId(id)) return undefined;
+  if (kind === 'account' && isAccountName(name)) return { id, kind, name };
+  if (kind === 'owner' && isText(path) && path.startsWith('/')) return { id, kind, path };
+  if (kind === 'prepare' && isText(spool) && /^[A-Za-z0-9]{1,64}$/.test(spool) && isTargets(targets))
+    return { id, kind, spool, targets: targets.map(({ account, folder }) => ({ account, folder })) };
+  if ((kind === 'commit' || kind === 'abort') && isId(token)) return { id, kind, token };
+  return kind === 'tls' ? { id, kind } : undefined;
+}
+
+/** A name that may be asked of NSS: no option of getent's, no path. That it is no uid is seen in the answer. */
+export function isAccountName(value: unknown): value is string {
+  return typeof value === 'string' && /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$/.test(value);
+}
+
+const isId = (value: unknown): value is number => Number.isSafeInteger(value);
+const isText = (value: unknown): value is string =>
+  typeof value === 'string' && value.length <= 1024 && !value.includes('\0');
+const isFolder = (value: unknown): boolean =>
+  value === '' || (isText(value) && value.split('/').every(part => !['', '.', '..'].includes(part)));
+
+/** At most as many as a message has recipients. */
+function isTargets(value: unknown): value is readonly Target[] {
+  if (!Array.isArray(value) || value.length === 0 || value.length > 1000) return false;
+  return value.every((target: Partial<Target> | null) => isAccountName(target?.account) && isFolder(target?.folder));
+}

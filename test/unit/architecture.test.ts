@@ -1,0 +1,133 @@
+// The rules of the architecture, read off the sources: who imports whom, and what has only one home.
+import assert from 'node:assert/strict';
+import { readFileSync, readdirSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
+import { describe, it } from 'node:test';
+
+const root = join(import.meta.dirname, '..', '..', 'src');
+type Source = { readonly file: string; readonly text: string; readonly code: string };
+const sources: readonly Source[] = readdirSync(root, { recursive: true, encoding: 'utf8' })
+  .filter(file => file.endsWith('.ts'))
+  .map(file => {
+    const text = readFileSync(join(root, file), 'utf8');
+    // Without comments: those may speak of anything. (A // in a string is kept: it follows a colon.)
+    return { file, text, code: text.replace(/\/\*[\s\S]*?\*\//g, '').replace(/(^|[^:'`"])\/\/.*$/gm, '$1') };
+  });
+
+const wiring = new Set(['main.ts', 'cli.ts']);
+const folderOf = (file: string): string => (dirname(file) === '.' ? '' : (file.split('/')[0] ?? ''));
+/** Imports as [importer, what]: a path below src/ for our own files, else as written. Dynamic ones only when asked for. */
+const imports = (kind: 'static' | 'all'): (readonly [string, string])[] =>
+  sources.flatMap(({ file, code }) => {
+    const found = [
+      ...code.matchAll(/^(?:(?:import|export)\b[^;'"=]*?\bfrom |import )['"]([^'"]+)['"]/gm),
+      ...(kind === 'all' ? code.matchAll(/\bimport\(\s*['"]([^'"]+)['"]/g) : []),
+    ].map(([, name = '']) => name);
+    return found.map(
+      name => [file, name.startsWith('.') ? relative(root, join(root, dirname(file), name)) : name] as const,
+    );
+  });
+/** The files whose code has the pattern, but for those where it belongs. */
+const having = (pattern: RegExp, ...homes: string[]): string[] =>
+  sources
+    .filter(({ file, code }) => pattern.test(code) && !homes.some(home => file.startsWith(home)))
+    .map(({ file }) => file);
+const isOurs = (name: string): boolean => name.endsWith('.ts');
+
+describe('imports', () => {
+  it('are found at all, so that the rules below can fail', () => {
+    assert.ok(imports('all').length > 100 && sources.length > 20);
+    assert.ok(imports('static').some(([file, name]) => file === 'main.ts' && name === 'inbound/connection.ts'));
+    assert.ok(imports('all').some(([, name]) => name === 'pg'));
+  });
+
+  it('of our own files end in .ts and stay below src', () => {
+    assert.deepEqual(
+      imports('all').filter(
+        ([, name]) => name.startsWith('..') || (name.includes('/') && !/\.ts$|^node:|^@/.test(name)),
+      ),
+      [],
+    );
+  });
+
+  it('go from a folder to itself, to mail.ts, system.ts and smtp, never to a sibling', () => {
+    const wrong = imports('all').filter(([file, name]) => {
+      const folder = folderOf(file);
+      if (folder === '' || !isOurs(name)) return false;
+      return folderOf(name) !== folder && folderOf(name) !== 'smtp' && name !== 'mail.ts' && name !== 'system.ts';
+    });
+    assert.deepEqual(wrong, []);
+  });
+
+  it('of smtp stay within smtp: not even Node', () => {
+    assert.deepEqual(
+      imports('all').filter(([file, name]) => folderOf(file) === 'smtp' && folderOf(name) !== 'smtp'),
+      [],
+    );
+  });
+
+  it('of the leaves go to smtp at most; only main.ts and cli.ts wire folders together', () => {
+    const wrong = imports('all').filter(([file, name]) => {
+      if (folderOf(file) !== '' || wiring.has(file) || !isOurs(name)) return false;
+      return name !== 'mail.ts' && !(file === 'mail.ts' && folderOf(name) === 'smtp');
+    });
+    assert.deepEqual(wrong, []);
+  });
+
+  it('of main.ts and cli.ts come from nowhere but cli.ts', () => {
+    assert.deepEqual(
+      imports('all').filter(([file, name]) => wiring.has(name) && file !== 'cli.ts'),
+      [],
+    );
+  });
+
+  it('of heavy packages are dynamic: who does not use a feature does not pay for it', () => {
+    const heavy = /^(?:pg|pg-.*|@peculiar\/.*|pino-pretty|authenticate-pam)$/;
+    const wrong = imports('static').filter(([file, name]) => {
+      if (!heavy.test(name)) return false;
+      // Types cost nothing.
+      const { text } = sources.find(source => source.file === file) as Source;
+      return !new RegExp(`^import type [^;]*'${name}'`, 'm').test(text);
+    });
+    assert.deepEqual(wrong, []);
+  });
+});
+
+describe('one home', () => {
+  it('has process.env: config', () =>
+    assert.deepEqual(having(/\bprocess\s*\.\s*env\b|\benv\b.*=\s*process\b/, 'config/'), []));
+  it('has the clock: system.ts', () =>
+    assert.deepEqual(having(/\bDate\.now\b|\bnew Date\(\s*\)|\bDate\(\s*\)|\bperformance\.now\b/, 'system.ts'), []));
+  it('has randomness: system.ts', () =>
+    assert.deepEqual(
+      having(/\bMath\.random\b|\brandom(?:Bytes|Int|UUID|FillSync|Fill)\b|\bgetRandomValues\b/, 'system.ts'),
+      [],
+    ));
+  it('has DNS: system.ts', () => assert.deepEqual(having(/['"]node:dns\b|\bfrom 'dns\b/, 'system.ts'), []));
+  it('have the words of replies: smtp/reply.ts', () =>
+    assert.deepEqual(
+      having(/['"`][2-5][0-9][0-9][ -]|\breply\(\s*[2-5]\d\d\b|\bcode:\s*[2-5]\d\d\b/, 'smtp/reply.ts'),
+      [],
+    ));
+});
+
+describe('every file', () => {
+  it('opens with a comment of what it does', () => {
+    assert.deepEqual(
+      sources.filter(({ text }) => !text.startsWith('// ')).map(({ file }) => file),
+      [],
+    );
+  });
+  it('is finished, or says so elsewhere', () => {
+    assert.deepEqual(
+      sources.filter(({ text }) => /\b(?:TODO|FIXME|XXX)\b/.test(text)).map(({ file }) => file),
+      [],
+    );
+  });
+  it('has no enums, no default exports and no any', () => {
+    assert.deepEqual(having(/^\s*(?:export )?(?:const )?enum \w|^export default\b|(?::|<|\bas) any\b/m), []);
+  });
+  it('makes no code from text: the server runs where that is forbidden', () => {
+    assert.deepEqual(having(/\beval\(|\bnew Function\(|__proto__/), []);
+  });
+});

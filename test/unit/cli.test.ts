@@ -1,0 +1,92 @@
+// The command line as a person or a script meets it: real processes, their output and exit statuses.
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, describe, it } from 'node:test';
+
+const folder = mkdtempSync(join(tmpdir(), 'slimsmtp-cli-'));
+after(() => rmSync(folder, { recursive: true }));
+
+function slimsmtp(words: readonly string[], settings: Record<string, string> = {}, input = '') {
+  const environment = { SLIM_DOMAINS: 'example.com', SLIM_DATA: join(folder, 'data'), SLIM_STORAGES: 'default=/tmp/x' };
+  const done = spawnSync(
+    process.execPath,
+    [...process.execArgv, join(import.meta.dirname, '../../src/cli.ts'), ...words],
+    {
+      cwd: folder,
+      env: { PATH: process.env['PATH'], ...environment, ...settings },
+      encoding: 'utf8',
+      input,
+      timeout: 15_000,
+    },
+  );
+  return { status: done.status, out: done.stdout, complaint: done.stderr };
+}
+
+describe('slimsmtp', () => {
+  it('--help lists the verbs', () => {
+    const { status, out } = slimsmtp(['--help']);
+    assert.equal(status, 0);
+    for (const verb of ['serve', 'config', 'resolve ADDRESS', 'account add NAME', 'health'])
+      assert.ok(out.includes(verb), verb);
+  });
+
+  it('ends with 64 on a wrong call, and says what is wrong', () => {
+    for (const words of [
+      ['nonsense'],
+      ['--nonsense'],
+      ['resolve'],
+      ['resolve', 'a@b', 'c@d'],
+      ['account'],
+      ['network'],
+    ]) {
+      const { status, out, complaint } = slimsmtp(words);
+      assert.deepEqual([words, status, out], [words, 64, '']);
+      assert.match(complaint, /^slimsmtp: \S/);
+      assert.doesNotMatch(complaint, /\n\s+at /, 'a stack trace');
+    }
+  });
+
+  it('ends with 69 where a verb needs the running server and there is none', () => {
+    for (const words of [['health'], ['resolve', 'a@example.com']]) {
+      const { status, complaint } = slimsmtp(words);
+      assert.equal(status, 69, complaint);
+      assert.match(complaint, /no server answers/);
+    }
+  });
+
+  it('ends with 78 on bad settings, all of them named', () => {
+    for (const verb of ['serve', 'config', 'health']) {
+      const { status, complaint } = slimsmtp([verb], {
+        SLIM_DOMAINS: 'no domain!',
+        SLIM_DRAINS: '1s',
+        SLIM_MAX_SIZE: 'big',
+      });
+      assert.equal(status, 78);
+      assert.match(complaint, /SLIM_DOMAINS/);
+      assert.match(complaint, /SLIM_DRAINS.*SLIM_DRAIN\b/);
+      assert.match(complaint, /SLIM_MAX_SIZE/);
+    }
+  });
+
+  it('config prints every setting with its origin, secrets masked, and reads .env', () => {
+    writeFileSync(join(folder, '.env'), 'SLIM_MAX_SIZE=7M\nSLIM_DOMAINS=hidden.example\n');
+    writeFileSync(join(folder, 'drain'), '3s\n');
+    const secrets = { DATABASE_URL: 'postgresql://me:s3cret@db/x', SLIM_DRAIN_FILE: join(folder, 'drain') };
+    const { status, out } = slimsmtp(['config', '--json'], secrets);
+    rmSync(join(folder, '.env'));
+    assert.equal(status, 0);
+    assert.doesNotMatch(out, /s3cret/);
+    const rows = new Map(
+      (JSON.parse(out) as { name: string; value: string; origin: string }[]).map(row => [row.name, row]),
+    );
+    // In octets, as it counts: SIZE in SLIM_SUPPORTS may set it too.
+    assert.deepEqual(rows.get('SLIM_MAX_SIZE'), { name: 'SLIM_MAX_SIZE', value: '7340032', origin: '.env' });
+    assert.equal(rows.get('SLIM_DOMAINS')?.value, 'example.com');
+    assert.equal(rows.get('SLIM_DOMAINS')?.origin, 'environment');
+    assert.equal(rows.get('SLIM_DRAIN')?.value, '3s');
+    assert.equal(rows.get('SLIM_LOG_LEVEL')?.origin, 'default');
+  });
+});

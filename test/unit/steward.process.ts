@@ -1,0 +1,110 @@
+// Stands in for main.ts in the tests of the steward, in both of its processes. `steward OPTIONS` runs the steward;
+// `network` is what that starts: it prints where it listens, and does what a line of JSON on a connection asks.
+import { readdirSync, readFileSync } from 'node:fs';
+import { createServer, type AddressInfo } from 'node:net';
+import { createInterface } from 'node:readline';
+import type { Message, Prepared, Route } from '../../src/mail.ts';
+import { Steward } from '../../src/steward/client.ts';
+import { cleanEnvironment, runSteward, type StewardOptions } from '../../src/steward/steward.ts';
+import { systemClock, systemRandom } from '../../src/system.ts';
+
+/** A message as JSON can hold it: the octets in base64. */
+export type WrittenMessage = Extract<Message, { kind: 'file' }> | { readonly kind: 'memory'; readonly base64: string };
+export type Question =
+  | { readonly ask: 'find' | 'owner'; readonly of: string }
+  | { readonly ask: 'prepare' | 'deliver'; readonly routes: readonly Route[]; readonly message: WrittenMessage }
+  | { readonly ask: 'commit' | 'abort'; readonly ticket: string }
+  | { readonly ask: 'raw'; readonly message: unknown }
+  | { readonly ask: 'tls' | 'self' | 'block' }
+  | { readonly ask: 'exit'; readonly status: number };
+
+const print = (fields: Record<string, unknown>): void => void process.stdout.write(`${JSON.stringify(fields)}\n`);
+const log = (level: string) => (fields: Record<string, unknown>, message: string) =>
+  print({ level, message, ...fields, ...(fields['err'] instanceof Error && { err: fields['err'].message }) });
+
+if (process.argv[2] === 'steward') {
+  const status = await runSteward({
+    ...(JSON.parse(process.argv[3] ?? '') as Omit<StewardOptions, 'argv'>),
+    argv: [import.meta.filename, 'network'],
+    environment: cleanEnvironment(process.env),
+    clock: systemClock,
+    random: systemRandom,
+    log: { debug: log('debug'), info: log('info'), warn: log('warn'), error: log('error') },
+  }).catch((error: unknown) => {
+    print({ failed: String(error) });
+    return 70;
+  });
+  process.exit(status);
+} else {
+  let isDeaf = false;
+  const steward = new Steward(order => {
+    print({ order });
+    if (order === 'stop' && !isDeaf) process.exit(0);
+  });
+  const started = await steward.started;
+  const settings = started.settings as { readonly spoolFolder: string; readonly deaf?: boolean };
+  isDeaf = settings.deaf ?? false;
+  const tickets = new Map<string, Prepared>();
+  const storage = steward.storage(settings.spoolFolder, systemRandom);
+
+  const answer = async (question: Question): Promise<unknown> => {
+    switch (question.ask) {
+      case 'find':
+        return (await steward.accounts.find(question.of)) ?? null;
+      case 'owner':
+        return (await steward.accounts.owner(question.of)) ?? null;
+      case 'prepare':
+      case 'deliver': {
+        const prepared = await storage.prepare(question.routes, toMessage(question.message));
+        if (question.ask === 'deliver') {
+          await prepared.commit();
+          return readdirSync(settings.spoolFolder);
+        }
+        const ticket = systemRandom.hex(8);
+        tickets.set(ticket, prepared);
+        return { ticket };
+      }
+      case 'commit':
+      case 'abort':
+        await tickets.get(question.ticket)?.[question.ask]();
+        return null;
+      case 'raw':
+        return new Promise(resolve => {
+          process.prependOnceListener('message', resolve);
+          process.send?.(question.message);
+        });
+      case 'tls':
+        return steward.readTlsFiles();
+      case 'self':
+        return { status: readFileSync('/proc/self/status', 'utf8'), environment: process.env, pid: process.pid };
+      case 'block':
+        for (const end = Date.now() + 4000; Date.now() < end;);
+        return null;
+      case 'exit':
+        return process.exit(question.status);
+      default:
+        return question satisfies never;
+    }
+  };
+
+  for (const { fd } of started.sockets) {
+    const server = createServer(socket => {
+      createInterface({ input: socket }).on('line', async line => {
+        const reply = await answer(JSON.parse(line) as Question).catch((error: Error & { status?: string }) => ({
+          error: error.message,
+          name: error.name,
+          status: error.status,
+        }));
+        socket.write(`${JSON.stringify(reply)}\n`);
+      });
+      socket.on('error', () => {});
+    });
+    server.listen({ fd }, () => print({ port: (server.address() as AddressInfo).port }));
+  }
+}
+
+function toMessage(message: WrittenMessage): Message {
+  if (message.kind === 'file') return message;
+  const parts = [Buffer.from(message.base64, 'base64')];
+  return { kind: 'memory', parts, sizeBytes: parts[0]?.length ?? 0 };
+}

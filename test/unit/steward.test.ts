@@ -1,0 +1,205 @@
+// The steward and its network process for real, as whoever runs the tests: no account is needed here. What takes root
+// (other uids, homes, account files) is in test/integration/steward.test.ts.
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test, type TestContext } from 'node:test';
+import { parseRequest } from '../../src/steward/protocol.ts';
+import { cleanEnvironment } from '../../src/steward/steward.ts';
+import { hashPassword } from '../../src/steward/account-files.ts';
+import { systemRandom } from '../../src/system.ts';
+import { RunningSteward } from './steward.harness.ts';
+
+const spoolFolder = mkdtempSync(join(tmpdir(), 'slim-steward-'));
+after(() => rmSync(spoolFolder, { recursive: true }));
+
+function run(t: TestContext, options: Record<string, unknown> = {}, env?: NodeJS.ProcessEnv): RunningSteward {
+  const steward = new RunningSteward({ spoolFolder, settings: { spoolFolder }, ...options }, env);
+  t.after(() => steward.stop('SIGKILL'));
+  return steward;
+}
+
+describe('a request from the network process', () => {
+  const targets = [{ account: 'anton', folder: 'Maildir' }];
+  const good: readonly object[] = [
+    { id: 1, kind: 'account', name: 'anton' },
+    { id: 1, kind: 'owner', path: '/home/anton/Maildir' },
+    { id: 1, kind: 'prepare', spool: 'a1B2', targets },
+    { id: 1, kind: 'prepare', spool: 'a1B2', targets: [{ account: 'anton', folder: '' }] },
+    { id: 2, kind: 'commit', token: 1 },
+    { id: 2, kind: 'abort', token: 1 },
+    { id: 1, kind: 'tls' },
+  ];
+  for (const request of good)
+    test(`is understood: ${JSON.stringify(request)}`, () => {
+      assert.deepEqual(parseRequest({ ...request, more: 'dropped' }), request);
+    });
+
+  const bad: readonly unknown[] = [
+    null,
+    'account',
+    [],
+    {},
+    { kind: 'tls' },
+    { id: '1', kind: 'tls' },
+    { id: 1.5, kind: 'tls' },
+    { id: { valueOf: 1, toString: 1 }, kind: 'tls' },
+    { id: 1, kind: 'shell', name: 'anton' },
+    { id: 1, kind: 'account' },
+    { id: 1, kind: 'account', name: '' },
+    { id: 1, kind: 'account', name: '-s' },
+    { id: 1, kind: 'account', name: '../root' },
+    { id: 1, kind: 'account', name: 'a:b' },
+    { id: 1, kind: 'account', name: 'a\n' },
+    { id: 1, kind: 'account', name: 'a'.repeat(33) },
+    { id: 1, kind: 'account', name: ['anton'] },
+    { id: 1, kind: 'owner', path: 'home/anton' },
+    { id: 1, kind: 'owner', path: '/home\0' },
+    { id: 1, kind: 'owner', path: `/${'a'.repeat(1024)}` },
+    { id: 1, kind: 'prepare', spool: '../../etc/shadow', targets },
+    { id: 1, kind: 'prepare', spool: 'a\n', targets },
+    { id: 1, kind: 'prepare', spool: '', targets },
+    { id: 1, kind: 'prepare', spool: 'a', targets: [] },
+    { id: 1, kind: 'prepare', spool: 'a', targets: { length: 1 } },
+    { id: 1, kind: 'prepare', spool: 'a', targets: [null] },
+    { id: 1, kind: 'prepare', spool: 'a', targets: Array(1001).fill(targets[0]) },
+    ...['/etc', '..', 'a/../b', './a', 'a//b', 'a/', '.', 'a\0', 7, undefined].map(folder => ({
+      id: 1,
+      kind: 'prepare',
+      spool: 'a',
+      targets: [{ account: 'anton', folder }],
+    })),
+    { id: 1, kind: 'commit', token: '1' },
+    { id: 1, kind: 'commit' },
+  ];
+  for (const request of bad)
+    test(`is refused: ${JSON.stringify(request)?.slice(0, 90)}`, () => assert.equal(parseRequest(request), undefined));
+});
+
+test('an environment is handed on without settings and secrets', () => {
+  const all = {
+    PATH: '/bin',
+    TZ: 'UTC',
+    SLIM_TLS_KEY: 'k',
+    PGPASSWORD: 'p',
+    NODE_ENV: 'x',
+    NODE_AUTH_TOKEN: 't',
+    NODE_CHANNEL_FD: '3',
+    LANG: '',
+  };
+  assert.deepEqual(cleanEnvironment(all), { PATH: '/bin', TZ: 'UTC', NODE_ENV: 'x' });
+});
+
+describe('a network process', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'slim-tls-'));
+  const cert = join(folder, 'cert.pem');
+  let steward: RunningSteward;
+  before(() => {
+    writeFileSync(cert, 'a certificate');
+    steward = new RunningSteward({ spoolFolder, settings: { spoolFolder }, tlsFiles: { cert } });
+  });
+  after(() => steward.stop());
+
+  test('the network process is served on the socket that the steward has opened', async () => {
+    const { environment } = await steward.ask({ ask: 'self' });
+    assert.equal((environment as NodeJS.ProcessEnv)['PATH'], process.env['PATH']);
+  });
+
+  test('requests that make no sense are answered with an error, and the next one as ever', async () => {
+    for (const message of [{ id: 900, kind: 'shell' }, { id: 901 }, { id: 902, kind: 'prepare', spool: '../x' }]) {
+      const { error } = await steward.ask({ ask: 'raw', message });
+      assert.match(String(error), /does not understand/);
+    }
+    for (const message of ['text', null, [1], { id: 'x', cmd: 'NODE' }, { id: { valueOf: 1, toString: 1 } }])
+      await steward.ask({ ask: 'raw', message });
+    assert.equal(await steward.ask({ ask: 'find', of: 'root' }), null);
+  });
+
+  test('a deposit that nobody prepared cannot be committed', async () => {
+    const { error } = await steward.ask({ ask: 'raw', message: { id: 900, kind: 'commit', token: 5 } });
+    assert.match(String(error), /no such deposit/);
+  });
+
+  test('root, numbers and unknown names are no accounts for mail', async () => {
+    for (const name of ['root', '0', '1000', 'nobody', 'nosuchaccount', 'two words', '-s'])
+      assert.equal(await steward.ask({ ask: 'find', of: name }), null, name);
+  });
+
+  test('a TLS file in a folder of its own is left to it to read; one that cannot be read is "cannot tell"', async () => {
+    assert.deepEqual(await steward.ask({ ask: 'tls' }), {});
+    rmSync(folder, { recursive: true });
+    const reply = await steward.ask({ ask: 'tls' });
+    assert.equal(reply['name'], 'CannotTell');
+    assert.match(String(reply['error']), /slim-tls/);
+  });
+
+  test('SIGHUP becomes the order to reload', async () => {
+    steward.process.kill('SIGHUP');
+    assert.deepEqual(await steward.line('order'), { order: 'reload' });
+  });
+
+  test('a port that is in use is said, with its number', async t => {
+    const { port } = await steward.line('port');
+    const second = run(t, { sockets: [{ host: '127.0.0.1', port }] });
+    assert.match(String((await second.line('failed'))['failed']), new RegExp(`EADDRINUSE.*${port}`));
+  });
+
+  test('one that dies is started again and gets the socket again', async () => {
+    await steward.ask({ ask: 'exit', status: 1 });
+    await steward.line('port', steward.lines.length);
+    assert.equal(await steward.ask({ ask: 'find', of: 'root' }), null);
+  });
+});
+
+for (const status of [69, 78])
+  test(`a network process that leaves with ${status} is not started again, and its status is passed on`, async t => {
+    const steward = run(t);
+    await steward.ask({ ask: 'exit', status });
+    if (steward.process.exitCode === null) await once(steward.process, 'exit');
+    assert.equal(steward.process.exitCode, status);
+  });
+
+test('SIGTERM to every process of the group reaches the network process once, as an order', async t => {
+  const steward = run(t);
+  const { pid } = await steward.ask({ ask: 'self' });
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.kill(Number(pid), signal);
+  assert.deepEqual(await steward.ask({ ask: 'tls' }), {});
+  assert.equal(await steward.stop(), 0);
+  assert.deepEqual(
+    steward.lines.filter(line => 'order' in line),
+    [{ order: 'stop' }],
+  );
+});
+
+test('a network process that does not stop in time is ended', async t => {
+  const steward = run(t, { settings: { spoolFolder, deaf: true }, stopWithinMs: 100 });
+  const { pid } = await steward.ask({ ask: 'self' });
+  assert.equal(await steward.stop(), 1);
+  await gone(Number(pid));
+});
+
+test('the network process leaves when the steward is killed', async t => {
+  const steward = run(t);
+  const { pid } = await steward.ask({ ask: 'self' });
+  await steward.stop('SIGKILL');
+  await gone(Number(pid));
+});
+
+test('a password is kept as a hash that crypt knows, salted, and never cut', () => {
+  const [one, other] = [hashPassword('sésame', systemRandom), hashPassword('sésame', systemRandom)];
+  assert.match(one, /^\$y\$j9T\$/);
+  assert.notEqual(one, other);
+  for (const unfit of ['', 'a\0b', 'a\nb', 'a'.repeat(127)])
+    assert.throws(() => hashPassword(unfit, systemRandom), /1 to 126/);
+});
+
+/** Waits until a process has ended (a zombie has: it is for someone else to reap). */
+async function gone(pid: number): Promise<void> {
+  for (let tries = 0; tries < 100; tries += 1) {
+    if (!existsSync(`/proc/${pid}/stat`) || /\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))) return;
+    await new Promise(resolve => setTimeout(resolve, 20));
+  }
+  throw new Error(`process ${pid} is still there`);
+}
