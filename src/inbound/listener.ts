@@ -1,0 +1,127 @@
+// The listening sockets, and the limits on how many sessions there may be.
+// Promise: beyond a limit the client hears 421 and costs nothing more; on drain no new session begins, open transactions
+// may end, and everything is gone after the time that was given. No look-ups, no waits, a long backlog: greetings are fast.
+// RFC 5321 §3.1 and §3.8, RFC 8314 (submissions).
+import { once } from 'node:events';
+import { type Server, type Socket, createServer } from 'node:net';
+import { setTimeout as pause } from 'node:timers/promises';
+import { type Reply, encodeReply, replies } from '../smtp/reply.ts';
+
+export type ListenSocket = {
+  readonly kind: 'smtp' | 'submission' | 'submissions';
+  /** undefined: every address, IPv6 and IPv4. */
+  readonly host: string | undefined;
+  readonly port: number;
+  /** A socket that listens already, opened by the steward. */
+  readonly fd?: number;
+};
+
+export type ListenerOptions = {
+  readonly sockets: readonly ListenSocket[];
+  /** 0: no limit. */
+  readonly maxSessions: number;
+  readonly maxSessionsPerClient: number;
+  /** Addresses behind which every client may hide (a container's gateway): no limit for each of them. */
+  readonly isShared: (client: string) => boolean;
+  readonly open: (socket: Socket, listener: ListenSocket, client: string, onClose: () => void) => Session;
+  /** A client was turned away, and that many more since the last call, which is a minute ago or longer. */
+  readonly onRefused: (client: string, reason: string, more: number) => void;
+};
+
+type Session = { drain(): void; end(reply: Reply): void };
+
+const advice: Readonly<Record<string, string>> = {
+  EADDRINUSE: 'another program listens there; stop it or choose another port in SLIM_LISTEN',
+  EACCES: 'ports below 1024 need root, CAP_NET_BIND_SERVICE, or another port in SLIM_LISTEN',
+  EADDRNOTAVAIL: 'this host has no such address; correct SLIM_LISTEN',
+};
+
+export class Listeners {
+  readonly #options: ListenerOptions;
+  readonly #servers: Server[] = [];
+  readonly #sessions = new Set<Session>();
+  readonly #perClient = new Map<string, number>();
+  #turnedAway = 0;
+  #isQuiet = false;
+
+  constructor(options: ListenerOptions) {
+    this.#options = options;
+  }
+
+  get sessions(): number {
+    return this.#sessions.size;
+  }
+
+  get isListening(): boolean {
+    return this.#servers.length > 0 && this.#servers.every(server => server.listening);
+  }
+
+  /** Rejects with a sentence that names the address when one cannot be had. */
+  async open(): Promise<void> {
+    for (const socket of this.#options.sockets) {
+      // Half-open: a client that closes its side behind QUIT still gets its replies.
+      const server = createServer({ noDelay: true, allowHalfOpen: true }, client => this.accept(client, socket));
+      this.#servers.push(server);
+      const { host, port, fd } = socket;
+      // Without a host Node takes both families, or IPv4 where this host has no IPv6; [::] leaves IPv4 to a socket of its own.
+      server.listen({ backlog: 1024, ...(fd === undefined ? { host, port, ipv6Only: host !== undefined } : { fd }) });
+      await once(server, 'listening').catch((cause: NodeJS.ErrnoException) => {
+        const reason = advice[cause.code ?? ''] ?? cause.message;
+        throw new Error(`cannot listen on ${host ?? ''}:${port}: ${reason}`, { cause });
+      });
+      // Out of descriptors, say: without a listener the process would end.
+      server.on('error', error => this.#report('', error.message));
+    }
+  }
+
+  /** Resolves when the last session has ended, at the latest a moment after `graceMs`. */
+  async drain(graceMs: number): Promise<void> {
+    for (const server of this.#servers) server.close();
+    for (const session of this.#sessions) session.drain();
+    for (let waited = 0; waited < graceMs && this.#sessions.size > 0; waited += 20) await pause(20);
+    for (const session of this.#sessions) session.end(replies.shuttingDown);
+    if (this.#sessions.size > 0) await pause(200); // the last words are on their way
+  }
+
+  /** Takes in a client, or turns it away. */
+  accept(socket: Socket, listener: ListenSocket): void {
+    const { maxSessions, maxSessionsPerClient, isShared, open } = this.#options;
+    const client = (socket.remoteAddress ?? '').replace(/^::ffff:|%.*$/g, '');
+    if (client === '') return void socket.destroy(); // gone already
+    const key = clientKey(client);
+    const held = this.#perClient.get(key) ?? 0;
+    const isOver = maxSessions > 0 && this.#sessions.size >= maxSessions;
+    if (isOver || (maxSessionsPerClient > 0 && held >= maxSessionsPerClient && !isShared(client))) {
+      this.#report(client, isOver ? 'SLIM_MAX_SESSIONS' : 'SLIM_MAX_SESSIONS_PER_CLIENT');
+      // Read on, to see its end: it is gone as soon as the client is.
+      socket.on('error', () => socket.destroy()).resume();
+      socket.end(encodeReply(replies.tooManySessions, true), 'latin1');
+      return void setTimeout(() => socket.destroy(), 1000).unref();
+    }
+    this.#perClient.set(key, held + 1);
+    const session = open(socket, listener, client, () => {
+      this.#sessions.delete(session);
+      const left = (this.#perClient.get(key) ?? 1) - 1;
+      if (left > 0) this.#perClient.set(key, left);
+      else this.#perClient.delete(key);
+    });
+    this.#sessions.add(session);
+  }
+
+  /** Once a minute at most: a flood of clients must not become a flood of log lines. */
+  #report(client: string, reason: string): void {
+    if (this.#isQuiet) return void (this.#turnedAway += 1);
+    this.#options.onRefused(client, reason, this.#turnedAway);
+    this.#turnedAway = 0;
+    this.#isQuiet = true;
+    setTimeout(() => (this.#isQuiet = false), 60_000).unref();
+  }
+}
+
+/** Whom a limit counts: an IPv4 address, or the /64 of an IPv6 one, whose '::' stands for the groups that are missing. */
+function clientKey(client: string): string {
+  if (!client.includes(':')) return client;
+  const [head = [], tail = []] = client.split('::').map(part => part.split(':').filter(Boolean));
+  const zeros = Array<string>(8 - head.length - tail.length).fill('0');
+  return [...head, ...zeros, ...tail].slice(0, 4).join(':');
+}

@@ -1,0 +1,42 @@
+// Behind Docker's proxy every stranger can look like the gateway: which client addresses may stand for anyone.
+// In a container these are every gateway, the first address of each attached subnet and its own addresses; elsewhere none.
+// They are never limited one by one (per account and in all they still are), and must never be trusted by network.
+import { existsSync, readFileSync } from 'node:fs';
+import { BlockList, isIPv6 } from 'node:net';
+import { networkInterfaces } from 'node:os';
+
+/** The shared addresses as they are now; none outside a container. */
+export function sharedAddresses(): readonly string[] {
+  if (!isContainer()) return [];
+  const own = Object.values(networkInterfaces()).flatMap(list => (list ?? []).filter(({ internal }) => !internal));
+  return [...new Set([...own.map(({ address }) => address), ...fromRoutes()])];
+}
+
+/** Whether a client's address (without `::ffff:`) is among them. */
+export function matcher(addresses: readonly string[]): (client: string) => boolean {
+  const list = new BlockList();
+  for (const address of addresses) list.addAddress(address, isIPv6(address) ? 'ipv6' : 'ipv4');
+  return client => list.check(client, isIPv6(client) ? 'ipv6' : 'ipv4');
+}
+
+function isContainer(): boolean {
+  if (existsSync('/.dockerenv') || existsSync('/run/.containerenv')) return true;
+  return /^\S+ \S+ \S+ \S+ \/ .* - (?:overlay|fuse-overlayfs) /m.test(read('/proc/self/mountinfo'));
+}
+
+/** From the kernel's routing tables: each gateway, and the first host of each attached subnet. */
+function fromRoutes(): string[] {
+  const ipv4 = read('/proc/net/route').matchAll(/^\S+\t([0-9A-F]{8})\t([0-9A-F]{8})\t/gm);
+  const ipv6 = read('/proc/net/ipv6_route').matchAll(/^([0-9a-f]{32}) (?!80)\S+ \S+ \S+ ([0-9a-f]{32}) /gm);
+  return [...ipv4, ...ipv6].flatMap(([, subnet = '', gateway = '']) => {
+    const isAttached = /^0+$/.test(gateway);
+    const octets = Buffer.from(isAttached ? subnet : gateway, 'hex');
+    if (octets.every(octet => octet === 0)) return [];
+    if (octets.length === 4) octets.reverse(); // IPv4 is printed in host order
+    const last = octets.length - 1;
+    if (isAttached) octets[last] = (octets[last] ?? 0) | 1;
+    return octets.length === 4 ? octets.join('.') : (octets.toString('hex').match(/.{4}/g) ?? []).join(':');
+  });
+}
+
+const read = (path: string): string => (existsSync(path) ? readFileSync(path, 'latin1') : '');

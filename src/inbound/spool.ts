@@ -1,0 +1,72 @@
+// One message while it comes in: small ones stay in memory, larger ones go to a file.
+// Promise: memory is bounded for one message and for all together; nothing is synced here, that is the storage's work.
+// The file is best made where it will be linked from (tmp/ of a Maildir), so that it is written only once.
+import { type FileHandle, open, unlink } from 'node:fs/promises';
+import type { Message } from '../mail.ts';
+
+/** Largest message that stays in memory, and the size of a write beyond that. */
+const maxMemoryBytes = 256 * 1024;
+/** All messages in memory together; beyond, also small ones go to a file. */
+const maxTotalBytes = 16 * 1024 * 1024;
+/** What a part costs besides its octets: content that drips octet by octet would take 500 times its size unseen. */
+const partOverheadBytes = 512;
+let totalBytes = 0;
+
+export class Spool {
+  readonly #path: string;
+  #file: FileHandle | undefined;
+  readonly #parts: Buffer[];
+  #sizeBytes: number;
+  #heldBytes = 0;
+
+  /** `path`: where a file is made when one is needed. `head` goes before what is written. */
+  constructor(path: string, head: Buffer) {
+    this.#path = path;
+    this.#parts = [head];
+    this.#sizeBytes = head.length;
+  }
+
+  /** Takes the octets. A promise is to be waited for before the next call. */
+  write(data: Buffer): Promise<void> | undefined {
+    this.#parts.push(data);
+    this.#sizeBytes += data.length;
+    this.#heldBytes += data.length + partOverheadBytes;
+    totalBytes += data.length + partOverheadBytes;
+    return this.#heldBytes > maxMemoryBytes || totalBytes > maxTotalBytes ? this.#flush() : undefined;
+  }
+
+  async finish(): Promise<Message> {
+    if (this.#file === undefined) return { kind: 'memory', parts: this.#parts, sizeBytes: this.#sizeBytes };
+    await this.#flush();
+    return { kind: 'file', path: this.#path, sizeBytes: this.#sizeBytes };
+  }
+
+  /** The first octets of a finished message. */
+  async head(maxOctets: number): Promise<Buffer> {
+    const octets = Math.min(maxOctets, this.#sizeBytes);
+    if (this.#file === undefined) return Buffer.concat(this.#parts, octets);
+    return (await this.#file.read(Buffer.alloc(octets), 0, octets, 0)).buffer;
+  }
+
+  /** Frees everything, whatever became of the message. Never rejects. */
+  async release(): Promise<void> {
+    this.#take();
+    if (this.#file) await Promise.allSettled([this.#file.close(), unlink(this.#path)]);
+  }
+
+  #take(): Buffer[] {
+    totalBytes -= this.#heldBytes;
+    this.#heldBytes = 0;
+    return this.#parts.splice(0);
+  }
+
+  async #flush(): Promise<void> {
+    this.#file ??= await open(this.#path, 'wx+', 0o600);
+    const parts = this.#take();
+    const octets = parts.reduce((sum, part) => sum + part.length, 0);
+    // No copy into one buffer first: for 50 MB that raised the peak memory by another 20 MB. Writes go on where the last
+    // one ended; a regular file takes less than it is given only when the disk is full.
+    const { bytesWritten } = await this.#file.writev(parts);
+    if (bytesWritten !== octets) throw Object.assign(new Error(`${bytesWritten} octets written`), { code: 'ENOSPC' });
+  }
+}

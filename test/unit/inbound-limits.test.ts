@@ -1,0 +1,310 @@
+import assert from 'node:assert/strict';
+import { afterEach, beforeEach, describe, it } from 'node:test';
+import { type Socket, connect } from 'node:net';
+import type { Route, Storage } from '../../src/mail.ts';
+import { Listeners } from '../../src/inbound/listener.ts';
+import { matcher, sharedAddresses } from '../../src/inbound/shared-addresses.ts';
+import { Client, type Running, Time, startServer, until } from './inbound.harness.ts';
+
+let server: Running;
+afterEach(() => server.stop());
+const said = (host = '127.0.0.1', localAddress?: string): Promise<string> =>
+  new Client(connect({ port: server.port, host, ...(localAddress ? { localAddress } : {}) })).rest();
+const from = async (localAddress: string): Promise<Client> => {
+  const client = new Client(connect({ port: server.port, host: '127.0.0.1', localAddress }));
+  await client.hear(/^220 .*\r\n/);
+  return client;
+};
+const sessions = (count: number): Promise<void> =>
+  until(() => server.listeners.sessions === count, `${count} sessions`);
+const tooMany = '421 4.7.0 Too many sessions, try again later\r\n';
+
+describe('the number of sessions', () => {
+  it('is limited in all; who comes later hears 421, also when it talks first', async () => {
+    server = await startServer({ maxSessions: 2 });
+    const [one] = [await from('127.0.0.1'), await from('127.0.0.2')];
+    assert.equal(await said(), tooMany);
+    const impolite = new Client(connect(server.port, '127.0.0.1')).say('EHLO x\r\n'.repeat(200_000));
+    assert.equal(await impolite.rest(), tooMany);
+    // Well before the second that is given to clients that hang on.
+    await new Promise(resolve => void setTimeout(resolve, 100));
+    const held = await new Promise<number>(resolve => server.server.getConnections((_, count) => resolve(count)));
+    assert.equal(held, 2);
+    await one?.ask('QUIT');
+    await sessions(1);
+    await from('127.0.0.1');
+  });
+
+  it('is limited for each address, and a session that ends makes room', async () => {
+    server = await startServer({ maxSessionsPerClient: 1 });
+    const one = await from('127.0.0.1');
+    await from('127.0.0.2');
+    assert.equal(await said('127.0.0.1', '127.0.0.2'), tooMany);
+    one.socket.resetAndDestroy();
+    await sessions(1);
+    await from('127.0.0.1');
+  });
+
+  it('counts an IPv4 client as itself on a socket of both families', async () => {
+    server = await startServer({ host: undefined, maxSessionsPerClient: 1 });
+    await from('127.0.0.1');
+    await from('127.0.0.2');
+    assert.equal(await said('127.0.0.1', '127.0.0.1'), tooMany);
+    assert.equal(server.turnedAway[0]?.client, '127.0.0.1');
+  });
+
+  it('counts the /64 of an IPv6 client, however it is written', () => {
+    const opened: string[] = [];
+    const refused: string[] = [];
+    const listeners = new Listeners({
+      sockets: [],
+      maxSessions: 0,
+      maxSessionsPerClient: 1,
+      isShared: () => false,
+      onRefused: () => undefined,
+      open: (_, __, client) => {
+        opened.push(client);
+        return { drain() {}, end() {} };
+      },
+    });
+    // Addresses that this host does not have: the listeners are given sockets that claim them.
+    const comes = (remoteAddress: string): boolean => {
+      const before = listeners.sessions;
+      const socket = {
+        remoteAddress,
+        on: () => socket,
+        resume: () => socket,
+        end: () => refused.push(remoteAddress),
+        destroy() {},
+      };
+      listeners.accept(socket as never, { kind: 'smtp', host: undefined, port: 25 });
+      return listeners.sessions > before;
+    };
+    assert.deepEqual(
+      [
+        '2001:db8::1',
+        '2001:db8::2',
+        '2001:db8:0:0:8000::',
+        '2001:db8:0:1::1',
+        '2001:db8:0:1:2:3:4:5',
+        '::1',
+        '::2',
+        'fe80::1%eth0',
+        'fe80::2%eth1',
+      ].map(comes),
+      [true, false, false, true, false, true, false, true, false],
+    );
+    assert.deepEqual(opened, ['2001:db8::1', '2001:db8:0:1::1', '::1', 'fe80::1']);
+  });
+
+  it('is not limited for one address that every client may have', async () => {
+    server = await startServer({ maxSessionsPerClient: 1, isShared: client => client === '127.0.0.1' });
+    for (let count = 0; count < 3; count += 1) await from('127.0.0.1');
+    await from('127.0.0.2');
+    assert.equal(await said('127.0.0.1', '127.0.0.2'), tooMany);
+  });
+
+  it('fills the log with one line a minute at most', async () => {
+    const time = new Time();
+    server = await startServer({ maxSessions: 1 });
+    await from('127.0.0.1');
+    for (let count = 0; count < 5; count += 1) assert.equal(await said(), tooMany);
+    time.pass(60_000);
+    await said();
+    assert.deepEqual(server.turnedAway, [
+      { client: '127.0.0.1', reason: 'SLIM_MAX_SESSIONS', more: 0 },
+      { client: '127.0.0.1', reason: 'SLIM_MAX_SESSIONS', more: 4 },
+    ]);
+    time.restore();
+  });
+});
+
+describe('shared addresses', () => {
+  it('match in both families, and nothing else', async () => {
+    server = await startServer();
+    const isShared = matcher(['172.17.0.1', 'fd00:0000:0000:0000:0000:0000:0000:0001']);
+    assert.deepEqual(['172.17.0.1', 'fd00::1', '172.17.0.2', 'fd00::2', '::1'].map(isShared), [
+      true,
+      true,
+      false,
+      false,
+      false,
+    ]);
+    matcher(sharedAddresses())('127.0.0.1'); // whatever this host has, it can be read
+  });
+});
+
+describe('a listener', () => {
+  it('says which address is taken, and what to do', async () => {
+    server = await startServer();
+    const other = new Listeners({
+      sockets: [{ kind: 'smtp', host: '127.0.0.1', port: server.port }],
+      maxSessions: 0,
+      maxSessionsPerClient: 0,
+      isShared: () => false,
+      onRefused: () => undefined,
+      open: () => ({ drain() {}, end() {} }),
+    });
+    await assert.rejects(other.open(), {
+      message: `cannot listen on 127.0.0.1:${server.port}: another program listens there; stop it or choose another port in SLIM_LISTEN`,
+    });
+    assert.equal(other.isListening, false);
+  });
+
+  it('on [::] leaves IPv4 to a socket of its own; one without a host wants both', async () => {
+    server = await startServer({ host: '::' });
+    const onPort = (host: string | undefined): Listeners =>
+      new Listeners({
+        sockets: [{ kind: 'smtp', host, port: server.port }],
+        maxSessions: 0,
+        maxSessionsPerClient: 0,
+        isShared: () => false,
+        onRefused: () => undefined,
+        open: () => ({ drain() {}, end() {} }),
+      });
+    await assert.rejects(onPort(undefined).open(), /^Error: cannot listen on :\d+: another program listens there/);
+    const ipv4 = onPort('0.0.0.0');
+    await ipv4.open();
+    await ipv4.drain(0);
+  });
+
+  it('survives a failure to accept, and says so', async () => {
+    server = await startServer();
+    server.server.emit('error', new Error('accept EMFILE'));
+    assert.deepEqual(server.turnedAway, [{ client: '', reason: 'accept EMFILE', more: 0 }]);
+    await from('127.0.0.1');
+  });
+});
+
+describe('on drain', () => {
+  it('idle sessions hear 421, no new one begins, and an open transaction may end', async () => {
+    server = await startServer();
+    const [idle, busy] = [await from('127.0.0.1'), await from('127.0.0.1')];
+    await busy.begin('anton');
+    const drained = server.listeners.drain(4000);
+    assert.equal(await idle.rest(), '421 4.3.2 Server is shutting down, try again later\r\n');
+    await assert.rejects(from('127.0.0.1'));
+    busy.say('hello\r\n.\r\nMAIL FROM:<>\r\n');
+    assert.match(await busy.rest(), /^250 2\.0\.0 Delivered as \w+\r\n421 4\.3\.2 .*\r\n$/);
+    await drained;
+    assert.deepEqual(
+      [server.mail('anton'), server.listeners.sessions, server.listeners.isListening],
+      [['hello\n'], 0, false],
+    );
+  });
+
+  it('what is being looked up or stored when the time is up hears 421, and is stored all the same', async () => {
+    for (const slowly of ['looked up', 'stored']) {
+      const { promise: slow, resolve: go } = Promise.withResolvers<void>();
+      const account: Storage = { prepare: async () => ({ commit: () => slow, abort: async () => {} }) };
+      const route: Route = { kind: 'account', account: 'anton', folder: 'Maildir' };
+      server = await startServer({
+        account,
+        resolve: async () => {
+          if (slowly === 'looked up') await slow;
+          return { kind: 'local', routes: [route] };
+        },
+      });
+      const client = await from('127.0.0.1');
+      const lines = 'EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<anton@example.com>\r\nDATA\r\n';
+      client.say(lines);
+      if (slowly === 'stored') {
+        await client.hear(/^354 .*\r\n/m);
+        client.say('hello\r\n.\r\n');
+      }
+      await new Promise(resolve => void setTimeout(resolve, 20));
+      await server.listeners.drain(0);
+      assert.match(await client.rest(), /^(?:250.*\r\n)*421 4\.3\.2 .*\r\n$/);
+      assert.equal(server.listeners.sessions, 1);
+      go();
+      await sessions(0);
+      assert.deepEqual(
+        server.messageLines().map(({ text }) => text),
+        slowly === 'stored' ? ['message delivered'] : [],
+      );
+      await server.stop();
+    }
+  });
+
+  it('what is not done in time hears 421, and leaves nothing', async () => {
+    server = await startServer();
+    const client = await from('127.0.0.1');
+    await client.begin('anton');
+    client.say('x'.repeat(500_000));
+    await until(() => server.spooled().length === 1, 'a spool file');
+    await server.listeners.drain(40);
+    assert.match(await client.rest(), /^421 4\.3\.2 /);
+    await sessions(0);
+    assert.deepEqual([...server.spooled(), ...server.in('anton', 'new')], []);
+  });
+});
+
+describe('time', () => {
+  const minutes = 60_000;
+  let time: Time;
+  let peer: Socket;
+  beforeEach(() => {
+    time = new Time();
+  });
+  afterEach(() => time.restore());
+  const start = async (): Promise<Client> => {
+    server = await startServer({ clock: time.clock });
+    server.server.once('connection', socket => (peer = socket));
+    return from('127.0.0.1');
+  };
+  /** Time in which the server reads what was sent. */
+  const reading = async (client: Client): Promise<void> => {
+    const sent = client.socket.bytesWritten;
+    await until(() => peer.bytesRead === sent, 'reading');
+  };
+  it('is five minutes for a command, however its octets drip', async () => {
+    const client = await start();
+    await client.ask('EHLO x');
+    for (let count = 0; count < 4; count += 1) {
+      time.pass(minutes);
+      client.say('N');
+      await reading(client);
+      assert.equal(server.listeners.sessions, 1);
+    }
+    time.pass(minutes);
+    assert.equal(await client.rest(), '421 4.4.2 Timeout, closing\r\n');
+    await sessions(0);
+  });
+
+  it('begins anew with each command that is answered', async () => {
+    const client = await start();
+    for (let count = 0; count < 4; count += 1) {
+      time.pass(4 * minutes);
+      assert.match(await client.ask('NOOP'), /^250 /);
+    }
+    client.socket.destroy();
+    await sessions(0);
+  });
+
+  it('is five minutes between two pieces of content, and an hour for a message', async () => {
+    const client = await start();
+    await client.begin('anton');
+    for (let count = 0; count < 15; count += 1) {
+      time.pass(4 * minutes);
+      client.say('x');
+      await reading(client);
+      assert.equal(server.listeners.sessions, 1);
+    }
+    time.pass(minutes);
+    client.say('x');
+    assert.equal(await client.rest(), '421 4.4.2 Timeout, closing\r\n');
+    await sessions(0);
+    assert.deepEqual(server.in('anton', 'new'), []);
+  });
+
+  it('ends also for a client that never closes its side, once it has heard the last word', async () => {
+    server = await startServer();
+    const client = new Client(connect({ port: server.port, host: '127.0.0.1', allowHalfOpen: true }));
+    await client.hear(/^220 .*\r\n/);
+    await client.ask('QUIT');
+    await new Promise(resolve => void setImmediate(resolve));
+    assert.equal(server.listeners.sessions, 1);
+    time.pass(5000);
+    await sessions(0);
+  });
+});

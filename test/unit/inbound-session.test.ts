@@ -1,0 +1,285 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { chmodSync, rmSync, writeFileSync } from 'node:fs';
+import { afterEach, describe, it } from 'node:test';
+import { type Socket, connect } from 'node:net';
+import { join } from 'node:path';
+import { createTransport } from 'nodemailer';
+import { CannotTell, type Route, type Storage } from '../../src/mail.ts';
+import { Client, type Running, startServer, until } from './inbound.harness.ts';
+
+let server: Running;
+afterEach(() => server.stop());
+const start = async (options: Parameters<typeof startServer>[0] = {}): Promise<Client> => {
+  server = await startServer(options);
+  return Client.to(server);
+};
+const bye = async (client: Client): Promise<void> => {
+  await client.ask('QUIT');
+  await until(() => server.listeners.sessions === 0, 'the end of the session');
+};
+
+describe('a message', () => {
+  it('sent by a real client lies in the Maildir, octet for octet below its trace lines', async () => {
+    server = await startServer();
+    const transport = createTransport({ host: '127.0.0.1', port: server.port, ignoreTLS: true });
+    const raw = 'Subject: h\xe9llo\r\n\r\n.dot\r\n..two\r\n' + 'x'.repeat(3000) + '\r\n\r\n';
+    const envelope = { from: 'me@example.net', to: ['anton@example.com', 'berta@example.com'] };
+    await transport.sendMail({ envelope, raw: Buffer.from(raw, 'latin1') });
+    transport.close();
+    for (const name of ['anton', 'berta']) assert.deepEqual(server.mail(name), [raw.replaceAll('\r\n', '\n')]);
+  });
+
+  it('has a trace that names the only recipient, and no one when there are several', async () => {
+    const client = await start();
+    await client.begin('anton');
+    await client.ask('\r\nhello\r\n.');
+    await client.begin('berta', 'carla');
+    await client.ask('\r\nhello\r\n.');
+    const [one = ''] = server.files('anton');
+    assert.match(
+      one,
+      /^Return-Path: <me@example\.net>\nReceived: from client\.example\.net \(\[127\.0\.0\.1\]\)\n\tby mx\.example\.com with ESMTP\n\tid \w+\n\tfor <anton@example\.com>; \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d \+0000\n\nhello\n$/,
+    );
+    assert.doesNotMatch(server.files('berta')[0] ?? '', /for </);
+    await bye(client);
+  });
+
+  it('is stored once for recipients that lead to the same Maildir', async () => {
+    const same: Route[] = [];
+    const client = await start({ resolve: async () => ({ kind: 'local', routes: same }) });
+    same.push(server.route('social'), server.route('anton'));
+    await client.begin('facebook', 'twitter');
+    assert.match(await client.ask('hello\r\n.'), /^250 /);
+    assert.deepEqual([server.mail('social').length, server.mail('anton').length], [1, 1]);
+    await bye(client);
+  });
+
+  it('that is big goes through a file, and leaves none behind', async () => {
+    const client = await start();
+    const line = `${'x'.repeat(78)}\r\n`;
+    await client.begin('anton');
+    client.say(line.repeat(20_000));
+    await until(() => server.spooled().length === 1, 'a spool file');
+    assert.match(await client.ask('.'), /^250 /);
+    await client.begin('anton');
+    client.say(line.repeat(20_000));
+    await until(() => server.in('anton', 'tmp').length === 1, 'a spool file in the Maildir that exists now');
+    assert.match(await client.ask('.'), /^250 /);
+    const wanted = `${'x'.repeat(78)}\n`.repeat(20_000);
+    assert.ok(server.mail('anton').length === 2 && server.mail('anton').every(text => text === wanted));
+    assert.deepEqual([...server.spooled(), ...server.in('anton', 'tmp')], []);
+    await bye(client);
+  });
+
+  it('that is refused for its size leaves nothing, and the session goes on', async () => {
+    const client = await start({ maxSizeBytes: 400_000 });
+    await client.begin('anton');
+    client.say(`${'x'.repeat(78)}\r\n`.repeat(10_000));
+    assert.match(await client.ask('.'), /^552 5\.3\.4 /);
+    assert.deepEqual([...server.spooled(), ...server.in('anton', 'new'), ...server.in('anton', 'tmp')], []);
+    await client.begin('anton');
+    assert.match(await client.ask('small\r\n.'), /^250 /);
+    assert.deepEqual(server.mail('anton'), ['small\n']);
+    await bye(client);
+  });
+
+  it('with more than 100 Received lines is refused as a loop, small or big; with 100 it is not', async () => {
+    const client = await start();
+    for (const body of ['\r\nhello', `\r\n${'x'.repeat(400_000)}`]) {
+      await client.begin('anton');
+      assert.match(await client.ask(`${'Received: by x\r\n'.repeat(101)}${body}\r\n.`), /^554 5\.4\.6 /);
+      await client.begin('anton');
+      assert.match(
+        await client.ask(`${'received: by x\r\n'.repeat(100)}\r\nReceived: in the body${body}\r\n.`),
+        /^250 /,
+      );
+    }
+    assert.equal(server.mail('anton').length, 2);
+    await bye(client);
+  });
+
+  it('whose recipient leads nowhere is never acknowledged', async () => {
+    const client = await start({ resolve: async () => ({ kind: 'local', routes: [] }) });
+    client.say('EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<anton@example.com>\r\nDATA\r\n');
+    assert.match(await client.hear(/^554 .*\r\n/m), /^451 4\.3\.0 /m);
+    await bye(client);
+  });
+});
+
+describe('a session', () => {
+  it('keeps the recipients of pipelined transactions apart, also after RSET', async () => {
+    const client = await start();
+    const mail = (name: string): string => `MAIL FROM:<>\r\nRCPT TO:<${name}@example.com>\r\n`;
+    client.say('EHLO x\r\n');
+    await client.hear(/^250 .*\r\n/m);
+    const chunk = (text: string): string => `BDAT ${text.length} LAST\r\n${text}`;
+    client.say(
+      `${mail('anton')}${chunk('for anton\r\n')}${mail('nobody')}RSET\r\n${mail('berta')}${chunk('for berta\r\n')}QUIT\r\n`,
+    );
+    await client.rest();
+    assert.deepEqual(
+      [server.mail('anton'), server.mail('berta'), server.mail('nobody')],
+      [['for anton\n'], ['for berta\n'], []],
+    );
+  });
+
+  it('leaves nothing of a message when its client vanishes in the middle, small or big', async () => {
+    for (const size of [1000, 1_000_000]) {
+      const client = await start();
+      await client.begin('anton');
+      client.say('x'.repeat(size));
+      await until(() => size < 1_000_000 || server.spooled().length === 1, 'a spool file');
+      client.socket.resetAndDestroy();
+      await until(() => server.listeners.sessions === 0, 'the end of the session');
+      assert.deepEqual([...server.spooled(), ...server.in('anton', 'new'), ...server.in('anton', 'tmp')], []);
+      assert.equal(server.messageLines()[0]?.text, 'message not taken');
+      if (size === 1000) await server.stop();
+    }
+  });
+
+  it('is over only when the message that its client did not wait for is stored', async () => {
+    const { promise: slow, resolve: go } = Promise.withResolvers<void>();
+    const account: Storage = { prepare: async () => ({ commit: () => slow, abort: async () => {} }) };
+    const route: Route = { kind: 'account', account: 'anton', folder: 'Maildir' };
+    const client = await start({ account, resolve: async () => ({ kind: 'local', routes: [route] }) });
+    await client.begin('anton');
+    client.say('hello\r\n.\r\n');
+    client.socket.end();
+    await new Promise(resolve => void setTimeout(resolve, 50));
+    assert.equal(server.listeners.sessions, 1);
+    go();
+    await until(() => server.listeners.sessions === 0, 'the end of the session');
+    assert.equal(server.messageLines()[0]?.text, 'message delivered');
+  });
+
+  it('answers all that a client has sent before it closed its side', async () => {
+    server = await startServer({
+      resolve: async ({ local }) => {
+        await new Promise(resolve => void setTimeout(resolve, 20));
+        return { kind: 'local', routes: [server.route(local)] };
+      },
+    });
+    const client = new Client(connect({ port: server.port, host: '127.0.0.1', allowHalfOpen: true }));
+    client.say('HELO x\r\nMAIL FROM:<>\r\nRCPT TO:<anton@example.com>\r\nDATA\r\nhello\r\n.\r\nQUIT\r\n');
+    client.socket.end();
+    assert.match(await client.rest(), /^220 .*\r\n(?:250 .*\r\n){3}354 .*\r\n250 .*\r\n221 .*\r\n$/);
+    assert.deepEqual(server.mail('anton'), ['hello\n']);
+  });
+
+  /** A client that reads nothing, and has asked for help until no buffer between the two takes any more. */
+  const startDeaf = async (): Promise<{ client: Client; peer: Socket; isRead: () => boolean }> => {
+    server = await startServer();
+    const accepted = once(server.server, 'connection') as Promise<[Socket]>;
+    const client = await Client.to(server);
+    const [peer] = await accepted;
+    const isRead = (): boolean => peer.bytesRead === client.socket.bytesWritten;
+    client.socket.pause();
+    for (; peer.writableLength === 0; await until(isRead, 'reading')) client.say('HELP\r\n'.repeat(4000));
+    return { client, peer, isRead };
+  };
+
+  it('answers what came while its client did not read', async () => {
+    const { client, isRead } = await startDeaf();
+    client.say('QUIT\r\n');
+    await until(isRead, 'reading');
+    client.socket.resume();
+    assert.ok((await client.rest()).endsWith('\r\n221 2.0.0 Bye\r\n'));
+  });
+
+  it('takes no more than it can answer from a client that does not read', async () => {
+    const { client, peer, isRead } = await startDeaf();
+    for (let sent = 0; sent < 200; sent += 1) client.say('HELP\r\n'.repeat(4000));
+    await new Promise(resolve => void setTimeout(resolve, 100));
+    assert.ok(!isRead() && peer.writableLength < 2_000_000, `${peer.writableLength} octets wait to be read`);
+    client.socket.resetAndDestroy();
+    await until(() => server.listeners.sessions === 0, 'the end of the session');
+  });
+
+  it('says 451 to every recipient, known or not, while the resolver cannot tell', async () => {
+    const client = await start({ resolve: () => Promise.reject(new CannotTell('database down', { status: '4.4.3' })) });
+    assert.match(await client.ask('EHLO x'), /^250 /);
+    assert.match(await client.ask('MAIL FROM:<>'), /^250 /);
+    assert.match(await client.ask('RCPT TO:<anton@example.com>'), /^451 4\.4\.3 /);
+    assert.match(await client.ask('RCPT TO:<nobody@example.com>'), /^451 4\.4\.3 /);
+    assert.match(await client.ask('DATA'), /^554 /);
+    await bye(client);
+  });
+
+  it('says 550 to unknown mailboxes and to strangers, and counts them in its line', async () => {
+    const client = await start({
+      resolve: async ({ domain }) => ({ kind: domain === 'example.com' ? 'unknown' : 'elsewhere' }),
+    });
+    await client.ask('EHLO x');
+    await client.ask('MAIL FROM:<>');
+    assert.match(await client.ask('RCPT TO:<nobody@example.com>'), /^550 5\.1\.1 /);
+    assert.match(await client.ask('RCPT TO:<a@example.org>'), /^550 5\.7\.1 /);
+    assert.match(await client.ask('RCPT TO:<a@[127.0.0.1]>'), /^550 5\.7\.1 /);
+    await bye(client);
+    assert.equal(server.sessionLines()[0]?.['refused'], 3);
+  });
+
+  for (const [code, status] of [
+    ['EIO', '451 4.3.0'],
+    ['ENOSPC', '452 4.3.1'],
+  ] as const)
+    it(`says ${status} when the storage fails with ${code}, delivers nothing anywhere, and goes on`, async () => {
+      const account: Storage = { prepare: () => Promise.reject(Object.assign(new Error('disk'), { code })) };
+      const client = await start({
+        account,
+        resolve: async ({ local }) => ({
+          kind: 'local',
+          routes: local === 'broken' ? [{ kind: 'account', account: 'x', folder: 'Maildir' }] : [server.route(local)],
+        }),
+      });
+      await client.begin('anton', 'broken');
+      assert.ok((await client.ask('hello\r\n.')).startsWith(status));
+      assert.deepEqual([...server.in('anton', 'new'), ...server.in('anton', 'tmp')], []);
+      await client.begin('anton');
+      assert.match(await client.ask('again\r\n.'), /^250 /);
+      assert.deepEqual(server.mail('anton'), ['again\n']);
+      await bye(client);
+    });
+
+  it('says 451 when the spool cannot be written, reads the message to its end, and goes on', async () => {
+    const client = await start();
+    const spool = join(server.folder, 'spool');
+    rmSync(spool, { recursive: true });
+    writeFileSync(spool, 'not a folder');
+    await client.begin('anton');
+    client.say(`${'x'.repeat(78)}\r\n`.repeat(10_000));
+    assert.match(await client.ask('MAIL FROM:<this is content>\r\n.'), /^451 4\.3\.0 /);
+    assert.match(await client.ask('NOOP'), /^250 /);
+    chmodSync(spool, 0o600);
+    await bye(client);
+  });
+});
+
+describe('the log', () => {
+  it('has one line a message and one a session, and text from the network only in fields', async () => {
+    const client = await start();
+    client.say(
+      'EHLO client.example.net\r\nMAIL FROM:<"a\\"} b"@example.net>\r\nRCPT TO:<anton@example.com>\r\nDATA\r\n',
+    );
+    await client.hear(/^354 .*\r\n/m);
+    await client.ask('secret body\r\n.');
+    await bye(client);
+    assert.deepEqual(
+      server.lines.map(({ text }) => text),
+      ['message delivered', 'session ended'],
+    );
+    const [message = {}, session] = server.lines as Record<string, unknown>[];
+    const wanted = {
+      session: 's1',
+      client: '127.0.0.1',
+      helo: 'client.example.net',
+      from: '"a\\"} b"@example.net',
+      to: ['anton@example.com'],
+      size: 12,
+      reply: '250 2.0.0',
+    };
+    assert.deepEqual(Object.fromEntries(Object.keys(wanted).map(name => [name, message[name]])), wanted);
+    assert.deepEqual([session?.['session'], session?.['messages']], ['s1', 1]);
+    assert.doesNotMatch(JSON.stringify(server.lines), /secret/);
+  });
+});
