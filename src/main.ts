@@ -1,0 +1,321 @@
+// The composition root: the only file that wires the parts together, once as the steward (root) and once as the
+// network process (which is all there is when we are not root). Read it to see what the server is made of.
+// Promise: resolves with the exit status: 0, 69 (a port or the data folder is taken), 78 (settings, owners).
+import { readdirSync, unlinkSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Pem, Settings } from './config/settings.ts';
+import { openControl } from './control.ts';
+import { prepareData, prepareDataAsRoot, prepareRoot, prepareRootAsRoot, probe } from './folders.ts';
+import { Certificates } from './inbound/certificate.ts';
+import { Connection } from './inbound/connection.ts';
+import { type ListenSocket, Listeners } from './inbound/listener.ts';
+import { answerRecipient } from './inbound/policy.ts';
+import { matcher, sharedAddresses } from './inbound/shared-addresses.ts';
+import { openLog } from './log.ts';
+import type { Directory, Domains, Log } from './mail.ts';
+import { TableDomains } from './postgres/domains.ts';
+import { openDatabase } from './postgres/pool.ts';
+import { accountDirectory } from './routing/accounts.ts';
+import { addressDirectory, defaultDirectory, domainDirectory, postmasterDirectory } from './routing/address-map.ts';
+import { type Query, TableDirectory } from './routing/postgres.ts';
+import { createResolver } from './routing/resolver.ts';
+import { parseAddress } from './smtp/address.ts';
+import { type Reply, replies } from './smtp/reply.ts';
+import { maxRecipients } from './smtp/session.ts';
+import { ensureAccounts } from './steward/account-files.ts';
+import { Steward } from './steward/client.ts';
+import { findUser } from './steward/nss.ts';
+import { cleanEnvironment, runSteward } from './steward/steward.ts';
+import { MaildirStorage } from './storage/maildir.ts';
+import { sweep } from './storage/sweep.ts';
+import { systemClock as clock, systemRandom as random } from './system.ts';
+
+const dayMs = 24 * 3600_000;
+export const controlPath = (settings: Settings): string => join(settings.dataFolder, 'run', 'control');
+
+/** Every root of mail that the settings name. */
+function mailRoots({ mailRoot, storages }: Settings): readonly string[] {
+  const paths = [...storages.addresses, ...storages.domains].map(entry => entry.path);
+  return [...new Set([mailRoot, ...paths, ...(storages.default === undefined ? [] : [storages.default])])];
+}
+
+/** Runs the server: as root the steward with a network process below it, else the network process alone. */
+export async function serve(settings: Settings, variables: NodeJS.ProcessEnv, onReady: () => void): Promise<number> {
+  if (process.getuid?.() !== 0) return runNetwork(settings, undefined, onReady);
+  process.umask(0o077);
+  const log = await openLog(settings.logLevel, settings.logFormat, false);
+  const runAs = settings.runAs === undefined ? undefined : await findUser(settings.runAs);
+  if (settings.runAs !== undefined && runAs === undefined) {
+    log.error({ user: settings.runAs }, 'SLIM_RUN_AS: there is no such user on this system');
+    return 78;
+  }
+  if (runAs === undefined)
+    log.warn({}, 'running as root: set SLIM_RUN_AS to a user of its own for the network process');
+  const owner = runAs ?? { uid: 0, gid: 0 };
+  try {
+    prepareDataAsRoot(settings.dataFolder, owner);
+  } catch (error) {
+    log.error({}, error instanceof Error ? error.message : String(error));
+    return 78;
+  }
+  for (const root of mailRoots(settings)) prepareRootAsRoot(root, owner, log);
+  const accountFiles = { folder: join(settings.dataFolder, 'accounts'), homes: '/home', clock, random };
+  try {
+    const made = await ensureAccounts(accountFiles, settings.accounts);
+    if (made.length > 0) log.info({ accounts: made }, 'made the accounts of SLIM_ACCOUNTS');
+  } catch (error) {
+    log.error(
+      { error: String(error) },
+      'an account of SLIM_ACCOUNTS could not be made: its mail waits with the senders',
+    );
+  }
+  return runSteward({
+    runAs,
+    sockets: settings.listen.filter(({ port }) => port < 1024).map(({ host, port }) => ({ host, port })),
+    spoolFolder: join(settings.dataFolder, 'spool'),
+    tlsFiles: { ...fileOf('cert', settings.tls.cert), ...fileOf('key', settings.tls.key) },
+    argv: [process.argv[1] ?? '', 'network', ...process.argv.slice(2).filter(word => word === '--demo')],
+    environment: cleanEnvironment(variables),
+    settings: { ...settings, accounts: [] },
+    stopWithinMs: settings.drainMs + 5000,
+    clock,
+    random,
+    log,
+  }).catch((error: unknown) => {
+    log.error({ error: String(error) }, 'the network process could not be started');
+    return 69;
+  });
+}
+
+const fileOf = <K extends string>(name: K, pem: Pem | undefined): { readonly [name in K]?: string } =>
+  (pem !== undefined && 'file' in pem ? { [name]: pem.file } : {}) as { readonly [name in K]?: string };
+
+/** The hidden verb `network`: what the steward starts. */
+export async function serveForSteward(onReady: (settings: Settings) => void): Promise<number> {
+  const orders: Orders = { stop: Promise.withResolvers<void>(), reload: () => {} };
+  const steward = new Steward(order => (order === 'stop' ? orders.stop.resolve() : orders.reload()));
+  const { settings, sockets } = await steward.started;
+  const own = settings as Settings;
+  return runNetwork(own, { steward, sockets, orders }, () => onReady(own));
+}
+
+type Parent = {
+  readonly steward: Steward;
+  readonly sockets: readonly { readonly host?: string | undefined; readonly port: number; readonly fd: number }[];
+  readonly orders: Orders;
+};
+/** What the steward may ask for, at any time, also before we are ready. */
+type Orders = { readonly stop: PromiseWithResolvers<void>; reload: () => void };
+
+/** Everything that strangers talk to. */
+async function runNetwork(settings: Settings, parent: Parent | undefined, onReady: () => void): Promise<number> {
+  process.umask(0o077);
+  const log = await openLog(settings.logLevel, settings.logFormat, true);
+  const fail = (status: number, error: unknown): number => {
+    log.error({}, error instanceof Error ? error.message : String(error));
+    log.flush();
+    return status;
+  };
+  const { dataFolder } = settings;
+  const steward = parent?.steward;
+  try {
+    prepareData(dataFolder);
+  } catch (error) {
+    return fail(78, error);
+  }
+  const stopped = parent?.orders.stop ?? Promise.withResolvers<void>();
+  if (!parent) process.on('SIGTERM', () => stopped.resolve()).on('SIGINT', () => stopped.resolve());
+
+  const routing = await openRouting(settings, steward, log);
+  const listeners = await openInbound(settings, parent, routing.resolve, log);
+  const state = (): object => ({
+    listening: listeners.isListening,
+    sessions: listeners.sessions,
+    database: routing.database(),
+    writable: succeeds(() => probe(join(dataFolder, 'state'))),
+  });
+  let control;
+  try {
+    control = await openControl(controlPath(settings), { health: state, resolve: routing.explain });
+    // Nobody else writes here: what lies in the spool is left from a crash, and was never acknowledged.
+    for (const name of readdirSync(join(dataFolder, 'spool'))) unlinkSync(join(dataFolder, 'spool', name));
+    await listeners.open();
+  } catch (error) {
+    control?.close();
+    return fail(69, error);
+  }
+  const sweepAll = async (): Promise<void> => {
+    for (const root of mailRoots(settings)) await sweep(root, { clock, log });
+  };
+  void sweepAll();
+  setInterval(() => void sweepAll(), dayMs).unref();
+  log.info({ hostname: settings.hostname, domains: settings.domains, listen: settings.listen }, 'ready');
+  onReady();
+
+  await stopped.promise;
+  log.info({ sessions: listeners.sessions }, 'stopping');
+  await listeners.drain(settings.drainMs);
+  control.close();
+  log.info({}, 'stopped');
+  log.flush();
+  return 0;
+}
+
+function succeeds(step: () => void): boolean {
+  try {
+    step();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Who gets the mail: the sources in their fixed order. */
+async function openRouting(settings: Settings, steward: Steward | undefined, log: Log) {
+  const { storages, mailRoot } = settings;
+  for (const root of mailRoots(settings)) {
+    const isHome = await steward?.accounts.owner(root).catch(() => undefined);
+    if (!isHome) prepareRoot(root, log);
+  }
+  const accounts = steward?.accounts;
+  const database = settings.database && (await openDatabase(settings.database, log));
+  let domains: Domains = { hosts: async domain => settings.domains.includes(domain) };
+  if (database) {
+    const file = join(settings.dataFolder, 'state', 'domains');
+    const table = new TableDomains({ database, settings: settings.domains, file, log });
+    await table.start();
+    domains = table;
+  }
+  const directories: Directory[] = [addressDirectory(storages, accounts)];
+  if (database && storages.postgresql) {
+    const query: Query = (statement, values) => database.query(statement, values);
+    const hasDefault = storages.default !== undefined;
+    directories.push(new TableDirectory({ query, accounts, mailRoot, hasDefault, clock, log }));
+  }
+  if (accounts && storages.pam) directories.push(accountDirectory(accounts));
+  directories.push(
+    domainDirectory(storages, accounts),
+    defaultDirectory(storages, accounts),
+    postmasterDirectory(mailRoot),
+  );
+  const resolver = createResolver({
+    directories,
+    domains,
+    subaddress: settings.subaddress,
+    mainDomain: settings.domains[0] ?? '',
+  });
+  return {
+    resolve: resolver.resolve,
+    database: () => (database === undefined ? 'off' : database.isUp ? 'up' : 'down'),
+    /** A decision step by step, and the reply that RCPT would get. */
+    async explain(text: string): Promise<{ code: number; steps: string[] }> {
+      const steps: string[] = [];
+      const address = parseAddress(text);
+      const shown = ({ code, status, text: words }: Reply): string => `=> ${code} ${status} ${words}`;
+      if (address === undefined) return { code: replies.badRecipient.code, steps: [shown(replies.badRecipient)] };
+      const resolve: typeof resolver.resolve = mailbox =>
+        resolver
+          .resolve(mailbox, line => steps.push(line))
+          .catch((error: unknown) => {
+            steps.push(`cannot tell: ${error instanceof Error ? error.message : String(error)}`);
+            throw error;
+          });
+      const { reply } = await answerRecipient(address, resolve, log);
+      return { code: reply.code, steps: [...steps, shown(reply)] };
+    },
+  };
+}
+
+/** What takes mail from the network and puts it into Maildirs. */
+async function openInbound(
+  settings: Settings,
+  parent: Parent | undefined,
+  resolve: ReturnType<typeof createResolver>['resolve'],
+  log: Log,
+): Promise<Listeners> {
+  const { hostname, maxSizeBytes, tls } = settings;
+  const spoolFolder = join(settings.dataFolder, 'spool');
+  const readPem = async (pem: Pem): Promise<string> => ('text' in pem ? pem.text : readFile(pem.file, 'utf8'));
+  const { cert, key } = tls;
+  const certificates = await Certificates.open({
+    readPair:
+      cert && key
+        ? async () => {
+            const files = parent ? await parent.steward.readTlsFiles() : {};
+            return { cert: files.cert ?? (await readPem(cert)), key: files.key ?? (await readPem(key)) };
+          }
+        : undefined,
+    hostname,
+    folder: join(settings.dataFolder, 'tls'),
+    minVersion: tls.minVersion,
+    clock,
+    random,
+    log,
+  });
+  const reload = (): void => void certificates.check();
+  if (parent) parent.orders.reload = reload;
+  else process.on('SIGHUP', reload);
+
+  // DSN and AUTH wait for the queue and the logins.
+  const extensions = settings.supports
+    .filter(({ name }) => name !== 'DSN' && name !== 'AUTH')
+    .map(extension => {
+      if (extension.name === 'SIZE') return { name: 'SIZE', parameter: String(maxSizeBytes) };
+      return extension.name === 'LIMITS' ? { name: 'LIMITS', parameter: `RCPTMAX=${maxRecipients}` } : extension;
+    });
+  const maildir = new MaildirStorage({ clock, random, log });
+  const accept = {
+    hostname,
+    spoolFolder,
+    storages: {
+      maildir,
+      // Never asked without a steward: then no directory has such routes.
+      account: parent?.steward.storage(spoolFolder, random) ?? maildir,
+    },
+    clock,
+    random,
+    log,
+  };
+  const shared = sharedAddresses();
+  if (shared.length > 0)
+    log.info(
+      { addresses: shared },
+      'behind a container proxy anyone may have these addresses: no limit per client for them (README: clients behind Docker)',
+    );
+  let isShared = matcher(shared);
+  setInterval(() => (isShared = matcher(sharedAddresses())), 60_000).unref();
+  const inherited = (socket: ListenSocket): ListenSocket => {
+    const found = parent?.sockets.find(({ host, port }) => port === socket.port && host === socket.host);
+    return found ? { ...socket, fd: found.fd } : socket;
+  };
+  return new Listeners({
+    sockets: settings.listen.map(inherited),
+    maxSessions: settings.maxSessions,
+    maxSessionsPerClient: settings.maxSessionsPerClient,
+    isShared: client => isShared(client),
+    onRefused: (client, reason, others) => log.warn({ client, reason, others }, 'clients were turned away'),
+    open: (socket, { kind, port }, client, onClose) =>
+      new Connection(
+        socket,
+        {
+          session: {
+            hostname,
+            extensions,
+            maxSizeBytes,
+            needsTls: tls.require === 'all' || (tls.require === 'submission' && kind !== 'smtp'),
+            needsLogin: kind !== 'smtp',
+            isSecure: kind === 'submissions',
+          },
+          accept,
+          resolve,
+          secureContext: () => certificates.secureContext,
+          id: clock.now().toString(36) + random.hex(3),
+          listener: `${kind}:${port}`,
+          client,
+          log,
+        },
+        onClose,
+      ),
+  });
+}
