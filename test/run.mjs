@@ -47,7 +47,12 @@ const stages = {
 function tests(kind, { eachMs, allMs }, ...flags) {
   const files = readdirSync(join(root, 'test', kind)).filter(file => file.endsWith('.test.ts'));
   if (files.length === 0) fail(`there are no tests in test/${kind}`);
-  const all = ['--disallow-code-generation-from-strings', '--disable-proto=delete', '--max-semi-space-size=1', ...flags];
+  const all = [
+    '--disallow-code-generation-from-strings',
+    '--disable-proto=delete',
+    '--max-semi-space-size=1',
+    ...flags,
+  ];
   all.push(
     '--test',
     '--test-concurrency=2',

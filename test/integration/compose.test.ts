@@ -175,11 +175,11 @@ test('an account made on the command line gets its mail, and resolve says why', 
 test('a health check leaves no trace in the log, a message and a session leave one line each', async () => {
   const id = (await compose('ps', '-q', 'slimsmtp')).trim();
   const log = async (): Promise<string[]> => (await docker('logs', id)).trim().split('\n');
-  const before = (await log()).length;
+  const earlier = (await log()).length;
   await compose('exec', '-T', 'slimsmtp', 'slimsmtp', 'health');
   assert.match(await deliver(port, ['anton@example.com'], 'Subject: secret body\r\n\r\nnobody logs this\r\n'), /^250/);
-  await eventually('two lines', async () => (await log()).length >= before + 2, 3000);
-  const lines = (await log()).slice(before).map(line => JSON.parse(line));
+  await eventually('two lines', async () => (await log()).length >= earlier + 2, 3000);
+  const lines = (await log()).slice(earlier).map(line => JSON.parse(line));
   assert.deepEqual(
     lines.map(line => line.msg),
     ['message delivered', 'session ended'],

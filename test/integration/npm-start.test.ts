@@ -18,8 +18,8 @@ const stage = openStage(after);
 function freshCopy(): string {
   const folder = mkdtempSync(join(tmpdir(), 'slimsmtp-fresh-'));
   stage.own(async () => rmSync(folder, { recursive: true }));
-  const made = ['.git', 'node_modules', 'dist', 'data', '.env'].map(name => join(root, name));
-  cpSync(root, folder, { recursive: true, filter: path => !made.includes(path) });
+  const made = new Set(['.git', 'node_modules', 'dist', 'data', '.env'].map(name => join(root, name)));
+  cpSync(root, folder, { recursive: true, filter: path => !made.has(path) });
   return folder;
 }
 
@@ -34,10 +34,10 @@ async function freePort(): Promise<number> {
 
 function start(folder: string): { process: ChildProcess; said(): string } {
   let text = '';
-  const process_ = spawn('npm', ['start'], { cwd: folder, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
-  for (const stream of [process_.stdout, process_.stderr]) stream?.on('data', data => (text += data));
-  stage.own(async () => process_.exitCode ?? process_.kill('SIGKILL'));
-  return { process: process_, said: () => text };
+  const child = spawn('npm', ['start'], { cwd: folder, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
+  for (const stream of [child.stdout, child.stderr]) stream?.on('data', data => (text += data));
+  stage.own(async () => child.exitCode ?? child.kill('SIGKILL'));
+  return { process: child, said: () => text };
 }
 
 test('npm start brings all it needs, hosts the demo, and docker compose up works in the same folder', async () => {

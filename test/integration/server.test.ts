@@ -140,20 +140,20 @@ describe('under load', () => {
 
   test('a message of 50 MB raises the peak by at most 20 MB', async () => {
     await deliver(port, ['warm@example.com'], `Subject: 1\r\n\r\n${'x'.repeat(1_000_000)}\r\n`);
-    const before = await memory('VmHWM');
+    const initially = await memory('VmHWM');
     const big = Buffer.from(`Subject: big\r\n\r\n${`${'x'.repeat(998)}\r\n`.repeat(50_000)}`);
     assert.match(await deliver(port, ['warm@example.com', 'other@example.com'], big), /^250/);
-    const more = (await memory('VmHWM')) - before;
+    const more = (await memory('VmHWM')) - initially;
     assert.ok(more <= 20_000, `${more} kB more`);
   });
 
   test('2,000 idle sessions take under 30 kB each, and a working client is served', async () => {
-    const before = await memory('VmRSS');
+    const initially = await memory('VmRSS');
     const clients: Client[] = [];
     for (let i = 0; i < 2000; i += 100) {
       clients.push(...(await Promise.all(Array.from({ length: 100 }, () => dial(port)))));
     }
-    const each = ((await memory('VmRSS')) - before) / clients.length;
+    const each = ((await memory('VmRSS')) - initially) / clients.length;
     const start = Date.now();
     assert.match(await deliver(port, ['worker@example.com'], 'Subject: served\r\n\r\n'), /^250/);
     assert.ok(Date.now() - start < 1000);

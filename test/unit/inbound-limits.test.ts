@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { type Socket, connect } from 'node:net';
-import type { Route, Storage } from '../../src/mail.ts';
 import { Listeners } from '../../src/inbound/listener.ts';
 import { matcher, sharedAddresses } from '../../src/inbound/shared-addresses.ts';
 import { Client, type Running, Time, startServer, until } from './inbound.harness.ts';
@@ -193,38 +192,29 @@ describe('on drain', () => {
     );
   });
 
-  it('what is being looked up or stored when the time is up hears 421, and is stored all the same', async () => {
-    for (const slowly of ['looked up', 'stored']) {
+  for (const work of ['looked up', 'stored'])
+    it(`what is being ${work} when the time is up hears 421, and is finished all the same`, async () => {
       const { promise: slow, resolve: go } = Promise.withResolvers<void>();
-      const account: Storage = { prepare: async () => ({ commit: () => slow, abort: async () => {} }) };
-      const route: Route = { kind: 'account', account: 'anton', folder: 'Maildir' };
+      let isAtWork = false;
+      const wait = (now: string): Promise<void> | undefined => (now === work ? ((isAtWork = true), slow) : undefined);
       server = await startServer({
-        account,
+        account: { prepare: async () => ({ commit: async () => wait('stored'), abort: async () => {} }) },
         resolve: async () => {
-          if (slowly === 'looked up') await slow;
-          return { kind: 'local', routes: [route] };
+          await wait('looked up');
+          return { kind: 'local', routes: [{ kind: 'account', account: 'anton', folder: 'Maildir' }] };
         },
       });
       const client = await from('127.0.0.1');
-      const lines = 'EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<anton@example.com>\r\nDATA\r\n';
-      client.say(lines);
-      if (slowly === 'stored') {
-        await client.hear(/^354 .*\r\n/m);
-        client.say('hello\r\n.\r\n');
-      }
-      await new Promise(resolve => void setTimeout(resolve, 20));
+      client.say('EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<anton@example.com>\r\nDATA\r\nhello\r\n.\r\n');
+      await until(() => isAtWork, work);
       await server.listeners.drain(0);
-      assert.match(await client.rest(), /^(?:250.*\r\n)*421 4\.3\.2 .*\r\n$/);
+      assert.match(await client.rest(), /\r\n421 4\.3\.2 .*\r\n$/);
       assert.equal(server.listeners.sessions, 1);
       go();
       await sessions(0);
-      assert.deepEqual(
-        server.messageLines().map(({ text }) => text),
-        slowly === 'stored' ? ['message delivered'] : [],
-      );
-      await server.stop();
-    }
-  });
+      const messages = server.messageLines().map(({ text }) => text);
+      assert.deepEqual(messages, work === 'stored' ? ['message delivered'] : []);
+    });
 
   it('what is not done in time hears 421, and leaves nothing', async () => {
     server = await startServer();
