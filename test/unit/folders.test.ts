@@ -29,12 +29,16 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
-/** Runs code as an ordinary user, who is ourselves where we are one; gives the message of what it threw. */
+/**
+ * Runs code as an ordinary user, who is ourselves where we are one; gives the message of what it threw. The user need not
+ * be able to read the sources: they are loaded before we become him.
+ */
 function asUser(call: string): string {
   chmodSync(folder, 0o755);
-  const script = `import(${JSON.stringify(join(import.meta.dirname, '../../src/folders.ts'))}).then(m => m.${call}).catch(e => console.log(e.message))`;
-  const user = isRoot ? owner : {};
-  return spawnSync(process.execPath, ['-e', script], { ...user, encoding: 'utf8', cwd: '/' }).stdout.trim();
+  const become = isRoot ? `process.setgroups([]); process.setgid(${owner.gid}); process.setuid(${owner.uid});` : '';
+  const source = JSON.stringify(join(import.meta.dirname, '../../src/folders.ts'));
+  const script = `import(${source}).then(m => { ${become} m.${call}; }).catch(e => console.log(e.message))`;
+  return spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', cwd: '/' }).stdout.trim();
 }
 
 describe('SLIM_DATA', () => {
