@@ -61,14 +61,10 @@ export class Connection {
   /** Ends now, with a last word: this one, or what the session has said itself to end the dialogue. */
   end(reply: Reply): void {
     if (!this.#isOpen) return;
+    this.#state = 'closing';
     this.#session.end(reply);
     const output = this.#session.output();
     this.#end = output.trimEnd().split('\n').at(-1) ?? '';
-    this.#leave(output);
-  }
-
-  #leave(output: string): void {
-    this.#state = 'closing';
     this.#socket.end(output, 'latin1');
     this.#deadline(closingTimeoutMs, () => this.#socket.destroy());
     this.#wake();
@@ -126,7 +122,7 @@ export class Connection {
         await this.#flush();
         const octets = this.#socket.read() as Buffer | null;
         if (octets !== null) return this.#session.receive(octets);
-        if (this.#socket.readableEnded) return this.#leave('');
+        if (this.#socket.readableEnded) this.#socket.end(); // it has its replies, or the deadline ends it
         return this.#isOpen ? this.#event() : undefined;
       }
       case 'recipient': {
@@ -181,6 +177,7 @@ export class Connection {
     const secure = new TLSSocket(this.#socket, { isServer: true, secureContext: this.#options.secureContext() });
     secure.on('_tlsError', (error: Error) => secure.destroy(error));
     secure.on('secure', () => (this.#tls = `${secure.getProtocol() ?? 'TLS'}:${secure.getCipher().name}`));
+    secure.on('end', () => this.#tls === undefined && secure.destroy()); // nobody is left to shake hands with
     this.#socket = this.#watch(secure);
     this.#deadline(handshakeTimeoutMs, () => secure.destroy(new Error('TLS handshake timeout')));
     while (this.#isOpen && this.#tls === undefined) await this.#event();

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { type Socket, connect } from 'node:net';
+import { networkInterfaces } from 'node:os';
 import { Listeners } from '../../src/inbound/listener.ts';
 import { matcher, sharedAddresses } from '../../src/inbound/shared-addresses.ts';
 import { Client, type Running, Time, startServer, until } from './inbound.harness.ts';
@@ -42,6 +43,16 @@ describe('the number of sessions', () => {
     one.socket.resetAndDestroy();
     await sessions(1);
     await from('127.0.0.1');
+  });
+
+  it('counts the sessions that an address still has when one of them ends', async () => {
+    server = await startServer({ maxSessionsPerClient: 2 });
+    const one = await from('127.0.0.1');
+    await from('127.0.0.1');
+    await one.ask('QUIT');
+    await sessions(1);
+    await from('127.0.0.1');
+    assert.equal(await said('127.0.0.1', '127.0.0.1'), tooMany);
   });
 
   it('counts an IPv4 client as itself on a socket of both families', async () => {
@@ -129,7 +140,17 @@ describe('shared addresses', () => {
       false,
       false,
     ]);
-    matcher(sharedAddresses())('127.0.0.1'); // whatever this host has, it can be read
+    // Whatever this host has, it can be read; in a container, our own subnets are among it.
+    const shared = sharedAddresses();
+    const isOurs = matcher(shared);
+    for (const { address, netmask, family, internal } of Object.values(networkInterfaces()).flatMap(
+      list => list ?? [],
+    )) {
+      if (internal || family !== 'IPv4' || shared.length === 0) continue;
+      const mask = netmask.split('.').map(Number);
+      const subnet = address.split('.').map((octet, index) => Number(octet) & (mask[index] ?? 0));
+      assert.ok(isOurs(address) && isOurs([...subnet.slice(0, 3), (subnet[3] ?? 0) | 1].join('.')), address);
+    }
   });
 });
 
@@ -215,6 +236,19 @@ describe('on drain', () => {
       const messages = server.messageLines().map(({ text }) => text);
       assert.deepEqual(messages, work === 'stored' ? ['message delivered'] : []);
     });
+
+  it('who goes on sending hears 421 too: what comes is read until it is gone', async () => {
+    server = await startServer();
+    const client = await from('127.0.0.1');
+    await client.begin('anton');
+    client.socket.pause();
+    const drained = server.listeners.drain(0);
+    client.say(Buffer.alloc(30_000_000, 'x'));
+    await until(() => client.socket.writableLength === 0, 'sending');
+    await drained;
+    client.socket.resume();
+    assert.match(await client.rest(), /^421 4\.3\.2 /);
+  });
 
   it('what is not done in time hears 421, and leaves nothing', async () => {
     server = await startServer();

@@ -175,6 +175,22 @@ describe('a session', () => {
     assert.equal(server.messageLines()[0]?.text, 'message delivered');
   });
 
+  it('answers all that a client has sent before it closed its side', async () => {
+    const client = await start({
+      resolve: async ({ local }) => {
+        await new Promise(resolve => void setTimeout(resolve, 20));
+        return { kind: 'local', routes: [server.route(local)] };
+      },
+    });
+    client.socket.allowHalfOpen = true;
+    client.say('HELO x\r\nMAIL FROM:<>\r\nRCPT TO:<anton@example.com>\r\nDATA\r\nhello\r\n.\r\nNOOP\r\n');
+    client.socket.end();
+    assert.match(await client.rest(), /^(?:250 .*\r\n){3}354 .*\r\n(?:250 .*\r\n){2}$/);
+    assert.deepEqual(server.mail('anton'), ['hello\n']);
+    await until(() => server.listeners.sessions === 0, 'the end of the session');
+    assert.equal(server.sessionLines()[0]?.['end'], 'client closed');
+  });
+
   /** A client that reads nothing, and has asked for help until no buffer between the two takes any more. */
   const startDeaf = async (): Promise<{ client: Client; peer: Socket; isRead: () => boolean }> => {
     server = await startServer();
@@ -193,6 +209,15 @@ describe('a session', () => {
     await until(isRead, 'reading');
     client.socket.resume();
     assert.ok((await client.rest()).endsWith('\r\n221 2.0.0 Bye\r\n'));
+  });
+
+  it('ends in peace when a client that does not read asks for TLS and leaves', async () => {
+    const { client, isRead } = await startDeaf();
+    client.say('EHLO x\r\nSTARTTLS\r\n');
+    await until(isRead, 'reading');
+    client.socket.resetAndDestroy();
+    await until(() => server.listeners.sessions === 0, 'the end of the session');
+    assert.equal(server.lines.length, 1);
   });
 
   it('takes no more than it can answer from a client that does not read', async () => {

@@ -72,17 +72,18 @@ for (const kind of ['smtp', 'submissions'] as const)
       assert.equal(server.lines.length, 1);
     });
 
-    it('ends a session whose client leaves in the handshake', async () => {
-      server = await startServer({ kind, secureContext });
-      const socket = connect(server.port, '127.0.0.1');
-      if (kind === 'smtp') {
-        socket.write('EHLO x\r\nSTARTTLS\r\n');
-        await until(() => (socket.read()?.toString() ?? '').includes('220 2.0.0'), 'the word for TLS');
-      } else await until(() => server.listeners.sessions === 1, 'the session');
-      socket.resetAndDestroy();
-      await allGone();
-      assert.equal(server.sessionLines().length, 1);
-    });
+    for (const leave of ['resetAndDestroy', 'end'] as const)
+      it(`ends a session whose client leaves in the handshake (${leave})`, async () => {
+        server = await startServer({ kind, secureContext });
+        const socket = connect(server.port, '127.0.0.1');
+        if (kind === 'smtp') {
+          socket.write('EHLO x\r\nSTARTTLS\r\n');
+          await until(() => (socket.read()?.toString() ?? '').includes('220 2.0.0'), 'the word for TLS');
+        } else await until(() => server.listeners.sessions === 1, 'the session');
+        socket[leave]();
+        await allGone();
+        assert.equal(server.sessionLines().length, 1);
+      });
 
     it('ends a session whose client stalls in the handshake after a minute', async () => {
       const time = new Time();
@@ -114,6 +115,22 @@ for (const kind of ['smtp', 'submissions'] as const)
       socket = await secured(socket);
       assert.match(await new Client(socket).rest(), /^(?:220 .*\r\n)?421 4\.3\.2 .*\r\n$/);
       await drained;
+    });
+
+    it('that stalls when the time is up is over five seconds later', async () => {
+      const time = new Time();
+      server = await startServer({ kind, secureContext });
+      const socket = connect(server.port, '127.0.0.1').on('error', () => undefined);
+      if (kind === 'smtp') {
+        socket.write('EHLO x\r\nSTARTTLS\r\n');
+        await until(() => (socket.read()?.toString() ?? '').includes('220 2.0.0'), 'the word for TLS');
+      } else await until(() => server.listeners.sessions === 1, 'the session');
+      await server.listeners.drain(0);
+      assert.equal(server.listeners.sessions, 1);
+      time.pass(5000);
+      await allGone();
+      socket.destroy();
+      time.restore();
     });
 
     it('that is under way when the time is up still hears why, once', async () => {
