@@ -27,7 +27,7 @@ function isContainer(): boolean {
 /** From the kernel's routing tables: each gateway, and the first host of each attached subnet. */
 function fromRoutes(): string[] {
   const ipv4 = read('/proc/net/route').matchAll(/^\S+\t([0-9A-F]{8})\t([0-9A-F]{8})\t/gm);
-  const ipv6 = read('/proc/net/ipv6_route').matchAll(/^([0-9a-f]{32}) (?!80)\S+ \S+ \S+ ([0-9a-f]{32}) /gm);
+  const ipv6 = read('/proc/net/ipv6_route').matchAll(/^((?!ff)[0-9a-f]{32}) (?!80)\S+ \S+ \S+ ([0-9a-f]{32}) /gm);
   return [...ipv4, ...ipv6].flatMap(([, subnet = '', gateway = '']) => {
     const isAttached = /^0+$/.test(gateway);
     const octets = Buffer.from(isAttached ? subnet : gateway, 'hex');
