@@ -11,6 +11,7 @@ import { isAccountName, statusOf } from './protocol.ts';
 import type { Order, Question, Reply, Start, TlsFiles } from './protocol.ts';
 
 const lookUpMs = 10_000;
+const rememberMs = 4_000;
 /** Writing and syncing a large message on a slow disk; RFC 5321 §4.5.3.2.6 lets the client wait ten minutes. */
 const depositMs = 60_000;
 
@@ -21,8 +22,10 @@ export class Steward {
   readonly accounts: Accounts = {
     find: async name =>
       isAccountName(name) ? ((await this.#ask({ kind: 'account', name })) as Account | undefined) : undefined,
-    owner: async path => (await this.#ask({ kind: 'owner', path })) as Account | undefined,
+    owner: path => this.#owner(path),
   };
+  /** Of the PATHs in the settings: every mail asks, and each answer costs the steward a walk through folders. */
+  readonly #owners = new Map<string, Promise<Account | undefined>>();
   readonly #waiting = new Map<number, (reply: Reply) => void>();
   #last = 0;
 
@@ -68,6 +71,17 @@ export class Steward {
         };
       },
     };
+  }
+
+  #owner(path: string): Promise<Account | undefined> {
+    const known = this.#owners.get(path);
+    if (known) return known;
+    const owner = this.#ask({ kind: 'owner', path }) as Promise<Account | undefined>;
+    const forget = (): unknown => this.#owners.delete(path);
+    this.#owners.set(path, owner);
+    owner.catch(forget);
+    setTimeout(forget, rememberMs).unref();
+    return owner;
   }
 
   async #ask(question: Question, deadlineMs = lookUpMs, id = (this.#last += 1)): Promise<unknown> {
