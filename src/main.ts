@@ -74,7 +74,7 @@ export async function serve(settings: Settings, variables: NodeJS.ProcessEnv, on
     runAs,
     sockets: settings.listen.filter(({ port }) => port < 1024).map(({ host, port }) => ({ host, port })),
     spoolFolder: join(settings.dataFolder, 'spool'),
-    tlsFiles: { ...fileOf('cert', settings.tls.cert), ...fileOf('key', settings.tls.key) },
+    tlsFiles: { cert: fileOf(settings.tls.cert), key: fileOf(settings.tls.key) },
     argv: [process.argv[1] ?? '', 'network', ...process.argv.slice(2).filter(word => word === '--demo')],
     environment: cleanEnvironment(variables),
     settings: { ...settings, accounts: [] },
@@ -88,8 +88,7 @@ export async function serve(settings: Settings, variables: NodeJS.ProcessEnv, on
   });
 }
 
-const fileOf = <K extends string>(name: K, pem: Pem | undefined): { readonly [name in K]?: string } =>
-  (pem !== undefined && 'file' in pem ? { [name]: pem.file } : {}) as { readonly [name in K]?: string };
+const fileOf = (pem: Pem | undefined): string | undefined => (pem && 'file' in pem ? pem.file : undefined);
 
 /** The hidden verb `network`: what the steward starts. */
 export async function serveForSteward(onReady: (settings: Settings) => void): Promise<number> {

@@ -79,7 +79,9 @@ export async function runSteward(options: StewardOptions): Promise<number> {
 
 /** Opens the sockets. With addresses (not names) it waits for nothing but Node's own next ticks. */
 async function listen(sockets: StewardOptions['sockets']): Promise<Server[]> {
-  const servers = sockets.map(({ host, port }) => createServer().listen({ host, port, backlog: 511 }));
+  // As in inbound/listener.ts: [::] leaves IPv4 to a socket of its own, no host is both.
+  const options = ({ host, port }: Omit<Socket, 'fd'>) => ({ host, port, backlog: 1024, ipv6Only: host !== undefined });
+  const servers = sockets.map(socket => createServer().listen(options(socket)));
   await Promise.all(servers.map(server => once(server, 'listening')));
   return servers;
 }

@@ -146,6 +146,12 @@ describe('a network process', () => {
     assert.match(String((await second.line('failed'))['failed']), new RegExp(`EADDRINUSE.*${port}`));
   });
 
+  test('[::] leaves IPv4 to a socket of its own', async t => {
+    const { port } = await steward.line('port');
+    const second = run(t, { sockets: [{ host: '::', port }] });
+    assert.deepEqual(await Promise.race([second.line('port'), second.line('failed')]), { port });
+  });
+
   test('one that dies is started again and gets the socket again', async () => {
     await steward.ask({ ask: 'exit', status: 1 });
     await steward.line('port', steward.lines.length);
