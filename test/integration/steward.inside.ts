@@ -287,9 +287,7 @@ test('a deposit that is taken back before it is prepared leaves nothing', async 
   fs.chownSync(`${spoolFolder}/early`, runAs.uid, runAs.gid);
   const targets = [{ account: 'anton', folder: 'early' }];
   const prepare = { id: 900, kind: 'prepare', spool: 'early', targets };
-  await Promise.all(
-    [prepare, { id: 901, kind: 'abort', token: 900 }].map(raw => steward.ask({ ask: 'raw', message: raw })),
-  );
+  await steward.ask({ ask: 'raws', messages: [prepare, { id: 901, kind: 'abort', token: 900 }] });
   const { error } = await steward.ask({ ask: 'raw', message: { id: 902, kind: 'commit', token: 900 } });
   assert.match(String(error), /no such deposit/);
   for (const folder of ['tmp', 'new']) assert.deepEqual(fs.readdirSync(`/home/anton/early/${folder}`), []);

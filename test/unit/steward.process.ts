@@ -15,6 +15,7 @@ export type Question =
   | { readonly ask: 'prepare' | 'deliver'; readonly routes: readonly Route[]; readonly message: WrittenMessage }
   | { readonly ask: 'commit' | 'abort'; readonly ticket: string }
   | { readonly ask: 'raw'; readonly message: unknown }
+  | { readonly ask: 'raws'; readonly messages: readonly unknown[] }
   | { readonly ask: 'tls' | 'self' | 'block' }
   | { readonly ask: 'exit'; readonly status: number };
 
@@ -47,6 +48,20 @@ if (process.argv[2] === 'steward') {
   const tickets = new Map<string, Prepared>();
   const storage = steward.storage(settings.spoolFolder, systemRandom);
 
+  /** The last reply, once there are as many as messages. */
+  const sendRaw = (messages: readonly unknown[]): Promise<unknown> =>
+    new Promise(resolve => {
+      let left = messages.length;
+      const listen = (reply: unknown): void => {
+        left -= 1;
+        if (left > 0) return;
+        process.removeListener('message', listen);
+        resolve(reply);
+      };
+      process.prependListener('message', listen);
+      for (const message of messages) process.send?.(message as object);
+    });
+
   const answer = async (question: Question): Promise<unknown> => {
     switch (question.ask) {
       case 'find':
@@ -69,10 +84,9 @@ if (process.argv[2] === 'steward') {
         await tickets.get(question.ticket)?.[question.ask]();
         return null;
       case 'raw':
-        return new Promise(resolve => {
-          process.prependOnceListener('message', resolve);
-          process.send?.(question.message);
-        });
+        return sendRaw([question.message]);
+      case 'raws': // in this very order, which questions on connections of their own would not keep
+        return sendRaw(question.messages);
       case 'tls':
         return steward.readTlsFiles();
       case 'self':
