@@ -2,6 +2,8 @@
 // validated value (Mailbox), and one error. Every folder may import this file; it imports types of smtp/ alone.
 import { domainToASCII } from 'node:url';
 import type { Address } from './smtp/address.ts';
+import type { Notify } from './smtp/envelope.ts';
+import type { Reply } from './smtp/reply.ts';
 
 declare const canonical: unique symbol;
 
@@ -54,13 +56,25 @@ export function routeKey(route: Route): string {
 /** Takes the reasons of a routing decision, a line each (`slimsmtp resolve`). */
 export type Explain = (line: string) => void;
 
+/** What a directory knows of a mailbox; `via` says that it is not the mailbox's own: a list of members, or whatever is left. */
+export type Found = { readonly routes: readonly Route[]; readonly via?: 'shared' | 'catch-all' };
+
 /** A source of routes: a map, a table, the Unix accounts. */
 export interface Directory {
   /** As users write it: '@POSTGRESQL', 'SLIM_STORAGES', '@PAM', 'default'. */
   readonly name: string;
   /** The routes of this very mailbox; undefined: 'not mine'. Throws CannotTell, and never anything else on purpose. */
-  lookup(mailbox: Mailbox, explain: Explain): Promise<readonly Route[] | undefined>;
+  lookup(mailbox: Mailbox, explain: Explain): Promise<Found | undefined>;
 }
+
+/** What becomes of a recipient; `elsewhere` is a domain that is not ours. */
+export type Resolution =
+  | ({ readonly kind: 'local' } & Found)
+  | { readonly kind: 'unknown' }
+  | { readonly kind: 'elsewhere' };
+
+/** Where a recipient's mail goes. Throws CannotTell, from whichever source could not answer. */
+export type Resolve = (mailbox: Mailbox, explain?: Explain) => Promise<Resolution>;
 
 /** The domains that are ours. */
 export interface Domains {
@@ -99,6 +113,98 @@ export interface Storage {
    */
   prepare(routes: readonly Route[], message: Message): Promise<Prepared>;
 }
+
+/** One login on its way (RFC 4954): octets in, replies out. */
+export interface Exchange {
+  /** The client's response (the first may be empty) → 334 with the next challenge, or how it ended: 235, 454, 501, 535. Never rejects. */
+  step(response: Buffer): Promise<Reply>;
+  /** After 235: the login, as a mailbox; a bare name stands at the first of SLIM_DOMAINS. */
+  readonly login: Login | undefined;
+}
+
+/** Who has logged in: `name` as given, `address` the sender's own. `account` is the Unix account, where PAM knew the name. */
+export type Login = { readonly name: string; readonly address: Mailbox; readonly account?: string };
+
+/** Who may log in. */
+export interface Authenticator {
+  /** SASL mechanisms, best first. Those that end in -PLUS need a channel binding. */
+  readonly mechanisms: readonly string[];
+  /** `binding` gives the data of a channel binding type (RFC 5929, RFC 9266); undefined: this connection has none such. */
+  begin(mechanism: string, client: string, binding: (type: string) => Buffer | undefined): Exchange;
+}
+
+/** A recipient of a message that is kept for later. */
+export type QueueRecipient = {
+  /** As in RCPT, without brackets. */
+  readonly address: string;
+  /** Whose servers take it: A-labels, lower case. */
+  readonly domain: string;
+  /** Unset: for another server. Else the mail stays here, and goes there; empty: that is still to be looked up. */
+  readonly routes?: readonly Route[];
+  readonly notify?: readonly Notify[];
+  readonly originalRecipient?: string; // ORCPT as sent: type, semicolon, xtext
+};
+
+/** A message with its envelope, as the queue keeps it. Plain data, which JSON carries. */
+export type QueueEntry = {
+  /** The one in our 250, in Received and in the log: letters and digits. */
+  readonly id: string;
+  /** Reverse-path, without brackets; '' is the null one. */
+  readonly from: string;
+  readonly isUtf8: boolean;
+  /** Whether its content has octets above 127. */
+  readonly is8Bit: boolean;
+  readonly ret?: 'FULL' | 'HDRS';
+  readonly envelopeId?: string; // ENVID as sent: xtext
+  readonly receivedAt: number;
+  /** Octets at the start of the message that are for Maildirs alone (Return-Path). */
+  readonly skipBytes: number;
+  readonly recipients: readonly QueueRecipient[];
+};
+
+/** What keeps messages that cannot be delivered at once. */
+export interface Queue {
+  /** Writes and syncs message and envelope, not yet visible, or rejects having left nothing. A `file` message stays the caller's to remove. */
+  prepare(entry: QueueEntry, message: Message): Promise<Prepared>;
+}
+
+/** What became of one recipient in one attempt. */
+export type Delivery = {
+  readonly kind: 'delivered' | 'deferred' | 'failed';
+  /** Enhanced status code (RFC 3463), of the class that `kind` wants. */
+  readonly status: string;
+  /** For people: the remote server's words as they came, or what went wrong here. One line, no control characters. */
+  readonly text: string;
+  /** The server that said so: its host name. */
+  readonly remote?: string;
+  /** Nobody could be reached at all: the destination backs off, not only this message. */
+  readonly isUnreachable?: boolean;
+  /** The next hop has promised notices of its own (DSN). */
+  readonly isDsnPassedOn?: boolean;
+};
+
+/** How one message gets to some of its recipients, all of one destination. */
+export interface Transport {
+  /** One attempt, within bounded time. One Delivery for each of `recipients`, in their order. Rejects only on a surprise: deferred. */
+  deliver(
+    destination: string,
+    entry: QueueEntry,
+    message: StoredMessage,
+    recipients: readonly QueueRecipient[],
+  ): Promise<readonly Delivery[]>;
+}
+
+export type StoredMessage = Extract<Message, { kind: 'file' }>;
+
+/** What a notice says of a recipient (RFC 3464 §2.3.3). */
+export type Outcome = {
+  readonly recipient: QueueRecipient;
+  readonly action: 'failed' | 'delayed' | 'delivered' | 'relayed' | 'expanded';
+  readonly delivery: Delivery;
+};
+
+/** Tells the sender, where one is due (NOTIFY, null reverse-path); resolves when the notice is stable. Rejects with CannotTell. */
+export type Report = (entry: QueueEntry, message: Message, outcomes: readonly Outcome[]) => Promise<void>;
 
 /** What the parts log with (pino's shape). Fields first, then a fixed sentence: text from the network only in fields. */
 export type Log = Record<

@@ -13,7 +13,7 @@ import { type ListenSocket, Listeners } from './inbound/listener.ts';
 import { answerRecipient } from './inbound/policy.ts';
 import { matcher, sharedAddresses } from './inbound/shared-addresses.ts';
 import { openLog } from './log.ts';
-import type { Directory, Domains, Log } from './mail.ts';
+import type { Directory, Domains, Log, Resolve } from './mail.ts';
 import { TableDomains } from './postgres/domains.ts';
 import { openDatabase } from './postgres/pool.ts';
 import { accountDirectory } from './routing/accounts.ts';
@@ -198,14 +198,14 @@ async function openRouting(settings: Settings, steward: Steward | undefined, log
     defaultDirectory(storages, accounts),
     postmasterDirectory(mailRoot),
   );
-  const resolver = createResolver({
+  const resolve = createResolver({
     directories,
     domains,
     subaddress: settings.subaddress,
     mainDomain: settings.domains[0] ?? '',
   });
   return {
-    resolve: resolver.resolve,
+    resolve,
     database: () => (database === undefined ? 'off' : database.isUp ? 'up' : 'down'),
     /** A decision step by step, and the reply that RCPT would get. */
     async explain(text: string): Promise<{ code: number; steps: string[] }> {
@@ -213,14 +213,12 @@ async function openRouting(settings: Settings, steward: Steward | undefined, log
       const address = parseAddress(text);
       const shown = ({ code, status, text: words }: Reply): string => `=> ${code} ${status} ${words}`;
       if (address === undefined) return { code: replies.badRecipient.code, steps: [shown(replies.badRecipient)] };
-      const resolve: typeof resolver.resolve = mailbox =>
-        resolver
-          .resolve(mailbox, line => steps.push(line))
-          .catch((error: unknown) => {
-            steps.push(`cannot tell: ${error instanceof Error ? error.message : String(error)}`);
-            throw error;
-          });
-      const { reply } = await answerRecipient(address, resolve, log);
+      const explained: Resolve = mailbox =>
+        resolve(mailbox, line => steps.push(line)).catch((error: unknown) => {
+          steps.push(`cannot tell: ${error instanceof Error ? error.message : String(error)}`);
+          throw error;
+        });
+      const { reply } = await answerRecipient(address, explained, log);
       return { code: reply.code, steps: [...steps, shown(reply)] };
     },
   };
@@ -230,7 +228,7 @@ async function openRouting(settings: Settings, steward: Steward | undefined, log
 async function openInbound(
   settings: Settings,
   parent: Parent | undefined,
-  resolve: ReturnType<typeof createResolver>['resolve'],
+  resolve: Resolve,
   log: Log,
 ): Promise<Listeners> {
   const { hostname, maxSizeBytes, tls } = settings;

@@ -4,12 +4,12 @@
 // RFC 5321 §4.5.3.2 (timeouts) and §3.8; RFC 3207.
 import type { Socket } from 'node:net';
 import { type SecureContext, TLSSocket } from 'node:tls';
-import type { Log, Route } from '../mail.ts';
+import type { Log, Resolve, Route } from '../mail.ts';
 import type { Recipient } from '../smtp/envelope.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
 import { type Action, Session, type SessionOptions } from '../smtp/session.ts';
 import { type AcceptOptions, Incoming } from './accept.ts';
-import { type Resolve, answerRecipient } from './policy.ts';
+import { answerRecipient } from './policy.ts';
 
 /** For a command or more content (RFC 5321 §4.5.3.2.7), a handshake, a whole message, and for hearing the last word. */
 const idleTimeoutMs = 5 * 60_000;

@@ -1,16 +1,10 @@
 // Who may send to whom: the answer to RCPT, and the routes behind it.
 // Promise: a 5xx is said only when every source was asked and answered; what cannot be told is 4xx (CannotTell).
 // RFC 5321 §3.6.2 and §4.5.1, RFC 7504; no relaying for strangers.
-import { CannotTell, type Log, type Mailbox, type Route, toMailbox } from '../mail.ts';
+import { CannotTell, type Log, type Resolve, type Route, toMailbox } from '../mail.ts';
 import type { Address } from '../smtp/address.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
 
-export type Resolution =
-  | { readonly kind: 'local'; readonly routes: readonly Route[] }
-  | { readonly kind: 'unknown' }
-  | { readonly kind: 'elsewhere' };
-
-export type Resolve = (mailbox: Mailbox) => Promise<Resolution>;
 export type Answer = { readonly reply: Reply; readonly routes: readonly Route[] };
 
 const refuse = (reply: Reply): Answer => ({ reply, routes: [] });

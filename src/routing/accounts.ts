@@ -16,7 +16,7 @@ export function accountDirectory(accounts: Accounts): Directory {
     name: '@PAM',
     async lookup(mailbox, explain) {
       const route = await accountRoute(accounts, mailbox.local, line => explain(`@PAM: ${line}`));
-      return route && [route];
+      return route && { routes: [route] };
     },
   };
 }

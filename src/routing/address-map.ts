@@ -2,7 +2,7 @@
 // Promises: a PATH inside the home of a Unix account is delivered as that account, whoever owns the folders there.
 // Never makes a folder and never looks at one: a PATH that has gone is the storage's trouble, when it delivers.
 import { join, relative } from 'node:path';
-import type { Accounts, Directory, Mailbox } from '../mail.ts';
+import type { Accounts, Directory, Found, Mailbox } from '../mail.ts';
 import { show } from './resolver.ts';
 
 /** SLIM_STORAGES. Paths are absolute. */
@@ -19,17 +19,18 @@ export function addressDirectory(map: AddressMap, accounts: Accounts | undefined
 
 export function domainDirectory(map: AddressMap, accounts: Accounts | undefined): Directory {
   const paths = new Map(map.domains.map(({ domain, path }) => [domain, path]));
-  return pathDirectory('*@domain', accounts, mailbox => paths.get(mailbox.domain));
+  return pathDirectory('*@domain', accounts, mailbox => paths.get(mailbox.domain), { via: 'catch-all' });
 }
 
 export function defaultDirectory(map: AddressMap, accounts: Accounts | undefined): Directory {
-  return pathDirectory('default', accounts, () => map.default);
+  return pathDirectory('default', accounts, () => map.default, { via: 'catch-all' });
 }
 
 /** RFC 5321 §4.5.1: mail for postmaster is never refused as unknown. Asked last, after `default`. */
 export function postmasterDirectory(mailRoot: string): Directory {
   const home = join(mailRoot, 'postmaster');
-  return pathDirectory('postmaster', undefined, ({ local }) => (local === 'postmaster' ? home : undefined), mailRoot);
+  const find = ({ local }: Mailbox): string | undefined => (local === 'postmaster' ? home : undefined);
+  return pathDirectory('postmaster', undefined, find, {}, mailRoot);
 }
 
 /** `accounts` is undefined where there is no steward; `root` is what must be there already, the path itself if unset. */
@@ -37,6 +38,7 @@ function pathDirectory(
   name: string,
   accounts: Accounts | undefined,
   find: (mailbox: Mailbox) => string | undefined,
+  how: Pick<Found, 'via'> = {},
   root?: string,
 ): Directory {
   return {
@@ -46,9 +48,9 @@ function pathDirectory(
       if (path === undefined) return undefined;
       explain(`${name}: ${show(mailbox)} is kept in ${path}`);
       const owner = await accounts?.owner(path);
-      if (owner === undefined) return [{ kind: 'maildir', path, root: root ?? path }];
+      if (owner === undefined) return { routes: [{ kind: 'maildir', path, root: root ?? path }], ...how };
       explain(`${path} lies in the home of ${owner.name}: delivered as that account`);
-      return [{ kind: 'account', account: owner.name, folder: relative(owner.home, path) }];
+      return { routes: [{ kind: 'account', account: owner.name, folder: relative(owner.home, path) }], ...how };
     },
   };
 }

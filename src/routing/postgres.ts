@@ -5,7 +5,7 @@
 import { join } from 'node:path';
 import { domainToUnicode } from 'node:url';
 import { CannotTell, routeKey, toMailbox } from '../mail.ts';
-import type { Accounts, Directory, Explain, Log, Mailbox, Route } from '../mail.ts';
+import type { Accounts, Directory, Explain, Found, Log, Mailbox, Route } from '../mail.ts';
 import type { Clock } from '../system.ts';
 import { accountRoute } from './accounts.ts';
 import { show } from './resolver.ts';
@@ -55,7 +55,7 @@ export class TableDirectory implements Directory {
     this.#options = options;
   }
 
-  async lookup(mailbox: Mailbox, explain: Explain): Promise<readonly Route[] | undefined> {
+  async lookup(mailbox: Mailbox, explain: Explain): Promise<Found | undefined> {
     const { query, hasDefault } = this.#options;
     const indent = (depth: number) => (line: string) => explain(`@POSTGRESQL: ${'  '.repeat(depth)}${line}`);
     const search: Search = { routes: new Map(), shared: new Set(), mistakes: 0, explain: indent(0) };
@@ -85,7 +85,8 @@ export class TableDirectory implements Directory {
         await this.#follow(row['row'] === null ? 'PAM' : row['backend'], member, search);
       }
     }
-    if (search.routes.size > 0) return [...search.routes.values()];
+    const routes = [...search.routes.values()];
+    if (routes.length > 0) return search.shared.size > 0 ? { routes, via: 'shared' } : { routes };
     if (isMistaken && !hasDefault)
       throw new CannotTell(`the row of ${show(mailbox)} in table smtp is mistaken: see the log`, { status: '4.3.5' });
     return undefined;

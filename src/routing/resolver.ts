@@ -2,18 +2,7 @@
 // Promises: 'unknown' only after every directory was asked and answered; an outage of one (CannotTell) ends the
 // question, so that it never falls through to the catch-all. Never looks at the sender, never touches a disk.
 // RFC 5321 §3.6.2, §4.5.1 (postmaster); RFC 5233 (subaddresses).
-import { type Directory, type Domains, type Explain, type Mailbox, type Route, toMailbox } from '../mail.ts';
-
-/** What becomes of a recipient; `elsewhere` is a domain that is not ours. */
-export type Resolution =
-  | { readonly kind: 'local'; readonly routes: readonly Route[] }
-  | { readonly kind: 'unknown' }
-  | { readonly kind: 'elsewhere' };
-
-export type Resolver = {
-  /** Throws CannotTell, from whichever source could not answer. `explain` gets the reasons, a line each. */
-  resolve(address: Mailbox, explain?: Explain): Promise<Resolution>;
-};
+import { type Directory, type Domains, type Mailbox, type Resolve, toMailbox } from '../mail.ts';
 
 export type ResolverOptions = {
   /** In the order in which they are asked; the last may know everything. */
@@ -25,28 +14,27 @@ export type ResolverOptions = {
   readonly mainDomain: string;
 };
 
-export function createResolver({ directories, domains, subaddress, mainDomain }: ResolverOptions): Resolver {
-  return {
-    async resolve({ local, domain: given }, explain = () => {}) {
-      const domain = given === '' ? mainDomain : given;
-      if (!(await domains.hosts(domain))) {
-        explain(`${domain} is not hosted here: mail for it would have to be relayed`);
-        return { kind: 'elsewhere' };
+/** `explain` gets the reasons, a line each. */
+export function createResolver({ directories, domains, subaddress, mainDomain }: ResolverOptions): Resolve {
+  return async ({ local, domain: given }, explain = () => {}) => {
+    const domain = given === '' ? mainDomain : given;
+    if (!(await domains.hosts(domain))) {
+      explain(`${domain} is not hosted here: mail for it would have to be relayed`);
+      return { kind: 'elsewhere' };
+    }
+    explain(`${domain} is hosted here`);
+    // A local part that begins with the separator has no base: `+shop@` is nobody's.
+    const end = subaddress === '' ? -1 : local.indexOf(subaddress);
+    const locals = end > 0 ? [local, local.slice(0, end)] : [local];
+    const mailboxes = locals.flatMap(each => toMailbox({ local: each, domain }) ?? []);
+    for (const directory of directories) {
+      for (const mailbox of mailboxes) {
+        const found = await directory.lookup(mailbox, explain);
+        if (found !== undefined) return { kind: 'local', ...found };
+        explain(`${directory.name}: no entry for ${show(mailbox)}`);
       }
-      explain(`${domain} is hosted here`);
-      // A local part that begins with the separator has no base: `+shop@` is nobody's.
-      const end = subaddress === '' ? -1 : local.indexOf(subaddress);
-      const locals = end > 0 ? [local, local.slice(0, end)] : [local];
-      const mailboxes = locals.flatMap(each => toMailbox({ local: each, domain }) ?? []);
-      for (const directory of directories) {
-        for (const mailbox of mailboxes) {
-          const routes = await directory.lookup(mailbox, explain);
-          if (routes !== undefined) return { kind: 'local', routes };
-          explain(`${directory.name}: no entry for ${show(mailbox)}`);
-        }
-      }
-      return { kind: 'unknown' };
-    },
+    }
+    return { kind: 'unknown' };
   };
 }
 

@@ -7,7 +7,7 @@ import { copyFile, unlink } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { CannotTell, type Log, type Message, type Prepared, type Route, type Storage } from '../mail.ts';
 import { type Clock, type Random, uniqueName } from '../system.ts';
-import { FolderSync, sync } from './stable.ts';
+import { FolderSync, sync } from '../stable.ts';
 
 type Copy = { readonly maildir: string; readonly temporary: string; readonly final: string };
 type Unsynced = { readonly fd: number; readonly path: string };

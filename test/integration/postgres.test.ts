@@ -95,7 +95,7 @@ const show = (routes: readonly Route[] | undefined): string =>
   'undefined';
 
 async function where(address: string, from = directory()): Promise<string> {
-  return show(await from.lookup(mailbox(address), () => {}));
+  return show((await from.lookup(mailbox(address), () => {}))?.routes);
 }
 
 const warnings = () => logged.filter(each => each.level === 'warn');

@@ -8,8 +8,7 @@ import { type SecureContext, createSecureContext } from 'node:tls';
 import { Certificates } from '../../src/inbound/certificate.ts';
 import { Connection } from '../../src/inbound/connection.ts';
 import { type ListenSocket, Listeners } from '../../src/inbound/listener.ts';
-import type { Resolution } from '../../src/inbound/policy.ts';
-import type { Log, Mailbox, Route, Storage } from '../../src/mail.ts';
+import type { Log, Mailbox, Resolution, Route, Storage } from '../../src/mail.ts';
 import { MaildirStorage } from '../../src/storage/maildir.ts';
 import { type Clock, systemClock, systemRandom as random } from '../../src/system.ts';
 

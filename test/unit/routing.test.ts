@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { CannotTell } from '../../src/mail.ts';
-import type { Account, Accounts, Directory } from '../../src/mail.ts';
+import type { Account, Accounts, Directory, Resolve } from '../../src/mail.ts';
 import { accountDirectory } from '../../src/routing/accounts.ts';
 import {
   addressDirectory,
@@ -13,7 +13,6 @@ import {
 } from '../../src/routing/address-map.ts';
 import { toFileName } from '../../src/routing/postgres.ts';
 import { createResolver } from '../../src/routing/resolver.ts';
-import type { Resolver } from '../../src/routing/resolver.ts';
 import { directoryContract, mailbox } from '../contract/directory.ts';
 
 const people: Account[] = [
@@ -36,7 +35,7 @@ type Setup = {
   extra?: Directory[];
 };
 
-function setUp(setup: Setup): Resolver {
+function setUp(setup: Setup): Resolve {
   const map = {
     addresses: Object.entries(setup.addresses ?? {}).map(([text, path]) => ({ mailbox: mailbox(text), path })),
     domains: Object.entries(setup.domains ?? {}).map(([domain, path]) => ({ domain, path })),
@@ -58,7 +57,7 @@ function setUp(setup: Setup): Resolver {
 }
 
 async function where(setup: Setup, address: string): Promise<string> {
-  const resolution = await setUp(setup).resolve(mailbox(address));
+  const resolution = await setUp(setup)(mailbox(address));
   if (resolution.kind !== 'local') return resolution.kind;
   return resolution.routes
     .map(route => (route.kind === 'maildir' ? route.path : `${route.account}:${route.folder}`))
@@ -115,8 +114,8 @@ for (const [title, setup, address, outcome] of examples) {
 
 test('a directory that cannot tell ends the question: nothing falls into the catch-all', async () => {
   const resolver = setUp({ ...everything, pam: brokenAccounts });
-  await assert.rejects(resolver.resolve(mailbox('nobody@example.com')), CannotTell);
-  await assert.rejects(resolver.resolve(mailbox('postmaster@example.com')), CannotTell);
+  await assert.rejects(resolver(mailbox('nobody@example.com')), CannotTell);
+  await assert.rejects(resolver(mailbox('postmaster@example.com')), CannotTell);
 });
 
 test('a directory that is asked earlier answers although a later one cannot', async () => {
@@ -138,7 +137,7 @@ test('each directory is asked for the exact address and then for its base, befor
 
 test('a decision is explained step by step, by the names of the directories', async () => {
   const lines: string[] = [];
-  await setUp(everything).resolve(mailbox('anton+x@other.example'), line => lines.push(line));
+  await setUp(everything)(mailbox('anton+x@other.example'), line => lines.push(line));
   assert.deepEqual(lines, [
     'other.example is hosted here',
     'SLIM_STORAGES: no entry for anton+x@other.example',
@@ -150,7 +149,7 @@ test('a decision is explained step by step, by the names of the directories', as
 
 test('the last home of postmaster is made where missing, below the mail root', async () => {
   const routes = await postmasterDirectory('/var/mail').lookup(mailbox('postmaster@example.com'), () => {});
-  assert.deepEqual(routes, [{ kind: 'maildir', path: '/var/mail/postmaster', root: '/var/mail' }]);
+  assert.deepEqual(routes, { routes: [{ kind: 'maildir', path: '/var/mail/postmaster', root: '/var/mail' }] });
 });
 
 const map = {

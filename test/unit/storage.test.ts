@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { afterEach, beforeEach, test } from 'node:test';
 import { CannotTell, type Log, type Route } from '../../src/mail.ts';
 import { MaildirStorage } from '../../src/storage/maildir.ts';
-import { FolderSync } from '../../src/storage/stable.ts';
+import { FolderSync } from '../../src/stable.ts';
 import { sweep } from '../../src/storage/sweep.ts';
 import { systemClock, systemRandom } from '../../src/system.ts';
 import { contents, memory, storageContract } from '../contract/storage.ts';
