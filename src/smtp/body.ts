@@ -3,8 +3,8 @@
 // reading goes on to the true end. Linear time on any input; works within the octets it was given, without a copy.
 // RFC 5321 §4.1.1.4 and §4.5.2, RFC 3030 (BDAT), RFC 1870 §5 (what SIZE counts).
 
-const [LF, CR, DOT] = [10, 13, 46];
-const nothing = Buffer.alloc(0);
+export const [LF, CR, DOT] = [10, 13, 46] as const;
+export const nothing: Buffer = Buffer.alloc(0);
 
 export class Body {
   readonly #isDotted: boolean;
@@ -13,18 +13,13 @@ export class Body {
   // The last octets when they cannot be judged yet: CR, or dot or dot CR at the start of a line.
   #held = nothing;
   #sizeBytes = 0;
-  #isMalformed = false;
+  /** Why the message will be refused, as far as is known yet. Once set no content comes any more. */
+  defect: 'malformed' | 'too big' | undefined;
 
   /** `isDotted`: DATA, with stuffed dots and an end mark; else BDAT, whose end is known by count. */
   constructor(isDotted: boolean, maxSizeBytes: number) {
     this.#isDotted = isDotted;
     this.#maxSizeBytes = maxSizeBytes;
-  }
-
-  /** Why the message will be refused, as far as is known yet. Once set it stays, and no content comes any more. */
-  get defect(): 'malformed' | 'too big' | undefined {
-    if (this.#isMalformed) return 'malformed';
-    return this.#sizeBytes > this.#maxSizeBytes ? 'too big' : undefined;
   }
 
   /** Takes octets, and owns them. `content` has LF line ends; `rest` is what follows the end, undefined before it. */
@@ -46,7 +41,7 @@ export class Body {
       const lf = find(b, LF, i);
       const hasCr = lf > i && b[lf - 1] === CR;
       const textEnd = hasCr ? lf - 1 : lf;
-      if (cr < textEnd || (lf < b.length && !hasCr)) this.#isMalformed = true;
+      if (cr < textEnd || (lf < b.length && !hasCr)) this.defect = 'malformed';
       if (out !== i) b.copyWithin(out, i, textEnd);
       out += textEnd - i;
       this.#sizeBytes += textEnd - i;
@@ -62,13 +57,14 @@ export class Body {
 
   /** No more will come (BDAT): gives the line end that is missing, once, if it is. It is ours: SIZE does not count it. */
   finish(): Buffer {
-    if (this.#held.length > 0) this.#isMalformed = true;
+    if (this.#held.length > 0) this.defect = 'malformed';
     if (this.#isLineStart) return nothing;
     this.#isLineStart = true;
     return this.#content(Buffer.from('\n'), 1);
   }
 
   #content(b: Buffer, end: number): Buffer {
+    if (this.#sizeBytes > this.#maxSizeBytes) this.defect ??= 'too big';
     return this.defect === undefined ? b.subarray(0, end) : nothing;
   }
 }

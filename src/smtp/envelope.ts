@@ -16,7 +16,6 @@ export type Recipient = {
 export type Sender = {
   readonly reversePath: Address | ''; // '' is the null reverse-path
   readonly isUtf8: boolean;
-  readonly is8Bit: boolean;
   readonly declaredSizeBytes: number;
   readonly ret: 'FULL' | 'HDRS' | undefined;
   readonly envelopeId: string | undefined; // as sent: xtext
@@ -31,63 +30,51 @@ export type Envelope = Sender & {
 };
 
 type Offers = (extension: string) => boolean;
-type Shapes = Readonly<Record<string, readonly [extension: string, value: RegExp]>>;
+type Shape = readonly [keyword: 'FROM' | 'TO', extension: string, value: RegExp];
 const xtext = '(?:[!-*,-<>-~]|\\+[0-9A-F]{2})';
-const senderShapes: Shapes = {
-  SIZE: ['SIZE', /^\d{1,20}$/],
-  BODY: ['8BITMIME', /^(?:7BIT|8BITMIME)$/i],
-  SMTPUTF8: ['SMTPUTF8', /^$/],
-  RET: ['DSN', /^(?:FULL|HDRS)$/i],
-  ENVID: ['DSN', new RegExp(`^${xtext}{1,100}$`)],
-};
-const recipientShapes: Shapes = {
-  NOTIFY: ['DSN', /^(?:NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2})$/i],
-  ORCPT: ['DSN', new RegExp(`^[A-Za-z0-9-]{1,32};(?:${xtext}|[\\u0080-\\u{10ffff}]){1,500}$`, 'u')], // UTF-8: RFC 6533 §3
+const shapes: Readonly<Record<string, Shape>> = {
+  SIZE: ['FROM', 'SIZE', /^\d{1,20}$/],
+  BODY: ['FROM', '8BITMIME', /^(?:7BIT|8BITMIME)$/i],
+  SMTPUTF8: ['FROM', 'SMTPUTF8', /^$/],
+  RET: ['FROM', 'DSN', /^(?:FULL|HDRS)$/i],
+  ENVID: ['FROM', 'DSN', new RegExp(`^${xtext}{1,100}$`)],
+  NOTIFY: ['TO', 'DSN', /^(?:NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2})$/i],
+  ORCPT: ['TO', 'DSN', new RegExp(`^[A-Za-z0-9-]{1,32};(?:${xtext}|[\\u0080-\\u{10ffff}]){1,500}$`, 'u')], // UTF-8: RFC 6533 §3
 };
 
-function parse(text: string, shapes: Shapes, offers: Offers): ReadonlyMap<string, string> | Reply {
-  const found = new Map<string, string>();
-  for (const item of text.split(' ').filter(Boolean)) {
+/** The path, under the name '', and the parameters behind it. */
+function parse(keyword: 'FROM' | 'TO', argument: string, offers: Offers, isUtf8 = false): Map<string, string> | Reply {
+  const [path, parameters = ''] = splitPath(keyword, argument) ?? [];
+  if (path === undefined)
+    return replies.syntax(`${keyword === 'TO' ? 'RCPT' : 'MAIL'} ${keyword}:<address> [parameters]`);
+  const found = new Map([['', path]]);
+  for (const item of parameters.split(' ').filter(Boolean)) {
     const equals = `${item}=`.indexOf('=');
     const [name, value] = [item.slice(0, equals).toUpperCase(), item.slice(equals + 1)];
     const shape = Object.hasOwn(shapes, name) ? shapes[name] : undefined;
-    if (shape === undefined || !offers(shape[0])) return replies.unknownParameter;
-    if (found.has(name) || item.endsWith('=') || !shape[1].test(value)) return replies.parameterSyntax;
+    if (shape?.[0] !== keyword || !offers(shape[1])) return replies.unknownParameter;
+    if (found.has(name) || item.endsWith('=') || !shape[2].test(value)) return replies.parameterSyntax;
     found.set(name, value);
   }
-  return found;
+  return isUtf8 || found.has('SMTPUTF8') || /^[ -~]*$/.test(argument) ? found : replies.utf8Needed;
 }
 
 /** What MAIL says, or why not; `offers` tells whether the client was told of an extension. */
 export function parseSender(argument: string, offers: Offers): Sender | Reply {
-  const parts = splitPath('FROM', argument);
-  if (parts === undefined) return replies.mailSyntax;
-  const reversePath = parts[0] === '' ? '' : parseAddress(parts[0]);
-  if (reversePath === undefined || (reversePath && !reversePath.domain)) return replies.badSender;
-  const found = parse(parts[1], senderShapes, offers);
+  const found = parse('FROM', argument, offers);
   if ('code' in found) return found;
-  if (!found.has('SMTPUTF8') && !isAscii(argument)) return replies.utf8Needed;
-  return {
-    reversePath,
-    isUtf8: found.has('SMTPUTF8'),
-    is8Bit: found.get('BODY')?.toUpperCase() === '8BITMIME',
-    declaredSizeBytes: Number(found.get('SIZE') ?? 0),
-    ret: found.get('RET')?.toUpperCase() as Sender['ret'],
-    envelopeId: found.get('ENVID'),
-  };
+  const reversePath = found.get('') && parseAddress(found.get('') ?? '');
+  if (reversePath === undefined || (reversePath && !reversePath.domain)) return replies.badSender;
+  const declaredSizeBytes = Number(found.get('SIZE') ?? 0);
+  const ret = found.get('RET')?.toUpperCase() as Sender['ret'];
+  return { reversePath, isUtf8: found.has('SMTPUTF8'), declaredSizeBytes, ret, envelopeId: found.get('ENVID') };
 }
 
 /** What RCPT says, likewise, in a transaction with or without SMTPUTF8. */
 export function parseRecipient(argument: string, offers: Offers, isUtf8: boolean): Recipient | Reply {
-  const parts = splitPath('TO', argument);
-  if (parts === undefined) return replies.recipientSyntax;
-  const address = parseAddress(parts[0]);
-  if (address === undefined) return replies.badRecipient;
-  const found = parse(parts[1], recipientShapes, offers);
+  const found = parse('TO', argument, offers, isUtf8);
   if ('code' in found) return found;
-  if (!isUtf8 && !isAscii(argument)) return replies.utf8Needed;
+  const address = parseAddress(found.get('') ?? '');
   const notify = found.get('NOTIFY')?.toUpperCase().split(',') as Recipient['notify'];
-  return { address, notify, originalRecipient: found.get('ORCPT') };
+  return address ? { address, notify, originalRecipient: found.get('ORCPT') } : replies.badRecipient;
 }
-
-const isAscii = (text: string): boolean => /^[ -~]*$/.test(text);

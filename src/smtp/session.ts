@@ -2,8 +2,8 @@
 // clock or promises, so that every dialogue is a function of its input, however that was cut into pieces.
 // How to drive it: receive(octets), then next() until it says 'read' (send output(), wait for more) or 'close'. Actions
 // marked * are questions: call answer(reply) before next(). Never throws on remote input and never grows with it.
-// RFC 5321, 2920 (PIPELINING), 1870 (SIZE), 3030 (CHUNKING), 3207 (STARTTLS), 6531 (SMTPUTF8), 9422 (LIMITS).
-import { Body } from './body.ts';
+// RFC 5321, 2920 (PIPELINING), 1870 (SIZE), 3030 (CHUNKING), 3207 (STARTTLS), 4954 (AUTH), 6531 (SMTPUTF8), 9422 (LIMITS).
+import { Body, CR, LF, nothing } from './body.ts';
 import { type Envelope, type Recipient, type Sender, parseRecipient, parseSender } from './envelope.ts';
 import { type Reply, encodeReply, replies } from './reply.ts';
 
@@ -19,6 +19,9 @@ export type SessionOptions = {
 
 export type Action =
   | { readonly kind: 'read' } // send output(), then receive() more
+  /** * a response of the client's; with a mechanism it begins a login. 334: another one follows; 235: it is logged in */
+  | { readonly kind: 'authenticate'; readonly mechanism?: string; readonly response: Buffer | undefined }
+  | { readonly kind: 'sender'; readonly sender: Sender } // * may this client send as this one? 2xx: yes
   | { readonly kind: 'recipient'; readonly recipient: Recipient } // * may it be served? 2xx: it joins the envelope
   | { readonly kind: 'begin'; readonly envelope: Envelope } // * content is about to come; 354: it may
   | { readonly kind: 'chunk'; readonly data: Buffer } // content, line ends LF; the octets belong to the receiver
@@ -31,30 +34,33 @@ export const maxRecipients = 1000;
 const maxFailedCommands = 10;
 const maxRefusedRecipients = 100;
 const maxLineOctets = 512;
+/** AUTH and the responses to it: names and passwords of a kilobyte. RFC 4954 §4 leaves it to the mechanisms. */
+const maxLoginLineOctets = 4096;
 /** SIZE, BODY and SMTPUTF8 add 53 octets to MAIL, DSN up to 500 to both (RFC 1870, 6152, 6531 and 3461). */
 const maxPathLineOctets = maxLineOctets + 560;
 const failures: ReadonlySet<number> = new Set([500, 501, 503, 504, 555]);
-const [LF, CR] = [10, 13];
-const nothing = Buffer.alloc(0);
+const base64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
 const withoutArgument: ReadonlySet<string> = new Set(['DATA', 'QUIT', 'RSET', 'STARTTLS']);
 
 /** Octets to come: `left` of them (Infinity: to the final dot), into the body or, with a refusal, for nothing. */
 type Chunk = { left: number; readonly isLast: boolean; readonly into: Body | Reply };
-type Transaction = Sender & { readonly recipients: Recipient[]; attempts: number; content?: Body };
+type Transaction = Sender & { readonly recipients: Recipient[]; content?: Body };
 
 export class Session {
   readonly #options: SessionOptions;
   #input: Buffer = nothing;
   #output: string;
   #isSecure: boolean;
-  #helo: string | undefined;
+  helo: string | undefined;
   #isExtended = false;
   #transaction: Transaction | undefined;
   #chunk: Chunk | undefined; // while octets are content; else they are commands
+  #login: 'none' | 'begun' | 'done' = 'none';
   #isEnded = false;
   #failedCommands = 0;
   #refusedRecipients = 0;
-  #answered: (reply: Reply) => void = () => undefined;
+  /** The answer to the question that next() has just asked. */
+  answer: (reply: Reply) => void = () => undefined;
 
   constructor(options: SessionOptions) {
     this.#options = options;
@@ -73,15 +79,10 @@ export class Session {
     return action;
   }
 
-  /** The answer to the question that next() has just asked. */
-  answer(reply: Reply): void {
-    this.#answered(reply);
-  }
-
   /** TLS is up: what was said before counts no more (RFC 3207 §4.2). */
   secured(): void {
     this.#isSecure = true;
-    this.#helo = undefined;
+    this.helo = undefined;
     this.#input = nothing; // whatever was sent in clear behind STARTTLS is an injection (CVE-2011-0411)
   }
 
@@ -102,9 +103,6 @@ export class Session {
   get isInTransaction(): boolean {
     return this.#transaction !== undefined;
   }
-  get helo(): string | undefined {
-    return this.#helo;
-  }
 
   #step(): Action | undefined {
     if (this.#isEnded) return this.#reset() ?? { kind: 'close' };
@@ -114,13 +112,14 @@ export class Session {
   }
 
   #ask(action: Action, answered: (reply: Reply) => void): Action {
-    this.#answered = answered;
+    this.answer = answered;
     return action;
   }
 
   #say(reply: Reply): undefined {
     this.#output += encodeReply(reply, this.#announces('ENHANCEDSTATUSCODES'));
-    if (failures.has(reply.code) && ++this.#failedCommands > maxFailedCommands) this.end(replies.tooManyErrors);
+    if (failures.has(reply.code) && ++this.#failedCommands > maxFailedCommands)
+      this.end(replies.tooMany('failed commands'));
   }
 
   readonly #announces = (extension: string): boolean => this.#options.extensions.some(e => e.name === extension);
@@ -140,16 +139,21 @@ export class Session {
     const lf = input.indexOf(LF);
     if (lf < 0) {
       // A copy, so that an idle client does not pin what it sent before; of a line without end, as much as is too long.
-      this.#input = Buffer.from(input.subarray(-maxPathLineOctets));
+      this.#input = Buffer.from(input.subarray(-maxLoginLineOctets));
       return { kind: 'read' };
     }
     this.#input = input.subarray(lf + 1);
     // Some clients (and smuggling) end lines by LF. Guessing what they mean is how smuggling works: say it and part.
     if (input[lf - 1] !== CR) return this.end(replies.bareLineFeed);
     const line = input.toString('utf8', 0, lf - 1);
-    const maxOctets = /^(?:MAIL|RCPT) /i.test(line) ? maxPathLineOctets : maxLineOctets;
+    const isResponse = this.#login === 'begun';
+    if (isResponse) this.#login = 'none';
+    const isLogin = isResponse || /^AUTH /i.test(line);
+    const maxOctets = isLogin ? maxLoginLineOctets : /^(?:MAIL|RCPT) /i.test(line) ? maxPathLineOctets : maxLineOctets;
     if (lf + 1 > maxOctets) return this.#say(replies.lineTooLong);
-    return /[\p{Cc}\ufffd]/u.test(line) ? this.#say(replies.badCharacter) : this.#command(line);
+    if (/[\p{Cc}\ufffd]/u.test(line)) return this.#say(replies.badCharacter);
+    if (!isResponse) return this.#command(line);
+    return line === '*' ? this.#say(replies.loginCancelled) : this.#authenticate(line);
   }
 
   #command(line: string): Action | undefined {
@@ -170,64 +174,85 @@ export class Session {
     ['BDAT', (s, argument) => s.#bdat(argument)],
     ['RSET', s => s.#say(replies.ok) ?? s.#reset()],
     ['NOOP', s => s.#say(replies.ok)],
-    ['VRFY', (s, argument) => s.#say(argument === '' ? replies.verifySyntax : replies.cannotVerify)],
+    ['VRFY', (s, argument) => s.#say(argument === '' ? replies.syntax('VRFY address') : replies.cannotVerify)],
     ['EXPN', s => s.#say(replies.notImplemented)],
-    ['AUTH', s => s.#say(replies.notImplemented)],
+    ['AUTH', (s, argument) => s.#auth(argument)],
     ['HELP', s => s.#say(s.#announces('HELP') ? replies.help : replies.notImplemented)],
     ['QUIT', s => s.end(replies.bye)],
   ]);
 
   #hello(name: string, isExtended: boolean): Action | undefined {
     // The name goes into the Received line: only what is harmless there (RFC 5321 §4.1.2, and '_' for Windows hosts).
-    if (!/^[\w.:[\]-]{1,255}$/.test(name)) return this.#say(replies.helloSyntax);
-    this.#helo = name;
+    if (!/^[\w.:[\]-]{1,255}$/.test(name)) return this.#say(replies.syntax('EHLO hostname'));
+    this.helo = name;
     this.#isExtended = isExtended;
-    const shown = this.#options.extensions.filter(e => isExtended && !(e.name === 'STARTTLS' && this.#isSecure));
+    const isHidden = this.#isSecure ? 'STARTTLS' : 'AUTH';
+    const shown = this.#options.extensions.filter(e => isExtended && e.name !== isHidden);
     this.#say(replies.hello([this.#options.hostname, ...shown.map(e => `${e.name} ${e.parameter ?? ''}`.trim())]));
     return this.#reset();
   }
 
   #starttls(): Action | undefined {
     if (!this.#offers('STARTTLS')) return this.#say(replies.notImplemented);
-    if (this.#isSecure) return this.#say(replies.tlsActive);
+    if (this.#isSecure) return this.#say(replies.activeAlready('TLS'));
     if (this.#transaction !== undefined) return this.#say(replies.transactionOpen);
     this.#say(replies.readyForTls);
     return { kind: 'secure' };
   }
 
+  #auth(argument: string): Action | undefined {
+    const [name = '', initial, ...more] = argument.split(' ');
+    if (!this.#offers('AUTH')) return this.#say(replies.notImplemented);
+    if (!this.#isSecure) return this.#say(replies.needTlsForLogin);
+    if (this.#login === 'done') return this.#say(replies.activeAlready('Your login'));
+    if (this.#transaction !== undefined) return this.#say(replies.transactionOpen);
+    if (name === '' || more.length > 0) return this.#say(replies.syntax('AUTH mechanism [initial-response]'));
+    return this.#authenticate(initial === '=' ? '' : initial, name.toUpperCase());
+  }
+
+  #authenticate(text: string | undefined, mechanism?: string): Action | undefined {
+    if (text !== undefined && !base64.test(text)) return this.#say(replies.badResponse);
+    const response = text === undefined ? undefined : Buffer.from(text, 'base64');
+    return this.#ask({ kind: 'authenticate', response, ...(mechanism && { mechanism }) }, reply => {
+      if (reply.code < 400) this.#login = reply.code === replies.loggedIn.code ? 'done' : 'begun';
+      this.#say(reply);
+    });
+  }
+
   #mail(argument: string): Action | undefined {
-    if (this.#helo === undefined) return this.#say(replies.helloFirst);
+    if (this.helo === undefined) return this.#say(replies.outOfOrder('EHLO'));
     if (this.#transaction !== undefined) return this.#say(replies.transactionOpen);
     if (this.#options.needsTls && !this.#isSecure) return this.#say(replies.needTls);
-    if (this.#options.needsLogin) return this.#say(replies.needLogin);
+    if (this.#options.needsLogin && this.#login !== 'done') return this.#say(replies.needLogin);
     const sender = parseSender(argument, this.#offers);
     if ('code' in sender) return this.#say(sender);
     if (sender.declaredSizeBytes > this.#options.maxSizeBytes) return this.#say(replies.messageTooBig);
-    this.#transaction = { ...sender, recipients: [], attempts: 0 };
-    return this.#say(replies.senderOk);
+    return this.#ask({ kind: 'sender', sender }, reply => {
+      if (reply.code < 300) this.#transaction = { ...sender, recipients: [] };
+      this.#say(reply);
+    });
   }
 
   #recipient(argument: string): Action | undefined {
     const transaction = this.#transaction;
-    if (transaction === undefined) return this.#say(replies.mailFirst);
+    if (transaction === undefined) return this.#say(replies.outOfOrder('MAIL'));
     if (transaction.content !== undefined) return this.#say(replies.transactionOpen);
-    transaction.attempts += 1;
     const recipient = parseRecipient(argument, this.#offers, transaction.isUtf8);
     if ('code' in recipient) return this.#say(recipient);
     if (transaction.recipients.length >= maxRecipients) return this.#say(replies.tooManyRecipients);
     return this.#ask({ kind: 'recipient', recipient }, reply => {
       if (reply.code < 300) transaction.recipients.push(recipient);
       this.#say(reply);
-      if (reply.code >= 500 && ++this.#refusedRecipients > maxRefusedRecipients) this.end(replies.tooManyRefused);
+      if (reply.code >= 500 && ++this.#refusedRecipients > maxRefusedRecipients)
+        this.end(replies.tooMany('refused recipients'));
     });
   }
 
   /** Why content cannot come now. */
   #contentRefusal(): Reply | undefined {
-    if (this.#transaction === undefined) return replies.mailFirst;
-    if (this.#transaction.recipients.length > 0) return undefined;
+    if (this.#transaction === undefined) return replies.outOfOrder('MAIL');
     // Clients that pipeline send DATA before they see that all were refused: no failed command of theirs.
-    return this.#transaction.attempts > 0 ? replies.noValidRecipients : replies.recipientFirst;
+    return this.#transaction.recipients.length > 0 ? undefined : replies.noValidRecipients;
   }
 
   /** Asks whether content may come, and if so takes that much of it. */
@@ -235,8 +260,9 @@ export class Session {
     const transaction = this.#transaction as Transaction;
     // RFC 3848 and RFC 6531 §4.3 have no name for HELO with TLS.
     const kind = transaction.isUtf8 ? 'UTF8SMTP' : this.#isExtended ? 'ESMTP' : 'SMTP';
-    const protocol = this.#isExtended && this.#isSecure ? `${kind}S` : kind;
-    return this.#ask({ kind: 'begin', envelope: { ...transaction, helo: this.#helo ?? '', protocol } }, reply => {
+    const suffix = (this.#isSecure ? 'S' : '') + (this.#login === 'done' ? 'A' : '');
+    const protocol = this.#isExtended ? kind + suffix : kind;
+    return this.#ask({ kind: 'begin', envelope: { ...transaction, helo: this.helo ?? '', protocol } }, reply => {
       const isWelcome = reply.code === replies.sendMessage.code;
       const content = new Body(isDotted, this.#options.maxSizeBytes);
       if (isWelcome) transaction.content = content;
@@ -255,7 +281,7 @@ export class Session {
     const [, count, last] = /^(\d{1,15})( +LAST)?$/i.exec(argument) ?? [];
     // The octets that were announced come, refused or not, and must never be read as commands (RFC 3030 §4.1): without
     // their number there is nothing left but to part.
-    if (count === undefined) return this.end(replies.chunkSyntax);
+    if (count === undefined) return this.end(replies.syntax('BDAT octets [LAST]'));
     const refusal = this.#offers('CHUNKING') ? this.#contentRefusal() : replies.notImplemented;
     const chunk = { left: Number(count), isLast: last !== undefined };
     const into = refusal ?? this.#transaction?.content;
@@ -270,10 +296,7 @@ export class Session {
     chunk.left -= octets.length;
     if (!(chunk.into instanceof Body)) return undefined;
     const { content: data, rest } = chunk.into.receive(octets);
-    if (rest !== undefined) {
-      this.#input = rest;
-      chunk.left = 0;
-    }
+    if (rest !== undefined) [this.#input, chunk.left] = [rest, 0];
     return data.length > 0 ? { kind: 'chunk', data } : undefined;
   }
 

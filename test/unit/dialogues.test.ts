@@ -9,7 +9,7 @@ import { Session } from '../../src/smtp/session.ts';
 
 const folder = join(import.meta.dirname, '..', 'dialogues');
 const defaults =
-  'PIPELINING,SIZE 1000,8BITMIME,SMTPUTF8,CHUNKING,ENHANCEDSTATUSCODES,LIMITS RCPTMAX=1000,STARTTLS,HELP';
+  'PIPELINING,SIZE 1000,8BITMIME,SMTPUTF8,CHUNKING,ENHANCEDSTATUSCODES,LIMITS RCPTMAX=1000,STARTTLS,AUTH PLAIN LOGIN,HELP';
 
 type Dialogue = {
   readonly options: ReadonlyMap<string, string>;
@@ -59,6 +59,24 @@ function answerTo(local: string): Reply {
   return local.startsWith('later') ? replies.cannotTell('4.3.0') : replies.recipientOk;
 }
 
+/** The logins of all dialogues: the password `secret` is right, `later` cannot be checked, LOGIN asks twice. */
+function openLogin(): (mechanism: string | undefined, response: Buffer | undefined) => Reply {
+  const asked: string[] = [];
+  let mechanism: string | undefined;
+  return (begun, response) => {
+    if (begun !== undefined && !['PLAIN', 'LOGIN'].includes(begun)) return replies.unknownMechanism;
+    if (begun !== undefined) {
+      mechanism = begun;
+      asked.splice(0, 2, ...(begun === 'LOGIN' ? ['VXNlcm5hbWU6', 'UGFzc3dvcmQ6'] : ['']));
+    }
+    if (response !== undefined) asked.shift();
+    if (response === undefined || (mechanism === 'LOGIN' && asked.length > 0)) return replies.challenge(asked[0] ?? '');
+    const password = response.toString().split('\0').at(-1);
+    if (password === 'later') return replies.cannotLogin;
+    return password === 'secret' ? replies.loggedIn : replies.loginFailed;
+  };
+}
+
 function run({ options, sent }: Dialogue, split: (octets: Buffer) => readonly Buffer[]): string {
   const session = new Session({
     hostname: 'mx.example.com',
@@ -72,6 +90,7 @@ function run({ options, sent }: Dialogue, split: (octets: Buffer) => readonly Bu
     isSecure: options.has('isSecure'),
   });
   const happened: string[] = [];
+  const login = openLogin();
   let message = Buffer.alloc(0);
   let said = '';
   const hear = (): void => {
@@ -96,15 +115,24 @@ function run({ options, sent }: Dialogue, split: (octets: Buffer) => readonly Bu
         case 'read':
           hear();
           return false;
+        case 'authenticate':
+          session.answer(login(action.mechanism, action.response));
+          break;
+        case 'sender': {
+          const { reversePath } = action.sender;
+          const isForeign = reversePath !== '' && reversePath.local.startsWith('foreign');
+          session.answer(isForeign ? replies.notYourAddress : replies.senderOk);
+          break;
+        }
         case 'recipient':
           session.answer(answerTo(action.recipient.address.local));
           break;
         case 'begin': {
-          const { reversePath, recipients, protocol, helo, is8Bit, ret, envelopeId } = action.envelope;
+          const { reversePath, recipients, protocol, helo, ret, envelopeId } = action.envelope;
           const to = recipients.map(r =>
             [r.address.text, r.notify?.join('+'), r.originalRecipient].filter(Boolean).join('|'),
           );
-          const dsn = [is8Bit ? '8BIT' : undefined, ret, envelopeId].filter(Boolean).join(' ');
+          const dsn = [ret, envelopeId].filter(Boolean).join(' ');
           happen(
             `X: begin ${protocol} ${helo} <${reversePath === '' ? '' : reversePath.text}> ${to.join(' ')}${dsn && ` ${dsn}`}`,
           );
@@ -117,7 +145,7 @@ function run({ options, sent }: Dialogue, split: (octets: Buffer) => readonly Bu
           break;
         case 'commit':
           happen(`M: ${JSON.stringify(message.toString('latin1')).slice(1, -1)}`);
-          session.answer(replies.delivered('1'));
+          session.answer(replies.kept('Delivered', '1'));
           break;
         case 'discard':
           happen('X: discard');

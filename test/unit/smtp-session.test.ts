@@ -5,7 +5,7 @@ import { describe, it } from 'node:test';
 import { replies } from '../../src/smtp/reply.ts';
 import { type Action, Session, type SessionOptions, maxRecipients } from '../../src/smtp/session.ts';
 
-const extensions = 'PIPELINING SIZE 8BITMIME SMTPUTF8 CHUNKING DSN ENHANCEDSTATUSCODES LIMITS STARTTLS HELP';
+const extensions = 'PIPELINING SIZE 8BITMIME SMTPUTF8 CHUNKING DSN ENHANCEDSTATUSCODES LIMITS STARTTLS AUTH HELP';
 const options: SessionOptions = {
   hostname: 'mx.example.com',
   extensions: extensions.split(' ').map(name => ({ name })),
@@ -47,6 +47,8 @@ const lines = [
   'VRFY a',
   'HELP',
   'STARTTLS',
+  'AUTH PLAIN',
+  'AUTH LOGIN =',
   'QUIT',
   'toString',
   '__proto__',
@@ -61,6 +63,7 @@ const lines = [
 /** Sensible ones now and then, so that soup is met in every state. */
 const openings = ['', 'DATA\r\n', 'DATA\r\nx\r\n.\r\n', 'BDAT 3\r\n.\r\n', 'BDAT 0 LAST\r\n'];
 const answers = [replies.recipientOk, replies.recipientOk, replies.noSuchMailbox, replies.cannotTell('4.3.0')];
+const logins = [replies.loggedIn, replies.challenge(''), replies.loginFailed, replies.cannotLogin];
 
 describe('a session', () => {
   it('never throws, speaks well-formed replies and comes to rest, on 2,500 random dialogues', () => {
@@ -80,6 +83,8 @@ describe('a session', () => {
           if (action.kind === 'read') return;
           if (action.kind === 'close') return void (state.isClosed = true);
           if (action.kind === 'secure') session.secured();
+          if (action.kind === 'authenticate') session.answer(logins[below(logins.length)] ?? replies.loggedIn);
+          if (action.kind === 'sender') session.answer(below(20) > 0 ? replies.senderOk : replies.notYourAddress);
           if (action.kind === 'recipient') session.answer(answers[below(answers.length)] ?? replies.recipientOk);
           if (action.kind === 'begin') {
             assert.ok(!hasBegun, 'a message begins while another has not ended');
@@ -91,7 +96,7 @@ describe('a session', () => {
             assert.ok(hasBegun, `${action.kind} without a message`);
             hasBegun = false;
             if (action.kind === 'commit') kept += 1;
-            if (action.kind === 'commit') session.answer(replies.delivered('1'));
+            if (action.kind === 'commit') session.answer(replies.kept('Delivered', '1'));
           }
         }
       };
@@ -124,7 +129,8 @@ describe('a session', () => {
     let recipients = 0;
     for (let action = session.next(); action.kind !== 'read'; action = session.next()) {
       if (action.kind === 'begin') recipients = action.envelope.recipients.length;
-      session.answer(action.kind === 'begin' ? replies.sendMessage : replies.recipientOk);
+      const answer = action.kind === 'sender' ? replies.senderOk : replies.recipientOk;
+      session.answer(action.kind === 'begin' ? replies.sendMessage : answer);
     }
     assert.equal(recipients, maxRecipients);
     const said = session.output().split('\r\n');
@@ -139,12 +145,14 @@ describe('a session', () => {
       session.receive(Buffer.from('x'));
       session.next();
     }
-    for (const call of concat.mock.calls) assert.ok((call.result?.length ?? 0) <= 1073);
+    for (const call of concat.mock.calls) assert.ok((call.result?.length ?? 0) <= 4097);
   });
 
   it('ends even when its driver ends it while a message is about to begin', () => {
     const session = new Session(options);
     session.receive(Buffer.from('EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\nDATA\r\n'));
+    assert.equal(session.next().kind, 'sender');
+    session.answer(replies.senderOk);
     assert.equal(session.next().kind, 'recipient');
     session.answer(replies.recipientOk);
     assert.equal(session.next().kind, 'begin');
