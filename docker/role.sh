@@ -5,5 +5,6 @@ psql --set ON_ERROR_STOP=1 --set password="$POSTGRES_PASSWORD" --username "$POST
 CREATE ROLE slimsmtp LOGIN PASSWORD :'password';
 GRANT CREATE ON SCHEMA public TO slimsmtp;
 ALTER TABLE smtp OWNER TO slimsmtp;
+ALTER TABLE users OWNER TO slimsmtp;
 ALTER ROLE CURRENT_USER PASSWORD NULL;
 SQL

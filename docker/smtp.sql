@@ -5,3 +5,5 @@ INSERT INTO smtp (mailbox, domain, account_backend) VALUES('anton', 'example.com
 INSERT INTO smtp (mailbox, domain, account_backend) VALUES('anton', '@SOCIAL', 'ALIAS');
 INSERT INTO smtp (mailbox, domain, account_backend) VALUES('facebook', 'example.com', '@SOCIAL');
 INSERT INTO smtp (mailbox, domain, account_backend) VALUES('twitter', 'example.com', '@SOCIAL');
+-- Logins for SLIM_USERS=@POSTGRESQL; `slimsmtp password` makes the verifiers that stand in `password`.
+CREATE TABLE IF NOT EXISTS users (username varchar(255) PRIMARY KEY, password text NOT NULL);

@@ -1,0 +1,44 @@
+// Logins that stand in SLIM_USERS itself: `name:secret`, and `name:@GENERATE`, whose password is made at the first start
+// and kept in SLIM_DATA/state/passwords, a line `name:password` each.
+// Promises: that file is 0600 and changes whole or not at all, before a password in it counts; a password once made stays,
+// also while its name is not in SLIM_USERS. Never logs a secret, and keeps those in plain text no longer than the start.
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { makeVerifier, parseVerifier } from '../scram.ts';
+import type { Random } from '../system.ts';
+import { type Source, parseName } from './sources.ts';
+
+/** Without those that people mistake for each other: 31 of them, so 20 are 99 bits. */
+const alphabet = 'abcdefghjkmnpqrstuvwxyz23456789';
+
+/** `secret` is a verifier, or else the password itself. */
+export async function inlineSource(entry: string, secret: string, mainDomain: string, random: Random): Promise<Source> {
+  const found = { source: 'SLIM_USERS', verifier: parseVerifier(secret) ?? (await makeVerifier(secret, random)) };
+  const own = parseName(entry, mainDomain);
+  const key = entry.includes('@') ? own?.id : own?.address.local;
+  return async ({ keys }) => (key !== undefined && keys.includes(key) ? found : undefined);
+}
+
+/** The password of that very name as SLIM_USERS has it; undefined: none was made. `folder` is SLIM_DATA/state. */
+export function readGenerated(folder: string, name: string): string | undefined {
+  return read(folder).get(name);
+}
+
+/** All that were ever made, and those of `names` that are made now. */
+export function generate(folder: string, names: readonly string[], random: Random): ReadonlyMap<string, string> {
+  const kept = read(folder);
+  const missing = names.filter(name => !kept.has(name));
+  if (missing.length === 0) return kept;
+  for (const name of missing) kept.set(name, Array.from({ length: 20 }, () => alphabet[random.below(31)]).join(''));
+  const path = join(folder, 'passwords');
+  const lines = [...kept].map(([name, password]) => `${name}:${password}\n`);
+  writeFileSync(`${path}.new`, lines.join(''), { mode: 0o600, flush: true });
+  renameSync(`${path}.new`, path);
+  return kept;
+}
+
+function read(folder: string): Map<string, string> {
+  const path = join(folder, 'passwords');
+  const lines = existsSync(path) ? readFileSync(path, 'utf8').split('\n').filter(Boolean) : [];
+  return new Map(lines.map(line => [line.slice(0, line.lastIndexOf(':')), line.slice(line.lastIndexOf(':') + 1)]));
+}

@@ -1,0 +1,77 @@
+// The SASL mechanisms as dialogues: responses in, challenges out, and in the end a login or a refusal. Who may log in is
+// the desk's to say; here stands only what goes over the wire.
+// Promises: a malformed response is 501; any other failure is the same 535, and SCRAM comes to it for unknown names as
+// for known ones. Never compares a password.
+// RFC 4954 (AUTH), 4616 (PLAIN), 5802 and 7677 (SCRAM), 5929 and 9266 (channel bindings).
+import { isUtf8 } from 'node:buffer';
+import type { Login } from '../mail.ts';
+import { type Verifier, checkProof, serverFinal } from '../scram.ts';
+import { type Reply, replies } from '../smtp/reply.ts';
+
+/** Yields challenges, takes responses, returns how it ended. May throw CannotTell. */
+export type Dialogue = AsyncGenerator<string, Login | Reply, Buffer>;
+export type Desk = {
+  /** Whether that is the login's password. */
+  verify(text: string, password: Buffer): Promise<Login | Reply>;
+  /** The login's verifier, or a made-up one and no login. */
+  verifier(text: string): Promise<{ readonly verifier: Verifier; readonly login: Login | undefined } | Reply>;
+  /** What we add to a client's nonce. */
+  nonce(): string;
+  /** The data of a channel binding. */
+  binding(type: string): Buffer | undefined;
+};
+
+/** Best first. */
+export const mechanisms = ['SCRAM-SHA-256-PLUS', 'SCRAM-SHA-256', 'PLAIN', 'LOGIN'];
+const firstMessage = /^((n|y|p=([A-Za-z0-9.-]+)),(?:a=([^,]*))?,)(n=([^,]*),r=([!-+\--~]+)(?:,.*)?)$/s;
+const finalMessage = /^(c=([A-Za-z0-9+/=]+),r=([!-+\--~]+)(?:,.*)?),p=([A-Za-z0-9+/=]+)$/s;
+
+/** `initial`: the response that came with AUTH. `offersPlus`: whether the client was offered SCRAM-SHA-256-PLUS. */
+export function open(mechanism: string, initial: Buffer | undefined, desk: Desk, offersPlus: boolean): Dialogue {
+  if (mechanism === 'PLAIN') return plain(initial, desk);
+  return mechanism === 'LOGIN' ? login(initial, desk) : scram(mechanism.endsWith('-PLUS'), initial, desk, offersPlus);
+}
+
+async function* plain(initial: Buffer | undefined, desk: Desk): Dialogue {
+  const octets = initial ?? (yield '');
+  const [first, last] = [octets.indexOf(0), octets.lastIndexOf(0)];
+  const text = octets.toString('utf8', first + 1, last);
+  if (last <= first || text.includes('\0') || !isUtf8(octets.subarray(0, last))) return replies.badResponse;
+  const authzid = octets.toString('utf8', 0, first);
+  // Nobody acts for another.
+  if (authzid !== '' && authzid !== text) return replies.loginFailed;
+  return desk.verify(text, octets.subarray(last + 1));
+}
+
+async function* login(initial: Buffer | undefined, desk: Desk): Dialogue {
+  const text = initial ?? (yield 'Username:');
+  const password = yield 'Password:';
+  return isUtf8(text) ? desk.verify(text.toString(), password) : replies.badResponse;
+}
+
+async function* scram(isPlus: boolean, initial: Buffer | undefined, desk: Desk, offersPlus: boolean): Dialogue {
+  const octets = initial ?? (yield '');
+  const first = isUtf8(octets) && firstMessage.exec(octets.toString());
+  if (!first) return replies.badResponse;
+  const [, header = '', flag, type, authzid = '', bare, name = '', clientNonce] = first;
+  if (/=(?!2C|3D)/.test(name + authzid)) return replies.badResponse;
+  const bound = type === undefined ? Buffer.alloc(0) : desk.binding(type);
+  // 'y' says that we offer no -PLUS: where we do, someone on the way has taken it off our list (RFC 5802 §6).
+  if (!bound || isPlus !== (type !== undefined) || (flag === 'y' && offersPlus)) return replies.loginFailed;
+  if (authzid !== '' && authzid !== name) return replies.loginFailed;
+  const who = await desk.verifier(name.replaceAll('=2C', ',').replaceAll('=3D', '='));
+  if ('code' in who) return who;
+
+  const { salt, iterations } = who.verifier;
+  const nonce = `${clientNonce}${desk.nonce()}`;
+  const challenge = `r=${nonce},s=${salt.toString('base64')},i=${iterations}`;
+  const final = finalMessage.exec((yield challenge).toString());
+  if (!final) return replies.badResponse;
+  const [, unproven, channel, answered, proof = ''] = final;
+  const authMessage = `${bare},${challenge},${unproven}`;
+  const isBound = channel === Buffer.concat([Buffer.from(header), bound]).toString('base64') && answered === nonce;
+  const isRight = checkProof(who.verifier, authMessage, Buffer.from(proof, 'base64'));
+  if (!isRight || !isBound || !who.login) return replies.loginFailed;
+  const end = yield serverFinal(who.verifier, authMessage);
+  return end.length === 0 ? who.login : replies.badResponse;
+}

@@ -1,0 +1,72 @@
+// Who is who: what a source of logins is, the forms in which a name is looked for, and the sources outside SLIM_USERS:
+// the Unix accounts (@PAM) and the table `users` (@POSTGRESQL).
+// Promises: names compare as addresses do, and a bare name stands at the first domain and at no other; a database that is
+// down and a row that holds no verifier are 'cannot tell', never 'no'.
+import { type Accounts, CannotTell, type Log, type Mailbox, toMailbox } from '../mail.ts';
+import { type Verifier, parseVerifier } from '../scram.ts';
+import type { Clock } from '../system.ts';
+
+/** `id` is the whole address, however the login was written; `keys` are the forms to look for, best first. */
+export type Name = Readonly<{ text: string; address: Mailbox; id: string; keys: readonly string[] }>;
+/** How a login is checked: by a verifier, or by PAM as that Unix account. */
+export type Found = { readonly source: string } & ({ readonly verifier: Verifier } | { readonly account: string });
+/** undefined: it does not know the name. Rejects with CannotTell. */
+export type Source = (name: Name) => Promise<Found | undefined>;
+
+/** Runs a prepared statement. Rejects with CannotTell, with PostgreSQL's own error as its cause. */
+export type Query = (
+  statement: { readonly name: string; readonly text: string },
+  values: readonly (readonly string[])[],
+) => Promise<readonly Readonly<Record<string, string | null>>[]>;
+
+const select = {
+  name: 'slimsmtp_user',
+  text: `SELECT password FROM users WHERE username = ANY($1::text[])
+    ORDER BY array_position($1::text[], username::text) LIMIT 1`,
+};
+const createTable = {
+  name: 'slimsmtp_users',
+  text: 'CREATE TABLE IF NOT EXISTS users (username varchar(255) PRIMARY KEY, password text NOT NULL)',
+};
+
+/** What a client calls itself; undefined: that is nobody's name. */
+export function parseName(text: string, mainDomain: string): Name | undefined {
+  const at = text.lastIndexOf('@');
+  const [local, domain] = at < 0 ? [text, mainDomain] : [text.slice(0, at), text.slice(at + 1)];
+  const address = toMailbox({ local, domain });
+  // With a second @, what stands before the first domain would be looked for as somebody's whole name.
+  if (!address || local.includes('@')) return undefined;
+  const id = `${address.local}@${address.domain}`;
+  const bare = address.domain === mainDomain ? [local, address.local] : [];
+  return { text, address, id, keys: at < 0 ? bare : [text, id, ...bare] };
+}
+
+export function accountSource(accounts: Accounts | undefined, mainDomain: string): Source {
+  return async ({ address }) => {
+    if (accounts === undefined) throw new CannotTell('only a server started as root can ask PAM');
+    const account = address.domain === mainDomain ? await accounts.find(address.local) : undefined;
+    return account && { source: '@PAM', account: account.name };
+  };
+}
+
+export function tableSource(query: Query | undefined, clock: Clock, log: Log): Source {
+  let complainedAt = -Infinity;
+  return async ({ keys }) => {
+    if (query === undefined) throw new CannotTell('there is no database to ask');
+    const [row] = await query(select, [keys]).catch(async (error: Error) => {
+      if ((error.cause as { code?: unknown } | undefined)?.code !== '42P01') throw error; // undefined_table
+      await query(createTable, []);
+      log.info({}, 'made the table users');
+      return query(select, [keys]);
+    });
+    if (row === undefined) return undefined;
+    const verifier = parseVerifier(row['password'] ?? '');
+    if (verifier) return { source: '@POSTGRESQL', verifier };
+    const mistake = 'a password in table users is no SCRAM-SHA-256 verifier: `slimsmtp password` makes one';
+    if (clock.now() - complainedAt >= 60_000) {
+      complainedAt = clock.now();
+      log.error({ user: keys.at(-1) }, mistake);
+    }
+    throw new CannotTell(mistake);
+  };
+}
