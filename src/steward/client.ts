@@ -1,4 +1,4 @@
-// The network process's side of the steward: what needs root, as ordinary ports (Accounts, Storage, the TLS files).
+// The network process's side of the steward: what needs root, as ordinary ports (Accounts, Storage, passwords, the TLS files).
 // Promises: every question has a deadline, and anything but an answer is CannotTell; a deposit whose answer came too
 // late is taken back. Ignores SIGTERM, SIGINT and SIGHUP (terminals and init send them to the whole group): only the
 // steward's word counts, and when the steward is gone this process leaves.
@@ -7,10 +7,12 @@ import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CannotTell, type Account, type Accounts, type Message, type Storage } from '../mail.ts';
 import type { Random } from '../system.ts';
-import { isAccountName, statusOf } from './protocol.ts';
+import { isAccountName, isPassword, statusOf } from './protocol.ts';
 import type { Order, Question, Reply, Start, TlsFiles } from './protocol.ts';
 
 const lookUpMs = 10_000;
+/** More than the steward gives its PAM child. */
+const authenticateMs = 25_000;
 const rememberMs = 4_000;
 /** Writing and syncing a large message on a slow disk; RFC 5321 §4.5.3.2.6 lets the client wait ten minutes. */
 const depositMs = 60_000;
@@ -39,6 +41,12 @@ export class Steward {
       else if (message.kind === 'start') resolve(message);
       else onOrder(message.kind);
     });
+  }
+
+  /** Whether that is the password of that account; false for what is no account, no password. */
+  async authenticate(name: string, password: string): Promise<boolean> {
+    if (!isAccountName(name) || !isPassword(password)) return false;
+    return (await this.#ask({ kind: 'authenticate', name, password }, authenticateMs)) === true;
   }
 
   /** Those of the configured TLS files that are for root to read. */

@@ -18,6 +18,7 @@ export type Request = Question & { readonly id: number };
 export type Question =
   | { readonly kind: 'account'; readonly name: string }
   | { readonly kind: 'owner'; readonly path: string }
+  | { readonly kind: 'authenticate'; readonly name: string; readonly password: string }
   | { readonly kind: 'prepare'; readonly spool: string; readonly targets: readonly Target[] }
   | { readonly kind: 'commit' | 'abort'; readonly token: number }
   | { readonly kind: 'tls' };
@@ -32,10 +33,11 @@ export function statusOf(error: unknown): '4.3.1' | '4.3.0' {
 
 /** The request that a message is, or undefined when it is none. Extra members are dropped. */
 export function parseRequest(message: unknown): Request | undefined {
-  const { id, kind, name, path, spool, targets, token } = (message ?? {}) as Record<string, unknown>;
+  const { id, kind, name, path, password, spool, targets, token } = (message ?? {}) as Record<string, unknown>;
   if (!isId(id)) return undefined;
   if (kind === 'account' && isAccountName(name)) return { id, kind, name };
   if (kind === 'owner' && isText(path) && path.startsWith('/')) return { id, kind, path };
+  if (kind === 'authenticate' && isAccountName(name) && isPassword(password)) return { id, kind, name, password };
   if (kind === 'prepare' && isText(spool) && /^[A-Za-z0-9]{1,64}$/.test(spool) && isTargets(targets))
     return { id, kind, spool, targets: targets.map(({ account, folder }) => ({ account, folder })) };
   if ((kind === 'commit' || kind === 'abort') && isId(token)) return { id, kind, token };
@@ -45,6 +47,11 @@ export function parseRequest(message: unknown): Request | undefined {
 /** A name that may be asked of NSS: no option of getent's, no path. That it is no uid is seen in the answer. */
 export function isAccountName(value: unknown): value is string {
   return typeof value === 'string' && /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$/.test(value);
+}
+
+/** What PAM's module takes whole: it cuts the rest off without a word. */
+export function isPassword(value: unknown): value is string {
+  return typeof value === 'string' && /^[^\0]{1,126}$/s.test(value) && Buffer.byteLength(value) <= 126;
 }
 
 const isId = (value: unknown): value is number => Number.isSafeInteger(value);

@@ -1,5 +1,5 @@
 // The first process when started as root: opens privileged sockets, runs the network process as an ordinary user, and
-// does for it the few things that need root: asks for accounts, deposits mail in homes, reads the two TLS files.
+// does for it the few things that need root: asks for accounts, checks passwords (pam.ts), deposits mail, reads the two TLS files.
 // Promises: a request is answered or refused, whatever it holds; what a dead network process left open is removed.
 // Never parses mail or speaks to the network, never hands its own environment (secrets) on. Whoever breaks into the
 // network process can end this one (by leaving with 69, by garbage on the channel): that stops mail, and gains nothing.
@@ -13,6 +13,7 @@ import type { Log, Prepared } from '../mail.ts';
 import type { Clock, Random } from '../system.ts';
 import { deposit, type Place } from './deposit.ts';
 import { createAccounts } from './nss.ts';
+import { PamChild } from './pam.ts';
 import { parseRequest, statusOf } from './protocol.ts';
 import type { Order, Reply, Request, Socket, Target, TlsFiles } from './protocol.ts';
 
@@ -119,7 +120,8 @@ async function serve(child: ChildProcess, options: StewardOptions): Promise<numb
       if (!request) throw new Error('the steward does not understand the request');
       tell(child, { id: request.id, result: await desk.carryOut(request) });
     } catch (error) {
-      log.warn({ request, err: error }, 'the steward could not do what it was asked');
+      const shown = request && { ...request, password: undefined };
+      log.warn({ request: shown, err: error }, 'the steward could not do what it was asked');
       const { id } = (message ?? {}) as Request;
       tell(child, { id: Number.isInteger(id) ? id : 0, error: (error as Error).message, status: statusOf(error) });
     }
@@ -136,9 +138,10 @@ async function serve(child: ChildProcess, options: StewardOptions): Promise<numb
 }
 
 /** What one network process asks for, and the deposits that it has open. */
-function openDesk({ clock, random, spoolFolder, tlsFiles, runAs }: StewardOptions) {
+function openDesk({ clock, random, spoolFolder, tlsFiles, runAs, argv, environment }: StewardOptions) {
   const ownUid = runAs?.uid ?? process.getuid?.() ?? 0;
   const accounts = createAccounts(ownUid);
+  const pam = new PamChild(argv, environment);
   const open = new Map<number, Promise<Prepared>>();
 
   async function prepare(spool: string, targets: readonly Target[]): Promise<Prepared> {
@@ -173,6 +176,8 @@ function openDesk({ clock, random, spoolFolder, tlsFiles, runAs }: StewardOption
         return accounts.find(request.name);
       case 'owner':
         return accounts.owner(request.path);
+      case 'authenticate':
+        return (await accounts.find(request.name)) !== undefined && pam.authenticate(request.name, request.password);
       case 'prepare': {
         const { id, spool, targets } = request;
         if (open.has(id) || open.size >= 1000) throw new Error('too many deposits at once');
@@ -192,5 +197,10 @@ function openDesk({ clock, random, spoolFolder, tlsFiles, runAs }: StewardOption
     }
   }
 
-  return { carryOut, close: () => [...open.keys()].forEach(token => end(token, 'abort').catch(() => {})) };
+  function close(): void {
+    pam.close();
+    for (const token of open.keys()) end(token, 'abort').catch(() => {});
+  }
+
+  return { carryOut, close };
 }

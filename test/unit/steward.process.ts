@@ -1,10 +1,11 @@
-// Stands in for main.ts in the tests of the steward, in both of its processes. `steward OPTIONS` runs the steward;
+// Stands in for main.ts in the tests of the steward, in all of its processes. `steward OPTIONS` runs the steward;
 // `network` is what that starts: it prints where it listens, and does what a line of JSON on a connection asks.
 import { readdirSync, readFileSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { createInterface } from 'node:readline';
 import type { Message, Prepared, Route } from '../../src/mail.ts';
 import { Steward } from '../../src/steward/client.ts';
+import { runPam } from '../../src/steward/pam.ts';
 import { cleanEnvironment, runSteward, type StewardOptions } from '../../src/steward/steward.ts';
 import { systemClock, systemRandom } from '../../src/system.ts';
 
@@ -14,6 +15,7 @@ export type Question =
   | { readonly ask: 'find' | 'owner'; readonly of: string }
   | { readonly ask: 'prepare' | 'deliver'; readonly routes: readonly Route[]; readonly message: WrittenMessage }
   | { readonly ask: 'commit' | 'abort'; readonly ticket: string }
+  | { readonly ask: 'authenticate'; readonly name: string; readonly password: string }
   | { readonly ask: 'raw'; readonly message: unknown }
   | { readonly ask: 'raws'; readonly messages: readonly unknown[] }
   | { readonly ask: 'tls' | 'self' | 'block' }
@@ -36,6 +38,8 @@ if (process.argv[2] === 'steward') {
     return 70;
   });
   process.exit(status);
+} else if (process.argv[2] === 'pam') {
+  await runPam('/nonexistent/slimsmtp');
 } else {
   let isDeaf = false;
   const steward = new Steward(order => {
@@ -83,6 +87,8 @@ if (process.argv[2] === 'steward') {
       case 'abort':
         await tickets.get(question.ticket)?.[question.ask]();
         return null;
+      case 'authenticate':
+        return steward.authenticate(question.name, question.password);
       case 'raw':
         return sendRaw([question.message]);
       case 'raws': // in this very order, which questions on connections of their own would not keep

@@ -30,6 +30,8 @@ describe('a request from the network process', () => {
     { id: 1, kind: 'prepare', spool: 'a1B2', targets: [{ account: 'anton', folder: '' }] },
     { id: 2, kind: 'commit', token: 1 },
     { id: 2, kind: 'abort', token: 1 },
+    { id: 1, kind: 'authenticate', name: 'anton', password: 'a b\n:é' },
+    { id: 1, kind: 'authenticate', name: 'anton', password: 'é'.repeat(63) },
     { id: 1, kind: 'tls' },
   ];
   for (const request of good)
@@ -71,6 +73,15 @@ describe('a request from the network process', () => {
       spool: 'a',
       targets: [{ account: 'anton', folder }],
     })),
+    ...['', 'a\0b', 'a'.repeat(127), 'é'.repeat(64), 7, undefined, ['a']].map(password => ({
+      id: 1,
+      kind: 'authenticate',
+      name: 'anton',
+      password,
+    })),
+    { id: 1, kind: 'authenticate', name: '-s', password: 'a' },
+    { id: 1, kind: 'authenticate', name: '../root', password: 'a' },
+    { id: 1, kind: 'authenticate', password: 'a' },
     { id: 1, kind: 'commit', token: '1' },
     { id: 1, kind: 'commit' },
   ];
@@ -125,6 +136,19 @@ describe('a network process', () => {
   test('root, numbers and unknown names are no accounts for mail', async () => {
     for (const name of ['root', '0', '1000', 'nobody', 'nosuchaccount', 'two words', '-s'])
       assert.equal(await steward.ask({ ask: 'find', of: name }), null, name);
+  });
+
+  test('what is no account for mail has no password: PAM is not asked', async () => {
+    for (const name of ['root', 'nosuchaccount', '-s'])
+      assert.equal(await steward.ask({ ask: 'authenticate', name, password: 'x' }), false, name);
+    assert.equal(await steward.ask({ ask: 'authenticate', name: 'root', password: 'a\0b' }), false);
+  });
+
+  test('a request that fails is logged without its password', async () => {
+    const message = { id: 903, kind: 'authenticate', name: 'anton', password: 'verysecret\0' };
+    const { error } = await steward.ask({ ask: 'raw', message });
+    assert.match(String(error), /does not understand/);
+    assert.ok(!JSON.stringify(steward.lines).includes('verysecret'));
   });
 
   test('a TLS file in a folder of its own is left to it to read; one that cannot be read is "cannot tell"', async () => {
