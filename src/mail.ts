@@ -116,8 +116,8 @@ export interface Storage {
 
 /** One login on its way (RFC 4954): octets in, replies out. */
 export interface Exchange {
-  /** The client's response (the first may be empty) → 334 with the next challenge, or how it ended: 235, 454, 501, 535. Never rejects. */
-  step(response: Buffer): Promise<Reply>;
+  /** The client's response → 334 and the next challenge, or how it ended: 235, 454, 501, 535. Never rejects. undefined: AUTH came without one. */
+  step(response: Buffer | undefined): Promise<Reply>;
   /** After 235: the login, as a mailbox; a bare name stands at the first of SLIM_DOMAINS. */
   readonly login: Login | undefined;
 }
@@ -177,6 +177,8 @@ export type Delivery = {
   readonly text: string;
   /** The server that said so: its host name. */
   readonly remote?: string;
+  /** TLS version and cipher on the way there; unset: plain text, or nobody was reached. */
+  readonly tls?: string;
   /** Nobody could be reached at all: the destination backs off, not only this message. */
   readonly isUnreachable?: boolean;
   /** The next hop has promised notices of its own (DSN). */

@@ -1,6 +1,7 @@
-// The seam to the world that tests replace: time and randomness. Nothing else calls Date.now or node:crypto's
-// random functions (the architecture test sees to it); timers are not part of it.
+// The seam to the world that tests replace: time, randomness and DNS. Nothing else calls Date.now, node:crypto's
+// random functions or node:dns (the architecture test sees to it); timers are not part of it.
 import { randomBytes, randomInt } from 'node:crypto';
+import { Resolver } from 'node:dns/promises';
 import { hostname } from 'node:os';
 
 export interface Clock {
@@ -15,10 +16,32 @@ export interface Random {
   below(limit: number): number;
 }
 
+/** Both reject with Node's error codes: ENOTFOUND (no such name), ENODATA (no such record), ESERVFAIL, ETIMEOUT … */
+export interface Dns {
+  mx(domain: string): Promise<readonly { readonly exchange: string; readonly priority: number }[]>;
+  /** IPv6 and IPv4 addresses, at least one; rejects with 'no' only when both questions were answered so. */
+  addresses(host: string): Promise<readonly string[]>;
+}
+
 export const systemClock: Clock = { now: () => Date.now() };
 export const systemRandom: Random = {
   hex: octets => randomBytes(octets).toString('hex'),
   below: limit => randomInt(limit),
+};
+
+/** A new one for each question, so that a changed resolv.conf counts at once; it keeps no cache. */
+const resolver = (): Resolver => new Resolver({ timeout: 5000, tries: 2, maxTimeout: 10_000 });
+export const systemDns: Dns = {
+  mx: domain => resolver().resolveMx(domain),
+  addresses: async host => {
+    const answers = await Promise.allSettled([resolver().resolve6(host), resolver().resolve4(host)]);
+    const found = answers.flatMap(answer => (answer.status === 'fulfilled' ? answer.value : []));
+    if (found.length > 0) return found;
+    const errors = answers.flatMap(answer =>
+      answer.status === 'rejected' ? [answer.reason as NodeJS.ErrnoException] : [],
+    );
+    throw errors.find(({ code }) => code !== 'ENOTFOUND' && code !== 'ENODATA') ?? errors[0] ?? new Error('no answer');
+  },
 };
 
 let deliveries = 0;

@@ -1,0 +1,84 @@
+// The content of a message on its way out: line ends become CRLF, dots are doubled, the final dot ends it.
+// Promises: whatever is in the file, exactly one CRLF.CRLF goes out, and it is the last thing; a bare CR never does: it is taken
+// for a line end. Memory is bounded: a small message is read at once, a large one piece by piece.
+// RFC 5321 §4.5.2 and §2.3.8.
+import { closeSync, openSync, readSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+
+/** Largest message that is read at once, and the size of a piece beyond that. */
+const maxAtOnceBytes = 256 * 1024;
+const pieceBytes = 128 * 1024;
+const [LF, CR, DOT] = [10, 13, 46];
+
+/** A stored message without what is for Maildirs alone. */
+export type Stored = { readonly path: string; readonly skipBytes: number; readonly sizeBytes: number };
+/** `sizeBytes`: for SIZE; of a large message, without the CRs that its lines get. */
+export type Content = { readonly sizeBytes: number; readonly pieces: Iterable<Buffer> | AsyncIterable<Buffer> };
+
+export function openContent({ path, skipBytes, sizeBytes }: Stored): Content {
+  const octets = sizeBytes - skipBytes;
+  if (octets > maxAtOnceBytes) return { sizeBytes: octets, pieces: pieces(path, skipBytes) };
+  const encoder = new Encoder();
+  const piece = encoder.encode(read(path, skipBytes, octets), true);
+  return { sizeBytes: encoder.sizeBytes, pieces: [piece] };
+}
+
+async function* pieces(path: string, skipBytes: number): AsyncGenerator<Buffer> {
+  const file = await open(path);
+  try {
+    const encoder = new Encoder();
+    const buffer = Buffer.allocUnsafe(pieceBytes);
+    for (let at = skipBytes; ;) {
+      const { bytesRead } = await file.read(buffer, 0, pieceBytes, at);
+      at += bytesRead;
+      yield encoder.encode(buffer.subarray(0, bytesRead), bytesRead === 0);
+      if (bytesRead === 0) return;
+    }
+  } finally {
+    await file.close();
+  }
+}
+
+/** Octets of a file, synchronously: three short calls, where asynchronous ones cost more than the message. */
+export function read(path: string, from: number, octets: number): Buffer {
+  const file = openSync(path, 'r');
+  try {
+    const buffer = Buffer.allocUnsafe(octets);
+    return buffer.subarray(0, readSync(file, buffer, 0, octets, from));
+  } finally {
+    closeSync(file);
+  }
+}
+
+export class Encoder {
+  #isLineStart = true;
+  #isAfterCr = false;
+  /** Octets of the message as RFC 1870 counts them: without doubled dots and the final one. */
+  sizeBytes = 0;
+
+  /** The next octets as they go out; `isEnd`: they are the last. Hopping from LF to LF: 490 MB/s, replacing in strings 150. */
+  encode(octets: Buffer, isEnd = false): Buffer {
+    const text = this.#isAfterCr || octets.includes(CR) ? this.#withoutCr(octets) : octets;
+    const out = Buffer.allocUnsafe(text.length * 2 + 5);
+    let [length, dots] = [0, 0];
+    for (let at = 0; at < text.length;) {
+      if (this.#isLineStart && text[at] === DOT) dots += out.write('.', length++);
+      const lf = text.indexOf(LF, at);
+      const end = lf < 0 ? text.length : lf;
+      length += text.copy(out, length, at, end);
+      at = end + 1;
+      this.#isLineStart = lf >= 0;
+      if (lf >= 0) length = out.writeUInt16BE(0x0d0a, length);
+    }
+    if (isEnd && !this.#isLineStart) length += out.write('\r\n', length);
+    this.sizeBytes += length - dots;
+    if (isEnd) length += out.write('.\r\n', length);
+    return out.subarray(0, length);
+  }
+
+  #withoutCr(octets: Buffer): Buffer {
+    const text = octets.toString('latin1', this.#isAfterCr && octets[0] === LF ? 1 : 0);
+    this.#isAfterCr = octets.at(-1) === CR;
+    return Buffer.from(text.replaceAll(/\r\n?/g, '\n'), 'latin1');
+  }
+}

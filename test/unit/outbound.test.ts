@@ -1,0 +1,642 @@
+// The transport against real sockets on loopback: polite, broken and hostile servers, with and without TLS. DNS is a table of
+// addresses for documentation, and dialling one leads to a server of the test.
+import assert from 'node:assert/strict';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, type Socket, connect, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type TestContext, after, before, describe, it } from 'node:test';
+import { TLSSocket, createSecureContext } from 'node:tls';
+import { type Pair, createCertificate } from '../../src/inbound/certificate.ts';
+import type { Delivery, Log, QueueEntry } from '../../src/mail.ts';
+import { standardTimeouts } from '../../src/outbound/connection.ts';
+import { OutboundTransport, type OutboundOptions } from '../../src/outbound/transport.ts';
+import { makeVerifier, checkProof, serverFinal } from '../../src/scram.ts';
+import { systemClock, systemRandom } from '../../src/system.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'outbound-'));
+after(() => rmSync(folder, { recursive: true }));
+let pair: Pair;
+before(async () => {
+  pair = await createCertificate({ hostname: 'mx1.example', clock: systemClock, random: systemRandom });
+});
+
+type Visit = {
+  readonly lines: string[];
+  readonly messages: string[];
+  /** What came in one packet, as far as one can tell. */
+  readonly reads: string[];
+  isSecure: boolean;
+};
+type Say = string | 'hang' | 'drop' | undefined;
+type Server = { readonly port: number; readonly visits: Visit[]; readonly sockets: Set<Socket> };
+type ServerOptions = {
+  /** The reply to a command, to CONNECT or to CONTENT; undefined: the usual one. A text is sent as it is, with CRLF. */
+  readonly answer?: (line: string, visit: Visit, socket: Socket) => Say | Promise<Say>;
+  readonly extensions?: readonly string[];
+  readonly tls?: 'starttls' | 'implicit';
+};
+
+const usual: Readonly<Record<string, string>> = {
+  CONNECT: '220 mx.test',
+  MAIL: '250 2.1.0 ok',
+  RCPT: '250 2.1.5 ok',
+  DATA: '354 go',
+  CONTENT: '250 2.0.0 kept',
+  RSET: '250 ok',
+  QUIT: '221 bye',
+};
+
+async function serve(
+  t: TestContext,
+  { answer = () => undefined, extensions = ['PIPELINING', '8BITMIME', 'SIZE 1000000'], tls }: ServerOptions = {},
+): Promise<Server> {
+  const visits: Visit[] = [];
+  const sockets = new Set<Socket>();
+  const server = createServer(raw => {
+    sockets.add(raw);
+    raw.setNoDelay();
+    raw.on('error', () => undefined);
+    const visit: Visit = { lines: [], messages: [], reads: [], isSecure: false };
+    visits.push(visit);
+    let [socket, input, isContent]: [Socket, string, boolean] = [raw, '', false];
+    let turn = Promise.resolve();
+    const reply = async (line: string): Promise<void> => {
+      const said = await answer(line, visit, socket);
+      const verb = line.split(' ')[0]?.toUpperCase() ?? '';
+      const offers = [...extensions, ...(tls === 'starttls' && !visit.isSecure ? ['STARTTLS'] : [])];
+      const hello = ['mx.test', ...offers]
+        .map((each, at, all) => `250${at < all.length - 1 ? '-' : ' '}${each}`)
+        .join('\r\n');
+      const text =
+        said ?? (verb === 'EHLO' ? hello : verb === 'STARTTLS' && tls ? '220 go' : (usual[verb] ?? '500 what?'));
+      if (text === 'drop') socket.destroy();
+      else if (text !== 'hang') socket.write(`${text}\r\n`);
+      if (text.startsWith('354')) isContent = true;
+      if (verb === 'STARTTLS' && tls && text.startsWith('220')) secure();
+      if (verb === 'QUIT') socket.end();
+    };
+    const receive = (octets: Buffer): void => {
+      visit.reads.push(octets.toString('latin1'));
+      input += octets.toString('latin1');
+      const read = async (): Promise<void> => {
+        for (;;) {
+          const end = isContent ? (input.startsWith('.\r\n') ? 0 : input.indexOf('\r\n.\r\n')) : input.indexOf('\r\n');
+          if (end < 0) return;
+          const line = input.slice(0, end);
+          if (isContent) visit.messages.push(end === 0 && input.startsWith('.\r\n') ? '' : `${line}\r\n`);
+          else visit.lines.push(line);
+          input = input.slice(end + (isContent ? (input.startsWith('.\r\n') ? 3 : 5) : 2));
+          const what = isContent ? 'CONTENT' : line;
+          isContent = false;
+          await reply(what);
+        }
+      };
+      turn = turn.then(read);
+    };
+    const secure = (): void => {
+      raw.off('data', receive);
+      const { cert, key } = pair;
+      const wrapped = new TLSSocket(raw, { isServer: true, secureContext: createSecureContext({ cert, key }) });
+      visit.isSecure = true;
+      socket = wrapped
+        .on('error', () => raw.destroy())
+        .on('_tlsError', () => raw.destroy())
+        .on('data', receive);
+    };
+    if (tls === 'implicit') secure();
+    else socket.on('data', receive);
+    void reply('CONNECT');
+  });
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
+  t.after(() => {
+    server.close();
+    for (const socket of sockets) socket.destroy();
+  });
+  return { port: (server.address() as AddressInfo).port, visits, sockets };
+}
+
+type Sending = {
+  readonly transport: OutboundTransport;
+  readonly lines: string[];
+  readonly send: (
+    entry?: Partial<QueueEntry> & { readonly content?: string; readonly to?: string },
+  ) => Promise<readonly Delivery[]>;
+};
+
+/** MX hosts mx1.example, mx2.example …, in this order, are the given servers; a number is a port. */
+function start(t: TestContext, servers: readonly (Server | number)[], more: Partial<OutboundOptions> = {}): Sending {
+  const lines: string[] = [];
+  const note = (level: string) => (fields: Record<string, unknown>, text: string) =>
+    void lines.push(`${level} ${text} ${JSON.stringify(fields)}`);
+  const log: Log = { debug: note('debug'), info: note('info'), warn: note('warn'), error: note('error') };
+  const port = (server: Server | number | undefined): number =>
+    typeof server === 'number' ? server : (server?.port ?? 1);
+  const transport = new OutboundTransport({
+    hostname: 'mail.example.com',
+    externalTls: 'opportunistic',
+    port: 25,
+    dns: {
+      mx: async () => servers.map((_, at) => ({ exchange: `mx${at + 1}.example`, priority: at })),
+      addresses: async host => [`192.0.2.${host.slice(2, -8)}`],
+    },
+    isSelf: () => false,
+    clock: systemClock,
+    random: systemRandom,
+    log,
+    timeouts: standardTimeouts,
+    dial: ({ host }) => connect(port(servers[Number(host.split('.')[3]) - 1]), '127.0.0.1'),
+    ...more,
+  });
+  t.after(() => transport.close());
+  let count = 0;
+  const send: Sending['send'] = async ({ content = 'Subject: x\n\nhello\n', to = 'b@x.example', ...rest } = {}) => {
+    const path = join(folder, `m${(count += 1)}${systemRandom.hex(4)}`);
+    writeFileSync(path, `Return-Path: <>\n${content}`, 'latin1');
+    const recipients = to.split(' ').map(address => ({ address, domain: 'x.example' }));
+    const entry = {
+      id: `m${count}`,
+      from: 'a@example.com',
+      isUtf8: false,
+      is8Bit: false,
+      receivedAt: 0,
+      skipBytes: 16,
+      recipients,
+      ...rest,
+    };
+    const sizeBytes = 16 + content.length;
+    return transport.deliver(more.relay ? 'relay' : 'x.example', entry, { kind: 'file', path, sizeBytes }, recipients);
+  };
+  return { transport, lines, send };
+}
+
+const words = (deliveries: readonly Delivery[]): string =>
+  deliveries
+    .map(({ kind, status, text, remote, isUnreachable }) =>
+      [kind, status, remote ?? '-', ...(isUnreachable ? ['unreachable'] : []), text].join(' '),
+    )
+    .join('\n');
+const plain = { externalTls: 'opportunistic' } as const;
+const quick = {
+  timeouts: { connect: 300, handshake: 300, command: 300, data: 300, block: 300, end: 300, attempt: 1000, quit: 200 },
+};
+const sleep = (ms: number): Promise<void> => new Promise(resolve => setTimeout(resolve, ms));
+const on =
+  (verb: string, said: Say, when: (visit: Visit) => boolean = () => true) =>
+  (line: string, visit: Visit): Say =>
+    line.startsWith(verb) && when(visit) ? said : undefined;
+
+describe('a message', () => {
+  it('goes out in two writes, octet for octet, and the session is used again', async t => {
+    const server = await serve(t);
+    const { send, transport } = start(t, [server]);
+    const content = 'Subject: x\n\n.\n..dots\n\x00\xe4\n';
+    assert.equal(
+      words(await send({ content, is8Bit: true, to: 'b@x.example c@x.example' })),
+      'delivered 2.0.0 mx1.example 250 2.0.0 kept\ndelivered 2.0.0 mx1.example 250 2.0.0 kept',
+    );
+    const [visit] = server.visits;
+    assert.deepEqual(visit?.messages, ['Subject: x\r\n\r\n..\r\n...dots\r\n\x00\xe4\r\n']);
+    assert.deepEqual(visit?.reads.length, 3, JSON.stringify(visit?.reads)); // EHLO, envelope, content
+    assert.equal(
+      visit?.reads[1],
+      'MAIL FROM:<a@example.com> SIZE=29 BODY=8BITMIME\r\nRCPT TO:<b@x.example>\r\nRCPT TO:<c@x.example>\r\nDATA\r\n',
+    );
+    await send();
+    await send();
+    assert.equal(server.visits.length, 1);
+    assert.equal(visit?.reads.length, 7);
+    transport.close();
+    await sleep(20);
+    assert.equal(visit?.lines.at(-1), 'QUIT');
+  });
+
+  it('of many megabytes goes out in pieces, under back-pressure', async t => {
+    const server = await serve(t, { extensions: ['8BITMIME'] });
+    const content = `${'a line of text that is not too short\n.\n'.repeat(50_000)}no end`;
+    assert.match(words(await start(t, [server]).send({ content })), /^delivered/);
+    assert.equal(server.visits[0]?.messages[0], `${content.replaceAll('\n', '\r\n').replaceAll('\n.', '\n..')}\r\n`);
+  });
+
+  it('cannot smuggle', async t => {
+    const server = await serve(t);
+    for (const evil of ['\n.\n', '\r.\r', '\r\n.\r\n', '\n.\r\n', '\r.\n', '\n.\r'])
+      assert.match(
+        words(await start(t, [server]).send({ content: `x: y\n\nend${evil}MAIL FROM:<evil@x.example>${evil}` })),
+        /^delivered/,
+      );
+    const visits = server.visits.filter(({ messages }) => messages.length > 0);
+    assert.equal(visits.length, 6);
+    for (const visit of visits) {
+      assert.equal(visit.messages.length, 1);
+      assert.equal(visit.reads.join('').split('\r\n.\r\n').length, 2);
+      assert.doesNotMatch(visit.reads.join(''), /\r(?!\n)|(?<!\r)\n/);
+    }
+  });
+
+  it('finds the next host where one does not work, and its word counts where one does', async t => {
+    const busy = await serve(t, { answer: on('CONNECT', '421 4.3.2 busy') });
+    const closed = await serve(t, { answer: on('CONNECT', '554 5.3.2 no') });
+    const grey = await serve(t, { answer: on('RCPT TO:<later', '451 4.7.1 greylisted') });
+    const spare = await serve(t);
+    const { send } = start(t, [1, busy, closed, grey, spare]);
+    assert.equal(
+      words(await send({ to: 'good@x.example later@x.example' })),
+      'delivered 2.0.0 mx4.example 250 2.0.0 kept\ndeferred 4.7.1 mx4.example 451 4.7.1 greylisted',
+    );
+    assert.equal(spare.visits.length, 0);
+    assert.match(
+      words(await start(t, [1, 1]).send()),
+      /^deferred 4\.4\.1 mx2\.example unreachable connect ECONNREFUSED/,
+    );
+    assert.match(words(await start(t, [closed]).send()), /^failed 5\.3\.2 mx1\.example 554/);
+    assert.match(words(await start(t, [closed, busy]).send()), /^deferred 4\.3\.2 mx2\.example unreachable 421/);
+  });
+
+  it('does not go to ourselves', async t => {
+    const own = await serve(t, { answer: on('CONNECT', '220 mail.example.com ESMTP') });
+    const other = await serve(t);
+    assert.match(words(await start(t, [own, other]).send()), /^failed 5\.4\.6 mx1/);
+    assert.equal(other.visits.length, 0);
+  });
+
+  it('takes a new session where the old one was closed while it waited', async t => {
+    const server = await serve(t, { answer: on('MAIL', 'drop', ({ messages }) => messages.length > 0) });
+    const { send } = start(t, [server]);
+    for (let at = 0; at < 3; at += 1) assert.match(words(await send()), /^delivered/);
+    assert.equal(server.visits.length, 3);
+    const polite = await serve(t, {
+      answer: (line, visit) =>
+        line.startsWith('MAIL') && visit.messages.length > 0 ? '421 4.4.2 too long' : undefined,
+    });
+    const again = start(t, [polite]);
+    for (let at = 0; at < 2; at += 1) assert.match(words(await again.send()), /^delivered/);
+    assert.equal(polite.visits.length, 2);
+    // A server that says good-bye in between, or closes.
+    const parting = await serve(t);
+    const third = start(t, [parting]);
+    await third.send();
+    for (const socket of parting.sockets) socket.end('421 4.3.2 bye\r\n');
+    await sleep(20);
+    assert.match(words(await third.send()), /^delivered/);
+    assert.equal(parting.visits.length, 2);
+  });
+
+  it('does not take replies that nobody asked for', async t => {
+    const early = await serve(t, { answer: on('DATA', '354 go\r\n250 2.0.0 kept') });
+    assert.match(
+      words(await start(t, [early]).send()),
+      /^deferred 4\.5\.0 mx1\.example a reply came to what was not sent/,
+    );
+    assert.deepEqual(early.visits[0]?.messages, []);
+    const twice = await serve(t, { answer: on('CONTENT', '250 2.0.0 kept\r\n250 2.0.0 kept') });
+    const { send } = start(t, [twice]);
+    for (let at = 0; at < 2; at += 1) assert.match(words(await send()), /^delivered/);
+    assert.equal(twice.visits.length, 2);
+  });
+
+  it('has a hundred companions in a session, no more', async t => {
+    const server = await serve(t);
+    const { send } = start(t, [server]);
+    for (let at = 0; at < 101; at += 1) await send();
+    assert.deepEqual(
+      server.visits.map(({ messages }) => messages.length),
+      [100, 1],
+    );
+  });
+});
+
+describe('a broken or hostile server costs a bounded time, and no mail', { concurrency: 8 }, () => {
+  for (const step of ['CONNECT', 'EHLO', 'MAIL', 'RCPT', 'DATA', 'CONTENT']) {
+    it(`hanging at ${step}`, async t => {
+      const startedAt = systemClock.now();
+      const server = await serve(t, { answer: on(step, 'hang'), extensions: [] });
+      assert.match(
+        words(await start(t, [server], quick).send()),
+        /^deferred 4\.4\.2 mx1\.example (?:unreachable )?the server did not answer in time/,
+      );
+      assert.ok(systemClock.now() - startedAt < 1500);
+    });
+    it(`dropping at ${step}`, async t => {
+      const server = await serve(t, { answer: on(step, 'drop'), extensions: [] });
+      assert.match(words(await start(t, [server], quick).send()), /^deferred 4\.4\.2 mx1/);
+    });
+    it(`closing with 421 at ${step}`, async t => {
+      const server = await serve(t, { answer: on(step, '421 4.3.2 bye') });
+      assert.match(words(await start(t, [server], quick).send()), /^deferred 4\.3\.2 mx1.* 421/);
+    });
+    it(`talking nonsense at ${step}`, async t => {
+      for (const nonsense of [
+        'HTTP/1.1 400 Bad Request',
+        '999 no',
+        '250-a\r\n'.repeat(200),
+        `250 ${'x'.repeat(70_000)}`,
+        '\0\xff',
+      ]) {
+        const server = await serve(t, { answer: on(step, nonsense) });
+        assert.match(words(await start(t, [server], quick).send()), /^deferred 4\.5\.0 mx1/);
+      }
+    });
+  }
+});
+
+describe('a server that goes on and on costs a bounded time, and no mail', () => {
+  it('dripping', async t => {
+    const startedAt = systemClock.now();
+    const server = await serve(t, {
+      answer: async (line, _, socket) => {
+        if (!line.startsWith('MAIL')) return undefined;
+        for (let at = 0; at < 100 && !socket.destroyed; at += 1) {
+          socket.write('250-x\r\n');
+          await sleep(50);
+        }
+        return 'drop';
+      },
+    });
+    assert.match(words(await start(t, [server], quick).send()), /^deferred 4\.4\.2 .*in time/);
+    assert.ok(systemClock.now() - startedAt < 1000);
+  });
+
+  it('dripping one whole reply after the other', async t => {
+    const server = await serve(t, {
+      extensions: [],
+      answer: async line => {
+        await sleep(40);
+        return on('RCPT', '250 ok')(line, {} as Visit);
+      },
+    });
+    const startedAt = systemClock.now();
+    const to = Array.from({ length: 50 }, (_, at) => `r${at}@x.example`).join(' ');
+    assert.match(
+      words(await start(t, [server], { timeouts: { ...standardTimeouts, attempt: 500 } }).send({ to })),
+      /^deferred 4\.4\.2 mx1\.example it took too long in all/,
+    );
+    assert.ok(systemClock.now() - startedAt < 4000);
+  });
+
+  it('flooding while nobody listens', async t => {
+    const server = await serve(t, {
+      answer: (line, _, socket) => {
+        if (line !== 'CONTENT') return undefined;
+        for (let at = 0; at < 100; at += 1) socket.write(`250 ${'x'.repeat(60_000)}\r\n`);
+        return 'hang';
+      },
+    });
+    assert.match(words(await start(t, [server], quick).send()), /^deferred 4\.5\.0/);
+  });
+
+  it('not taking the content', async t => {
+    const server = await serve(t, {
+      extensions: [],
+      answer: (line, _, socket) => {
+        if (line.startsWith('DATA')) socket.pause();
+        return undefined;
+      },
+    });
+    const content = `${'x'.repeat(99)}\n`.repeat(200_000);
+    assert.match(
+      words(await start(t, [server], { timeouts: { ...standardTimeouts, block: 300 } }).send({ content })),
+      /^deferred 4\.4\.2 mx1\.example the server does not take the message/,
+    );
+  });
+
+  it('dropping in the middle of the content', async t => {
+    const server = await serve(t, {
+      extensions: [],
+      answer: (line, _, socket) => {
+        if (!line.startsWith('DATA')) return undefined;
+        setTimeout(() => socket.destroy(), 50);
+        return '354 go';
+      },
+    });
+    assert.match(
+      words(await start(t, [server]).send({ content: `${'x'.repeat(99)}\n`.repeat(200_000) })),
+      /^deferred 4\.4\.2/,
+    );
+  });
+});
+
+describe('TLS to MX hosts', () => {
+  it('is used where it is offered, unverified', async t => {
+    const server = await serve(t, { tls: 'starttls' });
+    const [delivery] = await start(t, [server], { externalTls: 'required' }).send();
+    assert.equal(delivery?.kind, 'delivered');
+    assert.match(delivery?.tls ?? '', /^TLSv1\.3:/);
+    assert.deepEqual(
+      [server.visits[0]?.isSecure, server.visits[0]?.lines.filter(line => line.startsWith('EHLO')).length],
+      [true, 2],
+    );
+  });
+
+  it('is a must under required: nothing goes in clear, every host is tried', async t => {
+    const without = await serve(t);
+    const refusing = await serve(t, { tls: 'starttls', answer: on('STARTTLS', '454 4.7.0 no') });
+    const garbage = await serve(t, { extensions: ['STARTTLS'], answer: on('STARTTLS', '220 go') });
+    const broken = await serve(t, {
+      extensions: ['STARTTLS'],
+      answer: (line, _, socket) => {
+        if (!line.startsWith('STARTTLS')) return undefined;
+        socket.once('data', () => socket.write('this is no TLS\r\n'.repeat(10)));
+        return '220 go';
+      },
+    });
+    const { send } = start(t, [without, refusing, garbage, broken], { ...quick, externalTls: 'required' });
+    assert.match(
+      words(await send()),
+      /^deferred 4\.7\.4 mx\d\.example no server of x\.example offers TLS, and SLIM_EXTERNAL_TLS=required forbids plain text/,
+    );
+    for (const { visits } of [without, refusing, garbage, broken]) {
+      assert.equal(visits.length, 1);
+      assert.doesNotMatch(visits[0]?.reads.join('') ?? '', /MAIL|hello/);
+    }
+    const good = await serve(t, { tls: 'starttls' });
+    assert.match(words(await start(t, [without, good], { externalTls: 'required' }).send()), /^delivered 2\.0\.0 mx2/);
+  });
+
+  it(
+    'is given up under opportunistic, on a new connection, also after a failed handshake',
+    { timeout: 10_000 },
+    async t => {
+      const refusing = await serve(t, { tls: 'starttls', answer: on('STARTTLS', '454 4.7.0 no') });
+      assert.match(words(await start(t, [refusing], plain).send()), /^delivered/);
+      assert.equal(refusing.visits.length, 1);
+      for (const said of ['drop', 'hang', 'garbage']) {
+        const broken: Server = await serve(t, {
+          extensions: ['STARTTLS'],
+          answer: (line, _, socket) => {
+            if (!line.startsWith('STARTTLS')) return undefined;
+            socket.once('data', () =>
+              said === 'drop' ? socket.destroy() : said === 'garbage' && socket.write('HTTP/1.1 400\r\n\r\n'),
+            );
+            return '220 go';
+          },
+        });
+        const [delivery] = await start(t, [broken], {
+          ...plain,
+          timeouts: { ...standardTimeouts, handshake: 300 },
+        }).send();
+        assert.deepEqual([delivery?.kind, delivery?.tls, broken.visits.length], ['delivered', undefined, 2], said);
+      }
+    },
+  );
+
+  it('with octets injected behind STARTTLS is given up, and nothing is sent', async t => {
+    for (const externalTls of ['required', 'opportunistic'] as const) {
+      const server = await serve(t, { tls: 'starttls', answer: on('STARTTLS', '220 go\r\n250-evil\r\n250 SMTPUTF8') });
+      assert.match(
+        words(await start(t, [server], { externalTls }).send()),
+        /^deferred 4\.7\.0 mx1\.example unreachable .*injection/,
+      );
+      assert.equal(server.visits.length, 1);
+      assert.doesNotMatch(server.visits[0]?.reads.join('') ?? '', /MAIL|hello/);
+    }
+  });
+});
+
+describe('the relay', () => {
+  const relay = (server: Server, tls: 'none' | 'starttls' | 'implicit', more = {}) => ({
+    dial: connect,
+    ca: pair.cert,
+    relay: { host: 'localhost', port: server.port, tls, ...more },
+  });
+  const login = { user: 'anton', password: 'geheim' };
+
+  it('is verified: another name, or an unknown authority, gets no password and no mail', async t => {
+    for (const tls of ['starttls', 'implicit'] as const) {
+      const server = await serve(t, { tls, extensions: ['AUTH PLAIN'] });
+      const { send, lines } = start(t, [], relay(server, tls, login));
+      assert.match(words(await send()), /^deferred 4\.7\.5 localhost unreachable .*(?:altnames|localhost)/);
+      assert.ok(
+        lines.some(line => line.startsWith('warn the relay cannot be used')),
+        lines.join(),
+      );
+      assert.match(
+        words(await start(t, [], { ...relay(server, tls, login), ca: undefined }).send()),
+        /^deferred 4\.7\.5 localhost unreachable .*self-signed/,
+      );
+      for (const { reads } of server.visits) assert.doesNotMatch(reads.join(''), /AUTH|MAIL|hello/);
+    }
+  });
+
+  it('takes mail by STARTTLS, by implicit TLS, and in clear where that is wanted', async t => {
+    const local = await createCertificate({ hostname: 'localhost', clock: systemClock, random: systemRandom });
+    const other = pair;
+    pair = local;
+    t.after(() => (pair = other));
+    for (const tls of ['starttls', 'implicit', 'none'] as const) {
+      const server = await serve(t, tls === 'none' ? {} : { tls });
+      const [delivery] = await start(t, [], { ...relay(server, tls), externalTls: 'required' }).send();
+      assert.deepEqual(
+        [delivery?.kind, delivery?.remote, delivery?.tls !== undefined],
+        ['delivered', 'localhost', tls !== 'none'],
+      );
+    }
+    const without = await serve(t);
+    assert.match(
+      words(await start(t, [], relay(without, 'starttls')).send()),
+      /^deferred 4\.7\.5 localhost unreachable the server does not offer TLS/,
+    );
+  });
+
+  it('gets the login, and a wrong one is no bounce', async t => {
+    const local = await createCertificate({ hostname: 'localhost', clock: systemClock, random: systemRandom });
+    const other = pair;
+    pair = local;
+    t.after(() => (pair = other));
+    const verifier = await makeVerifier('geheim', systemRandom);
+    for (const mechanism of ['PLAIN', 'LOGIN', 'SCRAM-SHA-256']) {
+      let [first, challenge, nonce] = ['', '', ''];
+      const server = await serve(t, {
+        tls: 'implicit',
+        extensions: [`AUTH ${mechanism}`],
+        answer: line => {
+          const given = Buffer.from(line.split(' ').at(-1) ?? '', 'base64').toString();
+          const ask = (text: string): string => `334 ${Buffer.from(text).toString('base64')}`;
+          if (line.startsWith('AUTH PLAIN')) return given === '\0anton\0geheim' ? '235 ok' : '535 5.7.8 wrong';
+          if (line === 'AUTH LOGIN') return ask('Username:');
+          if (given === 'anton') return ask('Password:');
+          if (given === 'geheim' || line === '') return '235 ok';
+          if (given === 'falsch') return '535 5.7.8 wrong';
+          if (line.startsWith('AUTH SCRAM')) {
+            first = given.slice(3);
+            nonce = `${first.slice(first.indexOf('r=') + 2)}x`;
+            challenge = `r=${nonce},s=${verifier.salt.toString('base64')},i=${verifier.iterations}`;
+            return ask(challenge);
+          }
+          if (!given.startsWith('c=')) return undefined;
+          const [unproven = '', proof = ''] = given.split(',p=');
+          const message = `${first},${challenge},${unproven}`;
+          return checkProof(verifier, message, Buffer.from(proof, 'base64'))
+            ? ask(serverFinal(verifier, message))
+            : '535 5.7.8 wrong';
+        },
+      });
+      assert.match(words(await start(t, [], relay(server, 'implicit', login)).send()), /^delivered/, mechanism);
+      const { send, lines } = start(t, [], relay(server, 'implicit', { user: 'anton', password: 'falsch' }));
+      assert.match(words(await send()), /^deferred 4\.7\.8 localhost unreachable 535 5\.7\.8 wrong/, mechanism);
+      assert.ok(lines.every(line => !/falsch|geheim/.test(line)) && lines.some(line => line.startsWith('warn')));
+    }
+  });
+
+  it('that wants a login which we do not have is no bounce either', async t => {
+    const server = await serve(t, { answer: on('MAIL', '530 5.7.0 log in first') });
+    assert.match(words(await start(t, [], relay(server, 'none')).send()), /^deferred 4\.7\.0 localhost 530/);
+  });
+
+  it('that cannot be reached is unreachable', async t => {
+    const { send } = start(t, [], { dial: connect, relay: { host: 'localhost', port: 1, tls: 'none' } });
+    assert.match(words(await send()), /^deferred 4\.4\.1 localhost unreachable .*ECONNREFUSED/);
+  });
+});
+
+describe('what a server cannot take', () => {
+  const content = 'Subject: x\nContent-Type: text/plain; charset=utf-8\n\n\xc3\xa4\n';
+  it('is converted where that is lawful, and leaves no file behind', async t => {
+    const server = await serve(t, { extensions: [] });
+    const { send } = start(t, [server]);
+    assert.match(words(await send({ content, is8Bit: true })), /^delivered/);
+    assert.match(server.visits[0]?.messages[0] ?? '', /\r\n\r\n=C3=A4\r\n$/);
+    assert.match(
+      words(await send({ content: `DKIM-Signature: x\n${content}`, is8Bit: true })),
+      /^failed 5\.6\.3 mx1\.example .*signed/,
+    );
+    assert.match(words(await send({ content: content.replace('x', '\xe4'), is8Bit: true })), /^failed 5\.6\.3/);
+    assert.equal(server.visits.length, 1);
+    assert.equal(server.visits[0]?.messages.length, 1);
+    assert.deepEqual(
+      readdirSync(folder).filter(name => name.includes('7bit')),
+      [],
+    );
+  });
+
+  it('of UTF-8 goes where SMTPUTF8 is, or goes without it where all is ASCII', async t => {
+    const utf8 = { isUtf8: true, is8Bit: true };
+    const able = await serve(t, { extensions: ['8BITMIME', 'SMTPUTF8'] });
+    assert.match(
+      words(
+        await start(t, [able]).send({
+          ...utf8,
+          from: 'ä@x.example',
+          to: 'ö@bücher.example',
+          content: content.replace('x', '\xc3\xa4'),
+        }),
+      ),
+      /^delivered/,
+    );
+    const unable = await serve(t, { extensions: ['8BITMIME'] });
+    const { send } = start(t, [unable]);
+    assert.match(words(await send({ ...utf8, to: 'b@bücher.example', content })), /^delivered/);
+    assert.match(
+      words(await send({ ...utf8, to: 'ö@x.example b@x.example', content })),
+      /^failed 5\.6\.7 mx1\.example .*\ndelivered/,
+    );
+    assert.match(words(await send({ ...utf8, content: content.replace('x', '\xc3\xa4') })), /^failed 5\.6\.9/);
+    assert.ok(unable.visits[0]?.lines.includes('RCPT TO:<b@xn--bcher-kva.example>'));
+  });
+});
+
+it('waits as long as RFC 5321 wants', () => {
+  const minutes = (count: number): number => count * 60_000;
+  const { command, data, block, end } = standardTimeouts;
+  assert.deepEqual([command, data, block, end], [5, 2, 3, 10].map(minutes));
+});
