@@ -1,0 +1,280 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { after, describe, it } from 'node:test';
+import type { Delivery, Outcome, QueueEntry, QueueRecipient } from '../../src/mail.ts';
+import { type NoticeOptions, buildNotice } from '../../src/queue/notice.ts';
+import { queueEntry } from '../contract/queue.ts';
+import { memory } from '../contract/storage.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'notice-'));
+after(() => rmSync(folder, { recursive: true }));
+
+const text = 'Received: by us\nSubject: hello\nFrom: a@example.com\n\nthe body\n';
+const reply: Delivery = { kind: 'failed', status: '5.1.1', text: '550 5.1.1 no such user', remote: 'mx.example' };
+
+function outcome(
+  action: Outcome['action'],
+  recipient: Partial<QueueRecipient> = {},
+  delivery: Partial<Delivery> = {},
+): Outcome {
+  const kind = action === 'failed' ? 'failed' : action === 'delayed' ? 'deferred' : 'delivered';
+  return {
+    action,
+    recipient: { address: 'b@x.example', domain: 'x.example', ...recipient },
+    delivery: { ...reply, kind, ...delivery },
+  };
+}
+
+function build(outcomes: readonly Outcome[], entry: Partial<QueueEntry> = {}, more: Partial<NoticeOptions> = {}) {
+  return buildNotice({
+    entry: queueEntry('q1', { receivedAt: Date.UTC(2026, 10, 24, 6), ...entry }),
+    message: memory(text),
+    outcomes,
+    hostname: 'mail.example.com',
+    lifetimeMs: 5 * 86_400_000,
+    clock: { now: () => Date.UTC(2026, 10, 24, 10) },
+    random: { hex: octets => 'ab'.repeat(octets), below: () => 0 },
+    ...more,
+  });
+}
+
+type Parsed = { header: Record<string, string>; type: string; report: string; defects: string[]; parts: Part[] };
+type Part = { type: string; encoding: string; text: string; fields: Record<string, string>[] };
+
+const script = `
+import base64, sys, json, email, email.policy
+policy = email.policy.default.clone(utf8=True)
+def part(p):
+    is_status = p.get_content_type() == "message/delivery-status"
+    inner = p.get_payload() if p.is_multipart() else []
+    text = "" if is_status else p.as_bytes().decode("utf-8", "replace").split("\\n\\n", 1)[1]
+    fields = [dict((k, str(v)) for k, v in b.items()) for b in inner]
+    return dict(type=p.get_content_type(), encoding=p["Content-Transfer-Encoding"], text=text, fields=fields)
+for line in sys.stdin:
+    m = email.message_from_bytes(base64.b64decode(line), policy=policy)
+    defects = [d for p in m.walk() for d in p.defects] + [d for h in m.values() for d in getattr(h, "defects", [])]
+    print(json.dumps(dict(header=dict((k, str(v)) for k, v in m.items()), type=m.get_content_type(),
+        report=m.get_param("report-type"), defects=[repr(d) for d in defects],
+        parts=[part(p) for p in m.get_payload()])), flush=True)
+`;
+const python = spawn('python3', ['-c', script], { stdio: ['pipe', 'pipe', 'inherit'] });
+const answers = createInterface(python.stdout)[Symbol.asyncIterator]();
+after(() => python.kill());
+
+/** The notice as Python's strict parser sees it. */
+async function parse(
+  built: ReturnType<typeof build>,
+): Promise<Parsed & { raw: string; isUtf8: boolean; is8Bit: boolean }> {
+  const { content, isUtf8, is8Bit } = (await built) ?? assert.fail('no notice');
+  for (const line of content.toString('latin1').split('\n'))
+    assert.ok(line.length <= 998 && !line.includes('\r'), line);
+  python.stdin.write(`${content.toString('base64')}\n`);
+  const parsed = JSON.parse((await answers.next()).value as string) as Parsed;
+  assert.deepEqual(parsed.defects, []);
+  assert.deepEqual([parsed.type, parsed.report, parsed.parts.length], ['multipart/report', 'delivery-status', 3]);
+  assert.equal(/[^\0-\x7f]/.test(content.toString('latin1')), is8Bit);
+  return { ...parsed, raw: content.toString(), isUtf8, is8Bit };
+}
+
+describe('a notice', () => {
+  it('says what happened, for people and for programs', async () => {
+    const { header, parts, isUtf8, raw } = await parse(
+      build([outcome('failed', { originalRecipient: 'rfc822;first+2Bx@x.example' })], {
+        envelopeId: 'QQ+2B1',
+        skipBytes: 16,
+      }),
+    );
+    assert.equal(isUtf8, false);
+    assert.equal(header['From'], 'Mail Delivery System <MAILER-DAEMON@mail.example.com>');
+    assert.equal(header['To'], 'a@example.com');
+    assert.match(raw, /^To: <a@example\.com>$/m);
+    assert.equal(header['Subject'], 'Your mail could not be delivered');
+    assert.equal(header['Auto-Submitted'], 'auto-replied');
+    assert.equal(header['Date'], 'Tue, 24 Nov 2026 10:00:00 +0000');
+    assert.match(header['Message-ID'] ?? '', /^<\w+@mail\.example\.com>$/);
+    assert.deepEqual(
+      parts.map(({ type }) => type),
+      ['text/plain', 'message/delivery-status', 'text/rfc822-headers'],
+    );
+    assert.match(
+      parts[0]?.text ?? '',
+      /could not be delivered to:\n\n {2}b@x\.example\n {4}mx\.example said: 550 5\.1\.1 no such user\n {4}Look for a mistake/,
+    );
+    assert.deepEqual(parts[1]?.fields, [
+      {
+        'Reporting-MTA': 'dns; mail.example.com',
+        'Original-Envelope-Id': 'QQ+1',
+        'Arrival-Date': 'Tue, 24 Nov 2026 06:00:00 +0000',
+      },
+      {
+        'Original-Recipient': 'rfc822; first+x@x.example',
+        'Final-Recipient': 'rfc822; b@x.example',
+        Action: 'failed',
+        Status: '5.1.1',
+        'Remote-MTA': 'dns; mx.example',
+        'Diagnostic-Code': 'smtp; 550 5.1.1 no such user',
+        'Last-Attempt-Date': 'Tue, 24 Nov 2026 10:00:00 +0000',
+      },
+    ]);
+    assert.equal(parts[2]?.text.trim(), 'Subject: hello\nFrom: a@example.com'); // without what was for Maildirs alone
+  });
+
+  it('has all outcomes, failures first', async () => {
+    const later = { status: '4.4.1', text: 'connection refused', remote: undefined } as unknown as Delivery;
+    const { header, parts } = await parse(
+      build([
+        outcome('delivered', { address: 'd@x', notify: ['SUCCESS'] }, { status: '2.0.0', text: 'ok' }),
+        outcome('delayed', { address: 'l@x' }, later),
+        outcome('relayed', { address: 'r@x', notify: ['SUCCESS', 'FAILURE'] }, { status: '2.0.0', text: '250 ok' }),
+        outcome('expanded', { address: 'e@x', notify: ['SUCCESS'] }, { status: '2.0.0', text: 'ok' }),
+        outcome('failed'),
+      ]),
+    );
+    assert.equal(header['Subject'], 'Your mail could not be delivered');
+    const fields = parts[1]?.fields.slice(1) ?? [];
+    assert.deepEqual(
+      fields.map(({ Action }) => Action),
+      ['failed', 'delayed', 'relayed', 'expanded', 'delivered'],
+    );
+    assert.equal(fields[1]?.['Will-Retry-Until'], 'Sun, 29 Nov 2026 06:00:00 +0000');
+    assert.equal(fields[1]?.['Diagnostic-Code'], 'X-SlimSMTP; connection refused');
+    assert.equal(fields[2]?.['Diagnostic-Code'], 'smtp; 250 ok');
+    assert.match(parts[0]?.text ?? '', /you need not send it again/);
+    assert.match(parts[0]?.text ?? '', /It will be tried until Sun, 29 Nov 2026/);
+  });
+
+  it('is due only where NOTIFY wants it, and never for the null sender', async () => {
+    const due = async (action: Outcome['action'], notify?: QueueRecipient['notify'], from = 'a@b'): Promise<boolean> =>
+      (await build([outcome(action, notify && { notify })], { from })) !== undefined;
+    assert.deepEqual(await Promise.all([due('failed'), due('delayed'), due('delivered'), due('relayed')]), [
+      true,
+      true,
+      false,
+      false,
+    ]);
+    assert.deepEqual(
+      await Promise.all([due('failed', ['NEVER']), due('delayed', ['NEVER']), due('relayed', ['NEVER'])]),
+      [false, false, false],
+    );
+    assert.deepEqual(
+      await Promise.all([due('failed', ['SUCCESS']), due('delayed', ['FAILURE']), due('delayed', ['DELAY'])]),
+      [false, false, true],
+    );
+    assert.deepEqual(await Promise.all([due('failed', undefined, ''), due('expanded', ['SUCCESS'], '')]), [
+      false,
+      false,
+    ]);
+    const { parts } = await parse(
+      build([outcome('failed', { notify: ['NEVER'], address: 'no@x' }), outcome('failed')]),
+    );
+    assert.equal(parts[1]?.fields.length, 2);
+  });
+
+  it('gives back the message with RET=FULL up to 64 kB, else its header', async () => {
+    const third = async (
+      entry: Partial<QueueEntry>,
+      message = text,
+      action: Outcome['action'] = 'failed',
+    ): Promise<Part> =>
+      (await parse(build([outcome(action)], entry, { message: memory(message) }))).parts[2] ?? assert.fail();
+    const full = await third({ ret: 'FULL' });
+    assert.equal(full.type, 'message/rfc822');
+    assert.equal(full.fields[0]?.['Subject'], 'hello');
+    assert.match(full.text, /the body/);
+    for (const entry of [{ ret: 'HDRS' }, {}] as const) {
+      const { type, text: returned } = await third(entry);
+      assert.equal(type, 'text/rfc822-headers');
+      assert.doesNotMatch(returned, /the body/);
+    }
+    assert.equal((await third({ ret: 'FULL' }, text, 'delayed')).type, 'text/rfc822-headers');
+    const head = 'Subject: x\n\n';
+    const limit = 64 * 1024;
+    const lines = (octets: number): string =>
+      head +
+      'x'
+        .repeat(63)
+        .concat('\n')
+        .repeat(1024)
+        .slice(0, octets - head.length);
+    assert.equal((await third({ ret: 'FULL' }, lines(limit))).type, 'message/rfc822');
+    assert.equal((await third({ ret: 'FULL' }, lines(limit + 1))).type, 'text/rfc822-headers');
+    // A line that no notice may have, and a header without end.
+    assert.equal((await third({ ret: 'FULL' }, `${head}${'x'.repeat(999)}\n`)).type, 'text/rfc822-headers');
+    assert.ok((await third({}, `Subject: ${'y'.repeat(2000)}\nX: ${'z\n '.repeat(60_000)}`)).text.length <= limit + 10);
+  });
+
+  it('reads no more of a file than that, and does without one that is gone', async () => {
+    const path = join(folder, 'message');
+    writeFileSync(path, 'Return-Path: <a@example.com>\n' + text);
+    const message = { kind: 'file', path, sizeBytes: text.length + 29 } as const;
+    const { parts } = await parse(build([outcome('failed')], { ret: 'FULL', skipBytes: 29 }, { message }));
+    assert.equal(parts[2]?.text.trim(), text.trim());
+    const gone = { kind: 'file', path: join(folder, 'gone'), sizeBytes: 50 } as const;
+    const without = await parse(build([outcome('failed')], { ret: 'FULL', skipBytes: 29 }, { message: gone }));
+    assert.equal(without.parts[2]?.type, 'text/rfc822-headers');
+  });
+
+  it('lets nothing from outside begin a line or a field', async () => {
+    const evil = 'x\r\nBcc: victim@x\n\n--=_' + 'ab'.repeat(16) + '--\0\x1b[31m';
+    const { raw, parts } = await parse(
+      build(
+        [
+          outcome(
+            'failed',
+            { address: 'b@x', originalRecipient: 'rfc822;a+0D+0ABcc:+20v@x' },
+            { text: `550 ${evil}`, remote: evil },
+          ),
+        ],
+        {
+          envelopeId: 'a+0AX-Evil:+20y',
+        },
+      ),
+    );
+    assert.doesNotMatch(raw, /^(Bcc|X-Evil):/m);
+    for (const character of '\0\x1b\r') assert.ok(!raw.includes(character));
+    assert.equal(parts[1]?.fields.length, 2);
+    assert.deepEqual(
+      Object.keys(parts[1]?.fields[1] ?? {}).filter(name => /bcc/i.test(name)),
+      [],
+    );
+  });
+
+  it('keeps long words of the remote to lines of 998 octets', async () => {
+    for (const words of ['x'.repeat(70_000), 'many words '.repeat(7000), '\u{1f600}'.repeat(5000)])
+      for (const isUtf8 of [false, true])
+        await parse(build([outcome('failed', { address: 'gr\u00fc\u00dfe@x' }, { text: `550 ${words}` })], { isUtf8 }));
+  });
+
+  it('is UTF-8 where the envelope was and needs it, and plain ASCII otherwise', async () => {
+    const utf8Text = 'Subject: gr\u00fc\u00dfe\n\nbody\n';
+    const message = memory(Buffer.from(utf8Text).toString('latin1'));
+    const global = await parse(
+      build(
+        [outcome('failed', { address: 'gr\u00fc\u00dfe@x.example' }, { text: '550 f\u00fcr niemanden' })],
+        { isUtf8: true, is8Bit: true },
+        { message },
+      ),
+    );
+    assert.deepEqual([global.isUtf8, global.is8Bit], [true, true]);
+    assert.deepEqual(
+      global.parts.map(({ type, encoding }) => `${type} ${encoding}`),
+      ['text/plain 8bit', 'message/global-delivery-status 8bit', 'message/global-headers 8bit'],
+    );
+    assert.match(global.raw, /Final-Recipient: utf-8; gr\u00fc\u00dfe@x\.example/);
+    assert.match(global.raw, /said: 550 f\u00fcr niemanden/);
+    const full = await parse(build([outcome('failed')], { isUtf8: true, ret: 'FULL' }, { message }));
+    assert.equal(full.parts[2]?.type, 'message/global');
+    const plain = await parse(build([outcome('failed', {}, { text: '550 f\u00fcr niemanden' })], { isUtf8: true }));
+    assert.deepEqual([plain.isUtf8, plain.is8Bit, plain.parts[1]?.type], [false, false, 'message/delivery-status']);
+    assert.match(plain.raw, /550 f\?r niemanden/);
+    // 8-bit text without SMTPUTF8: as it came.
+    const latin = await parse(
+      build([outcome('failed')], { ret: 'FULL', is8Bit: true }, { message: memory('Subject: x\n\ngr\xfc\xdfe\n') }),
+    );
+    assert.deepEqual([latin.isUtf8, latin.is8Bit, latin.parts[2]?.encoding], [false, true, '8bit']);
+  });
+});
