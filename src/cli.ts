@@ -5,9 +5,12 @@ import { join, relative } from 'node:path';
 import { parseArgs } from 'node:util';
 import { SettingsError, type Settings, describeSettings, loadSettings } from './config/settings.ts';
 import { readEnvironment } from './config/sources.ts';
-import { NoServer, ask } from './control.ts';
+import { readGenerated } from './auth/inline.ts';
+import { NoServer, ask, askAll } from './control.ts';
 import { controlPath, serve, serveForSteward } from './main.ts';
+import { formatVerifier, makeVerifier } from './scram.ts';
 import { addAccount, listAccounts, readPassword, removeAccount, setPassword } from './steward/account-files.ts';
+import { runPam } from './steward/pam.ts';
 import { systemClock as clock, systemRandom as random } from './system.ts';
 
 const help = `SlimSMTP: a small SMTP server. Usage: slimsmtp [VERB] [--json] [--help]
@@ -19,6 +22,12 @@ const help = `SlimSMTP: a small SMTP server. Usage: slimsmtp [VERB] [--json] [--
   account add NAME            make one; locked, or with --password read from standard input
   account passwd NAME         set its password, read from standard input
   account remove NAME         remove it; its home stays, unless --with-home
+  password [NAME]             make a verifier for SLIM_USERS or the table users, of a password from standard input
+  password --show NAME        print the password that @GENERATE has made
+  auth NAME                   test a login; its password is read from standard input
+  queue list                  the messages that wait; also of --domain DOMAIN or --sender ADDRESS
+  queue show ID               one of them, with what became of each recipient
+  queue retry|hold|release|remove ID     or --domain DOMAIN, --sender ADDRESS, --all
   health                      0 while the running server listens and can write
 
 Settings are environment variables, SLIM_DOMAINS first of all: see README.md.`;
@@ -47,6 +56,9 @@ async function run(): Promise<number> {
     case 'network':
       if (process.send === undefined) throw new UsageError('network is not for people: use serve');
       return serveForSteward(settings => values.demo && introduce(settings));
+    case 'pam':
+      if (process.send === undefined) throw new UsageError('pam is not for people: use auth');
+      return runPam();
     case 'config':
       return print(describeSettings(environment), rows =>
         rows.map(row => `${row.name}=${row.value}  # ${row.origin}`).join('\n'),
@@ -65,6 +77,20 @@ async function run(): Promise<number> {
     }
     case 'account':
       return account(words);
+    case 'password':
+      return password(words);
+    case 'auth': {
+      const name = one(words);
+      const argument = JSON.stringify([name, await readPassword(`Password for ${name}: `)]);
+      const answer = (await ask(controlPath(loadSettings(environment)), verb, argument)) as {
+        ok: boolean;
+        source: string;
+      };
+      print(answer, ({ ok, source }) => `${ok ? 'this login works' : 'this login is refused'} (${source})`);
+      return answer.ok ? 0 : 1;
+    }
+    case 'queue':
+      return queue(words);
     default:
       throw new UsageError(`there is no verb ${verb}`);
   }
@@ -75,9 +101,10 @@ type Health = { readonly listening: boolean; readonly writable: boolean; readonl
 
 function readArguments() {
   const options = { help: { type: 'boolean' }, json: { type: 'boolean' }, demo: { type: 'boolean' } } as const;
-  const more = { password: { type: 'boolean' }, 'with-home': { type: 'boolean' } } as const;
+  const more = { password: { type: 'boolean' }, 'with-home': { type: 'boolean' }, show: { type: 'boolean' } } as const;
+  const selector = { domain: { type: 'string' }, sender: { type: 'string' }, all: { type: 'boolean' } } as const;
   try {
-    return parseArgs({ options: { ...options, ...more }, allowPositionals: true });
+    return parseArgs({ options: { ...options, ...more, ...selector }, allowPositionals: true });
   } catch (error) {
     console.error(`slimsmtp: ${error instanceof Error ? error.message : error}`);
     process.exit(64);
@@ -131,6 +158,72 @@ async function account(words: readonly string[]): Promise<number> {
     default:
       throw new UsageError('account wants one of list, add, passwd, remove');
   }
+}
+
+async function password(words: readonly string[]): Promise<number> {
+  if (values.show) {
+    const { dataFolder } = loadSettings(environment);
+    const found = readGenerated(join(dataFolder, 'state'), one(words));
+    if (found === undefined)
+      throw new Error(`no password was made for ${one(words)}: @GENERATE makes it when the server starts`);
+    return print({ password: found }, () => found);
+  }
+  const [name] = words;
+  const verifier = formatVerifier(await makeVerifier(await readPassword('Password: '), random));
+  // In single quotes: in .env a `$` would begin a variable.
+  return print({ verifier }, () => (name === undefined ? `'${verifier}'` : `SLIM_USERS='${name}:${verifier}'`));
+}
+
+type Waiting = Readonly<{
+  id: string;
+  from: string;
+  ageSeconds: number;
+  sizeBytes: number;
+  isHeld: boolean;
+  recipients: readonly WaitingRecipient[];
+}>;
+type WaitingRecipient = Readonly<{
+  address: string;
+  state: string;
+  attempts: number;
+  nextAttemptAt?: string;
+  status?: string;
+  text?: string;
+}>;
+
+async function queue(words: readonly string[]): Promise<number> {
+  const [action = '', id] = words;
+  const { domain, sender, all } = values;
+  const selector = JSON.stringify({ id, domain, sender });
+  const path = controlPath(loadSettings(environment));
+  if (['retry', 'hold', 'release', 'remove'].includes(action)) {
+    if (!id && !domain && !sender && !all)
+      throw new UsageError(`queue ${action} wants an ID, --domain, --sender or --all`);
+    const count = (await ask(path, action, selector)) as number;
+    print({ messages: count }, () => `${action}: ${count} messages`);
+    return count > 0 || all ? 0 : 1;
+  }
+  if (action !== 'list' && action !== 'show')
+    throw new UsageError('queue wants one of list, show, retry, hold, release, remove');
+  if (action === 'show') one(words.slice(1));
+  let count = 0;
+  for await (const item of askAll(path, 'queue', selector)) {
+    const entry = item as Waiting;
+    if (count === 0 && !values.json) console.log('ID                  AGE      SIZE  SENDER, RECIPIENTS');
+    count += 1;
+    print(entry, ({ from, ageSeconds, sizeBytes, isHeld, recipients }) =>
+      [
+        `${entry.id.padEnd(18)} ${`${ageSeconds}s`.padStart(6)} ${String(sizeBytes).padStart(9)}  <${from}>${isHeld ? ' held' : ''}`,
+        ...recipients.map(({ address, state, attempts, nextAttemptAt = '', status = '', text = '' }) =>
+          action === 'show'
+            ? `    ${address}: ${state}, ${attempts} attempts, next ${nextAttemptAt}\n      ${status} ${text}`
+            : `    ${address} ${status} ${text}`,
+        ),
+      ].join('\n'),
+    );
+  }
+  if (count === 0 && !values.json) console.log('nothing waits');
+  return action === 'show' && count === 0 ? 1 : 0;
 }
 
 function one(words: readonly string[]): string {

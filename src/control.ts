@@ -1,11 +1,13 @@
-// The control socket: how `slimsmtp health`, `resolve` and others speak to the running server. One request a connection,
-// a JSON object a line each way, over SLIM_DATA/run/control, which only its owner can open.
+// The control socket: how `slimsmtp health`, `resolve`, `queue` and others speak to the running server. One request a
+// connection, JSON objects a line each, over SLIM_DATA/run/control, which only its owner can open: many items, then the end.
 // It is also what keeps a second server off the same folder: a socket that answers is a server that lives.
 import { chmodSync, rmSync, statSync } from 'node:fs';
 import { type Server, type Socket, connect, createServer } from 'node:net';
 import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
+import { Readable, pipeline } from 'node:stream';
 
+/** What a handler gives is the answer; of an async iterable each item is one. */
 export type Handlers = Readonly<Record<string, (argument: string) => unknown>>;
 
 /** Nobody listens on the socket. */
@@ -25,10 +27,7 @@ export async function openControl(path: string, handlers: Handlers): Promise<Ser
   rmSync(path, { force: true });
   const server = createServer(socket => {
     socket.on('error', () => socket.destroy()).setTimeout(60_000, () => socket.destroy());
-    createInterface(socket).once('line', async line => {
-      const answer = await carryOut(line, handlers).catch(error => ({ error: String(error) }));
-      socket.end(`${JSON.stringify(answer)}\n`);
-    });
+    createInterface(socket).once('line', line => pipeline(Readable.from(answer(line, handlers)), socket, () => {}));
   });
   await new Promise<void>((resolve, reject) => server.once('error', reject).listen(path, resolve));
   chmodSync(path, 0o600);
@@ -37,15 +36,22 @@ export async function openControl(path: string, handlers: Handlers): Promise<Ser
 
 /** Asks the running server; rejects with NoServer when there is none. As root it first becomes the socket's owner. */
 export async function ask(path: string, verb: string, argument: string): Promise<unknown> {
+  for await (const item of askAll(path, verb, argument)) return item;
+  return undefined;
+}
+
+/** As `ask`, for an answer of many items. */
+export async function* askAll(path: string, verb: string, argument: string): AsyncGenerator<unknown> {
   becomeOwner(dirname(path));
   const socket = await dial(path);
   socket.on('error', () => socket.destroy()).setTimeout(30_000, () => socket.destroy());
   socket.write(`${JSON.stringify({ verb, argument })}\n`);
   try {
     for await (const line of createInterface(socket)) {
-      const { result, error } = JSON.parse(line) as { result?: unknown; error?: string };
+      const { item, error, isEnd } = JSON.parse(line) as { item?: unknown; error?: string; isEnd?: boolean };
       if (error !== undefined) throw new Error(error);
-      return result;
+      if (isEnd) return;
+      yield item;
     }
   } finally {
     socket.destroy();
@@ -53,10 +59,19 @@ export async function ask(path: string, verb: string, argument: string): Promise
   throw new NoServer('the server did not answer within 30 s, or ended before it did');
 }
 
-async function carryOut(line: string, handlers: Handlers): Promise<unknown> {
-  const { verb, argument } = JSON.parse(line) as { verb: string; argument: string };
-  const handler = Object.hasOwn(handlers, verb) ? handlers[verb] : undefined;
-  return handler ? { result: await handler(argument) } : { error: `unknown verb ${verb}` };
+async function* answer(line: string, handlers: Handlers): AsyncGenerator<string> {
+  try {
+    const { verb, argument } = JSON.parse(line) as { verb: string; argument: string };
+    const handler = Object.hasOwn(handlers, verb) ? handlers[verb] : undefined;
+    if (!handler) throw new Error(`unknown verb ${verb}`);
+    const result = await handler(argument);
+    const items = typeof result === 'object' && result !== null && Symbol.asyncIterator in result;
+    for await (const item of items ? (result as AsyncIterable<unknown>) : [result])
+      yield `${JSON.stringify({ item })}\n`;
+    yield `${JSON.stringify({ isEnd: true })}\n`;
+  } catch (error) {
+    yield `${JSON.stringify({ error: error instanceof Error ? error.message : String(error) })}\n`;
+  }
 }
 
 function dial(path: string): Promise<Socket> {

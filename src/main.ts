@@ -3,17 +3,22 @@
 // Promise: resolves with the exit status: 0, 69 (a port or the data folder is taken), 78 (settings, owners).
 import { readdirSync, unlinkSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import type { Pem, Settings } from './config/settings.ts';
 import { openControl } from './control.ts';
 import { prepareData, prepareDataAsRoot, prepareRoot, prepareRootAsRoot, probe } from './folders.ts';
 import { Certificates } from './inbound/certificate.ts';
 import { Connection } from './inbound/connection.ts';
-import { type ListenSocket, Listeners } from './inbound/listener.ts';
+import { type ListenSocket, Listeners, clientKey } from './inbound/listener.ts';
 import { answerRecipient } from './inbound/policy.ts';
 import { matcher, sharedAddresses } from './inbound/shared-addresses.ts';
 import { openLog } from './log.ts';
-import type { Directory, Domains, Log, Resolve } from './mail.ts';
+import type { Authenticator, Directory, Domains, Log, Resolve, Route, Storage } from './mail.ts';
+import { createAuthenticator } from './auth/chain.ts';
+import { OutboundTransport } from './outbound/transport.ts';
+import { DiskQueue } from './queue/scheduler.ts';
+import { createReport } from './queue/report.ts';
 import { TableDomains } from './postgres/domains.ts';
 import { openDatabase } from './postgres/pool.ts';
 import { accountDirectory } from './routing/accounts.ts';
@@ -28,8 +33,9 @@ import { Steward } from './steward/client.ts';
 import { findUser } from './steward/nss.ts';
 import { cleanEnvironment, runSteward } from './steward/steward.ts';
 import { MaildirStorage } from './storage/maildir.ts';
+import { localTransport } from './storage/local.ts';
 import { sweep } from './storage/sweep.ts';
-import { systemClock as clock, systemRandom as random } from './system.ts';
+import { systemClock as clock, systemDns as dns, systemRandom as random } from './system.ts';
 
 const dayMs = 24 * 3600_000;
 export const controlPath = (settings: Settings): string => join(settings.dataFolder, 'run', 'control');
@@ -127,18 +133,31 @@ async function runNetwork(settings: Settings, parent: Parent | undefined, onRead
   if (!parent) process.on('SIGTERM', () => stopped.resolve()).on('SIGINT', () => stopped.resolve());
 
   const routing = await openRouting(settings, steward, log);
-  const listeners = await openInbound(settings, parent, routing.resolve, log);
+  const sending = openSending(settings, steward, routing.resolve, log);
+  const { queue } = sending;
+  const authenticator = await openLogins(settings, steward, routing.query, log);
+  const listeners = await openInbound(settings, parent, { ...routing, ...sending }, authenticator, log);
   const state = (): object => ({
     listening: listeners.isListening,
     sessions: listeners.sessions,
     database: routing.database(),
+    queued: queue.size,
     writable: succeeds(() => probe(join(dataFolder, 'state'))),
   });
   let control;
   try {
-    control = await openControl(controlPath(settings), { health: state, resolve: routing.explain });
+    const act = (action: 'retry' | 'hold' | 'release' | 'remove') => (selector: string) =>
+      queue.act(action, JSON.parse(selector));
+    control = await openControl(controlPath(settings), {
+      health: state,
+      resolve: routing.explain,
+      auth: (login: string) => authenticator.check(...(JSON.parse(login) as [string, string])),
+      queue: (selector: string) => queue.list(JSON.parse(selector)),
+      ...{ retry: act('retry'), hold: act('hold'), release: act('release'), remove: act('remove') },
+    });
     // Nobody else writes here: what lies in the spool is left from a crash, and was never acknowledged.
     for (const name of readdirSync(join(dataFolder, 'spool'))) unlinkSync(join(dataFolder, 'spool', name));
+    await queue.start();
     await listeners.open();
   } catch (error) {
     control?.close();
@@ -154,7 +173,8 @@ async function runNetwork(settings: Settings, parent: Parent | undefined, onRead
 
   await stopped.promise;
   log.info({ sessions: listeners.sessions }, 'stopping');
-  await listeners.drain(settings.drainMs);
+  await Promise.all([listeners.drain(settings.drainMs), queue.stop(settings.drainMs)]);
+  sending.remote.close();
   control.close();
   log.info({}, 'stopped');
   log.flush();
@@ -178,17 +198,17 @@ async function openRouting(settings: Settings, steward: Steward | undefined, log
     if (!isHome) prepareRoot(root, log);
   }
   const accounts = steward?.accounts;
-  const database = settings.database && (await openDatabase(settings.database, log));
+  const database = settings.database && (await openDatabase(settings.database, storages.postgresql, log));
   let domains: Domains = { hosts: async domain => settings.domains.includes(domain) };
-  if (database) {
+  if (database && storages.postgresql) {
     const file = join(settings.dataFolder, 'state', 'domains');
     const table = new TableDomains({ database, settings: settings.domains, file, log });
     await table.start();
     domains = table;
   }
   const directories: Directory[] = [addressDirectory(storages, accounts)];
-  if (database && storages.postgresql) {
-    const query: Query = (statement, values) => database.query(statement, values);
+  const query: Query | undefined = database && ((statement, values) => database.query(statement, values));
+  if (query && storages.postgresql) {
     const hasDefault = storages.default !== undefined;
     directories.push(new TableDirectory({ query, accounts, mailRoot, hasDefault, clock, log }));
   }
@@ -206,6 +226,7 @@ async function openRouting(settings: Settings, steward: Steward | undefined, log
   });
   return {
     resolve,
+    query,
     database: () => (database === undefined ? 'off' : database.isUp ? 'up' : 'down'),
     /** A decision step by step, and the reply that RCPT would get. */
     async explain(text: string): Promise<{ code: number; steps: string[] }> {
@@ -218,17 +239,54 @@ async function openRouting(settings: Settings, steward: Steward | undefined, log
           steps.push(`cannot tell: ${error instanceof Error ? error.message : String(error)}`);
           throw error;
         });
-      const { reply } = await answerRecipient(address, explained, log);
+      const { reply } = await answerRecipient(address, false, { resolve: explained, senderCheck: 'off', log });
       return { code: reply.code, steps: [...steps, shown(reply)] };
     },
   };
 }
 
-/** What takes mail from the network and puts it into Maildirs. */
+/** What keeps mail, here or until another server has it. */
+function openSending(settings: Settings, steward: Steward | undefined, resolve: Resolve, log: Log) {
+  const { hostname, relay, externalTls } = settings;
+  const maildir = new MaildirStorage({ clock, random, log });
+  // Never asked without a steward: then no directory has such routes.
+  const account = steward?.storage(join(settings.dataFolder, 'spool'), random) ?? maildir;
+  const storages: Readonly<Record<Route['kind'], Storage>> = { maildir, account };
+  const own = new Set(Object.values(networkInterfaces()).flatMap(list => (list ?? []).map(({ address }) => address)));
+  const isSelf = (host: string): boolean => host === hostname || own.has(host);
+  const remote = new OutboundTransport({ hostname, relay, externalTls, port: 25, dns, isSelf, clock, random, log });
+  const local = localTransport({ storages, resolve, remote, isRelayed: relay !== undefined });
+  const report = createReport({ hostname, resolve, queue: () => queue, clock, random, log });
+  const queue: DiskQueue = new DiskQueue({
+    folder: join(settings.dataFolder, 'queue'),
+    relay: relay !== undefined,
+    transports: { remote, local },
+    report,
+    ...settings.queue,
+    clock,
+    random,
+    log,
+  });
+  return { storages, remote, queue, report };
+}
+
+/** Who may log in. */
+function openLogins(settings: Settings, steward: Steward | undefined, query: Query | undefined, log: Log) {
+  const isShared = (client: string): boolean => matcher(sharedAddresses())(client);
+  const folder = join(settings.dataFolder, 'state');
+  const { users, domains, supports } = settings;
+  const offered = supports.find(({ name }) => name === 'AUTH')?.parameter?.split(' ');
+  const throttle = { isShared, clientKey };
+  const mainDomain = domains[0] ?? '';
+  return createAuthenticator({ ...throttle, users, mainDomain, offered, folder, steward, query, clock, random, log });
+}
+
+/** What takes mail from the network. */
 async function openInbound(
   settings: Settings,
   parent: Parent | undefined,
-  resolve: Resolve,
+  { resolve, storages, queue, report }: { resolve: Resolve } & ReturnType<typeof openSending>,
+  authenticator: Authenticator,
   log: Log,
 ): Promise<Listeners> {
   const { hostname, maxSizeBytes, tls } = settings;
@@ -254,26 +312,16 @@ async function openInbound(
   if (parent) parent.orders.reload = reload;
   else process.on('SIGHUP', reload);
 
-  // DSN and AUTH wait for the queue and the logins.
+  const mechanisms = authenticator.mechanisms.join(' ');
+  const parameters = { SIZE: String(maxSizeBytes), LIMITS: `RCPTMAX=${maxRecipients}`, AUTH: mechanisms };
   const extensions = settings.supports
-    .filter(({ name }) => name !== 'DSN' && name !== 'AUTH')
-    .map(extension => {
-      if (extension.name === 'SIZE') return { name: 'SIZE', parameter: String(maxSizeBytes) };
-      return extension.name === 'LIMITS' ? { name: 'LIMITS', parameter: `RCPTMAX=${maxRecipients}` } : extension;
-    });
-  const maildir = new MaildirStorage({ clock, random, log });
-  const accept = {
-    hostname,
-    spoolFolder,
-    storages: {
-      maildir,
-      // Never asked without a steward: then no directory has such routes.
-      account: parent?.steward.storage(spoolFolder, random) ?? maildir,
-    },
-    clock,
-    random,
-    log,
-  };
+    .filter(({ name }) => name !== 'AUTH' || mechanisms !== '')
+    .map(({ name }) =>
+      name in parameters ? { name, parameter: parameters[name as keyof typeof parameters] } : { name },
+    );
+  const policy = { resolve, senderCheck: settings.senderCheck, log };
+  const accept = { hostname, spoolFolder, storages, queue, report, clock, random, log };
+  const trusts = matcher(settings.trustedNetworks);
   const shared = sharedAddresses();
   if (shared.length > 0)
     log.info(
@@ -292,8 +340,10 @@ async function openInbound(
     maxSessionsPerClient: settings.maxSessionsPerClient,
     isShared: client => isShared(client),
     onRefused: (client, reason, others) => log.warn({ client, reason, others }, 'clients were turned away'),
-    open: (socket, { kind, port }, client, onClose) =>
-      new Connection(
+    open: (socket, { kind, port }, client, onClose) => {
+      // Asked anew: a network may have been attached a moment ago.
+      const isTrusted = trusts(client) && !matcher(sharedAddresses())(client);
+      return new Connection(
         socket,
         {
           session: {
@@ -301,11 +351,14 @@ async function openInbound(
             extensions,
             maxSizeBytes,
             needsTls: tls.require === 'all' || (tls.require === 'submission' && kind !== 'smtp'),
-            needsLogin: kind !== 'smtp',
+            needsLogin: kind !== 'smtp' && !isTrusted,
             isSecure: kind === 'submissions',
           },
           accept,
-          resolve,
+          policy,
+          authenticator,
+          isTrusted,
+          isSubmission: kind !== 'smtp',
           secureContext: () => certificates.secureContext,
           id: clock.now().toString(36) + random.hex(3),
           listener: `${kind}:${port}`,
@@ -313,6 +366,7 @@ async function openInbound(
           log,
         },
         onClose,
-      ),
+      );
+    },
   });
 }

@@ -11,6 +11,7 @@ const required = <T>(parse: values.Parser<T>, how: Reading = {}) => Object.assig
 const optional = <T>(parse: values.Parser<T>, how: Reading = {}) => ({ ...required(parse, how), default: undefined });
 const hidden = (): string => '***';
 const hidePassword = (url: string): string => url.replace(/(?<=:\/\/[^:/]*:)[^/?]*(?=@)|(?<=password=)[^&]*/g, '***');
+const hideSecrets = (text: string): string => text.replaceAll(/:(?!@GENERATE$).*$/gm, ':***');
 const words = /[\s,]+/;
 const standardSockets = 'smtp://:25\nsubmission://:587\nsubmissions://:465';
 
@@ -25,11 +26,23 @@ const table = {
   SLIM_TLS_REQUIRE: required(values.oneOf('auth', 'submission', 'all'), { initially: 'submission' }),
   SLIM_SUPPORTS: required(values.supports, { separator: /[,\r\n]/, initially: 'default' }),
   SLIM_MAX_SIZE: required(values.size, { initially: '50M' }),
+  SLIM_USERS: optional(values.users, { separator: words, mask: hideSecrets }),
+  SLIM_SENDER_CHECK: required(values.oneOf('strict', 'domain', 'off'), { initially: 'strict' }),
+  SLIM_TRUSTED_NETWORKS: optional(values.networks, { separator: words }),
+  SLIM_RELAY_HOST: optional(values.host),
+  SLIM_RELAY_PORT: optional(values.port),
+  SLIM_RELAY_TLS: required(values.oneOf('none', 'starttls', 'implicit'), { initially: 'starttls' }),
+  SLIM_RELAY_USER: optional(String),
+  SLIM_RELAY_PASSWORD: optional(String, { mask: hidden }),
+  SLIM_EXTERNAL_TLS: required(values.oneOf('required', 'opportunistic'), { initially: 'required' }),
+  SLIM_QUEUE_LIFETIME: required(values.wait, { initially: '5d' }),
+  SLIM_RETRY: required(values.waits, { separator: words, initially: '1m\n5m\n15m\n1h\n3h' }),
+  SLIM_DELAY_NOTICE: required(values.wait, { initially: '4h' }),
   SLIM_STORAGES: required(values.storages, { separator: words }),
   SLIM_MAIL_ROOT: required(values.path, { initially: '/var/mail' }),
   SLIM_SUBADDRESS: required(values.subaddress, { mayBeEmpty: true, initially: '+' }),
   SLIM_DATA: required(values.path, { initially: '/var/lib/slimsmtp' }),
-  SLIM_ACCOUNTS: optional(values.accounts, { separator: words, mask: text => text.replaceAll(/:.*/g, ':***') }),
+  SLIM_ACCOUNTS: optional(values.accounts, { separator: words, mask: hideSecrets }),
   SLIM_MAX_SESSIONS: required(values.limit, { initially: '10000' }),
   SLIM_MAX_SESSIONS_PER_CLIENT: required(values.limit, { initially: '50' }),
   SLIM_RUN_AS: optional(values.account),
@@ -87,7 +100,8 @@ function load(environment: Environment) {
         problems.push(...message.split('\n').map(mistake => `${name}=${mistake}`));
     },
   });
-  problems.push(...contradictions(clean, hasDatabase, environment.isRoot));
+  const isSet = (name: string): boolean => (sources.get(name)?.origin ?? 'default') !== 'default';
+  problems.push(...contradictions(clean, hasDatabase, environment.isRoot, isSet));
   if (problems.length > 0) throw new SettingsError(problems.join('\n'));
 
   const ownName = environment.hostname.includes('.') ? toDomain(environment.hostname) : undefined;
@@ -102,6 +116,12 @@ function load(environment: Environment) {
       minVersion: clean.SLIM_TLS_MIN,
       require: clean.SLIM_TLS_REQUIRE,
     },
+    users: clean.SLIM_USERS ?? [],
+    senderCheck: clean.SLIM_SENDER_CHECK,
+    trustedNetworks: clean.SLIM_TRUSTED_NETWORKS ?? [], // address/bits
+    relay: clean.SLIM_RELAY_HOST === undefined ? undefined : relay(clean.SLIM_RELAY_HOST, clean),
+    externalTls: clean.SLIM_EXTERNAL_TLS,
+    queue: { lifetimeMs: clean.SLIM_QUEUE_LIFETIME, retryMs: clean.SLIM_RETRY, delayNoticeMs: clean.SLIM_DELAY_NOTICE },
     supports: clean.SLIM_SUPPORTS, // what may be announced, in order
     maxSizeBytes: Number(clean.SLIM_SUPPORTS.find(({ name }) => name === 'SIZE')?.parameter ?? clean.SLIM_MAX_SIZE),
     storages: {
@@ -132,6 +152,12 @@ export type Pem = { readonly text: string } | { readonly file: string };
 const pem = (source: Source | undefined): Pem | undefined =>
   source && (source.isPath ? { file: source.text } : { text: source.text });
 
+function relay(host: string, clean: CleanedEnv<typeof table>) {
+  const { SLIM_RELAY_PORT: port, SLIM_RELAY_TLS: tls, SLIM_RELAY_USER: user, SLIM_RELAY_PASSWORD: password } = clean;
+  const usual = tls === 'implicit' ? 465 : user === undefined ? 25 : 587;
+  return { host, port: port ?? usual, tls, ...(user !== undefined && password !== undefined && { user, password }) };
+}
+
 /** The database as one URL, because pg looks for PG* in the environment only: what a URL leaves out comes from them. */
 function connectionString(given: Readonly<Record<string, string>>): string {
   const url = new URL(given['DATABASE_URL'] ?? 'postgres://');
@@ -151,9 +177,18 @@ function connectionString(given: Readonly<Record<string, string>>): string {
 }
 
 /** What is wrong between variables that are each right; the ones that are not are undefined here. */
-function contradictions(clean: Partial<CleanedEnv<typeof table>>, hasDatabase: boolean, isRoot: boolean) {
+function contradictions(
+  clean: Partial<CleanedEnv<typeof table>>,
+  hasDatabase: boolean,
+  isRoot: boolean,
+  isSet: (name: string) => boolean,
+) {
   const { SLIM_DOMAINS: hosted, SLIM_LISTEN: sockets, SLIM_SUPPORTS: supports, SLIM_STORAGES: entries = [] } = clean;
   const sources = new Set(entries.map(({ key }) => key));
+  const users = new Set(clean.SLIM_USERS?.map(({ name }) => name));
+  const mechanisms = supports?.find(({ name }) => name === 'AUTH')?.parameter?.split(' ') ?? ['PLAIN'];
+  const isPlainRelay = clean.SLIM_RELAY_TLS === 'none';
+  const relayParts = ['PORT', 'TLS', 'USER', 'PASSWORD'].filter(part => isSet(`SLIM_RELAY_${part}`));
   const needsStartTls = clean.SLIM_TLS_REQUIRE === 'all' && sockets?.some(({ kind }) => kind !== 'submissions');
   const lacksStartTls = supports?.every(({ name }) => name !== 'STARTTLS');
   // A database hosts domains of its own.
@@ -164,6 +199,28 @@ function contradictions(clean: Partial<CleanedEnv<typeof table>>, hasDatabase: b
     [!clean.SLIM_TLS_CERT !== !clean.SLIM_TLS_KEY, 'SLIM_TLS_CERT, SLIM_TLS_KEY: only one is set'],
     [needsStartTls && lacksStartTls, 'SLIM_TLS_REQUIRE="all": nobody could send without STARTTLS in SLIM_SUPPORTS'],
     [sources.has('@POSTGRESQL') && !hasDatabase, 'SLIM_STORAGES="@POSTGRESQL": DATABASE_URL or PGHOST is not set'],
+    [users.has('@POSTGRESQL') && !hasDatabase, 'SLIM_USERS="@POSTGRESQL": DATABASE_URL or PGHOST is not set'],
+    [users.has('@PAM') && !isRoot, 'SLIM_USERS="@PAM": only a server started as root has it'],
+    [
+      users.has('@PAM') && mechanisms.every(name => name.startsWith('SCRAM')),
+      'SLIM_SUPPORTS: @PAM in SLIM_USERS cannot verify SCRAM, and AUTH offers nothing else: add PLAIN or LOGIN',
+    ],
+    [
+      relayParts.length > 0 && !isSet('SLIM_RELAY_HOST'),
+      `SLIM_RELAY_${relayParts.join(', SLIM_RELAY_')}: SLIM_RELAY_HOST is not set`,
+    ],
+    [
+      isSet('SLIM_RELAY_USER') !== isSet('SLIM_RELAY_PASSWORD'),
+      'SLIM_RELAY_USER, SLIM_RELAY_PASSWORD: only one is set',
+    ],
+    [
+      isPlainRelay && isSet('SLIM_RELAY_USER'),
+      'SLIM_RELAY_TLS="none": SLIM_RELAY_USER would send its password in clear text',
+    ],
+    [
+      isPlainRelay && isSet('SLIM_EXTERNAL_TLS') && clean.SLIM_EXTERNAL_TLS === 'required',
+      'SLIM_RELAY_TLS="none", SLIM_EXTERNAL_TLS="required": they contradict each other; take one away',
+    ],
     [sources.has('@PAM') && !isRoot, 'SLIM_STORAGES="@PAM": only a server started as root has it'],
     [clean.SLIM_ACCOUNTS && !isRoot, 'SLIM_ACCOUNTS: only a server started as root makes accounts'],
   ] as const;

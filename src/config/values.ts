@@ -2,9 +2,10 @@
 // A parser answers with the value or throws an error that says, a line for each mistake, what was written (no secret)
 // and what is wanted. It knows one value only and reads nothing: no variable, no file, no clock.
 // RFC 5321 §4.1.2 (local parts), RFC 6531, RFC 5321 §4.1.1.1 (EHLO keywords).
-import { isIPv6 } from 'node:net';
+import { isIPv4, isIPv6 } from 'node:net';
 import { resolve } from 'node:path';
 import { toDomain, toMailbox } from '../mail.ts';
+import { parseVerifier } from '../scram.ts';
 
 /** From the groups of a pattern ('' when absent) to a value; false and undefined say that it is no good. */
 type Make<T> = (...groups: readonly string[]) => T | false | undefined;
@@ -21,15 +22,15 @@ const parser =
 
 /** A list, already split to one item a line (sources.ts); `key` says when two items are the same thing. */
 const listOf =
-  <T>(item: Parser<T>, key: (value: T) => string) =>
+  <T>(item: Parser<T>, key: (value: T) => string, mayRepeat = false) =>
   (text: string): readonly T[] => {
-    const values = new Map<string, T>();
+    const values = new Map<string | number, T>();
     const mistakes: string[] = [];
     for (const each of text.split('\n'))
       try {
         const value = item(each);
         if (values.has(key(value))) throw new Error(`"${key(value)}": it is listed twice; keep one`);
-        values.set(key(value), value);
+        values.set(mayRepeat ? values.size : key(value), value);
       } catch (error) {
         mistakes.push(error instanceof Error ? error.message : String(error));
       }
@@ -53,6 +54,8 @@ export const wait = parser('a duration up to 20d is wanted, such as 90s', /^(\d{
   return ms <= 20 * 86_400_000 && ms;
 });
 
+export const waits = listOf(wait, String, true);
+
 export const domain = parser('a domain name is wanted, such as example.com', /^(?![\d.]+$)(.*)$/s, toDomain);
 export const domains = listOf(domain, name => name);
 /** Made absolute. The shell is not there to expand a ~. */
@@ -71,6 +74,41 @@ const accountEntry = parser(
   true,
 );
 export const accounts = listOf(accountEntry, ({ name }) => name);
+
+const userWanted =
+  'wanted is @PAM, @POSTGRESQL, name:@GENERATE or name:secret, the name with or without a domain, the secret';
+/** A login: a bare name or an address. Secret as a whole, as above. */
+const user = parser(
+  `${userWanted} a password or SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`,
+  /^(?:(@PAM|@POSTGRESQL)|([^\s:@]+(?:@[^\s:@]+)?):(?:(@GENERATE)|(.+)))$/s,
+  (source, given, generate, secret) => {
+    if (secret.startsWith('SCRAM-SHA-256$') && !parseVerifier(secret)) return undefined;
+    if (source) return { kind: source === '@PAM' ? 'pam' : 'postgresql', name: source } as const;
+    const [local = '', host] = given.split('@');
+    const name = `${local.normalize('NFC').toLowerCase()}${host === undefined ? '' : `@${domain(host)}`}`;
+    return generate ? ({ kind: 'generate', name } as const) : ({ kind: 'inline', name, secret } as const);
+  },
+  true,
+);
+export const users = listOf(user, ({ name }) => name);
+
+/** A network whose every host may relay: never the whole world, nor IPv4 in the clothes of IPv6 (`::ffff:`), which `::/32` holds too. */
+const network = parser(
+  'a network is wanted, such as 10.1.0.0/16 or 2001:db8::/48, no wider than /8 or (IPv6) /32, IPv4 as IPv4',
+  /^([\d.]+|[\da-f:.]+)(?:\/(\d{1,3}))?$/i,
+  (address, digits) => {
+    const isV6 = isIPv6(address);
+    const canonical = isV6 ? new URL(`http://[${address}]`).hostname.slice(1, -1) : address;
+    const bits = digits ? Number(digits) : isV6 ? 128 : 32;
+    const isGood = isV6 ? bits >= 32 && bits <= 128 : isIPv4(address) && bits >= 8 && bits <= 32;
+    return isGood && (!canonical.startsWith('::') || (canonical === '::1' && bits === 128)) && `${canonical}/${bits}`;
+  },
+);
+export const networks = listOf(network, String);
+
+export const host = parser('a host name or an address is wanted', /^\[?([^[\]]*)\]?$/s, text =>
+  isIPv6(text) ? text : toDomain(text),
+);
 
 const databaseWanted = 'postgres://user:password@host:port/database is wanted, with special characters as %XX';
 const databasePattern = /^(postgres(?:ql)?:\/\/.*)$/s;

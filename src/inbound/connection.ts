@@ -1,29 +1,35 @@
 // One client's connection: a loop that carries out what the session asks for, and the one deadline that holds then.
 // Promises: one action at a time, replies leave in the order of the commands and together where they were pipelined; a
 // client that does not read, sends too slowly or vanishes costs a bounded time and memory; a surprise is a 421 and a log line.
-// RFC 5321 §4.5.3.2 (timeouts) and §3.8; RFC 3207.
+// RFC 5321 §4.5.3.2 (timeouts) and §3.8; RFC 3207, 4954.
+import { hash } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { type SecureContext, TLSSocket } from 'node:tls';
-import type { Log, Resolve, Route } from '../mail.ts';
+import type { Authenticator, Exchange, Log, Login } from '../mail.ts';
 import type { Recipient } from '../smtp/envelope.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
 import { type Action, Session, type SessionOptions } from '../smtp/session.ts';
 import { type AcceptOptions, Incoming } from './accept.ts';
-import { answerRecipient } from './policy.ts';
+import { type Destination, type Policy, answerRecipient, answerSender } from './policy.ts';
 
 /** For a command or more content (RFC 5321 §4.5.3.2.7), a handshake, a whole message, and for hearing the last word. */
 const idleTimeoutMs = 5 * 60_000;
 const handshakeTimeoutMs = 60_000;
 const messageTimeoutMs = 60 * 60_000;
 const closingTimeoutMs = 5000;
+const maxFailedLogins = 3;
 
 /** What the sessions' accepted recipients lead to; kept here so that an idle session has no map of its own. */
-const routesOf = new WeakMap<Recipient, readonly Route[]>();
+const destinationOf = new WeakMap<Recipient, Destination>();
 
 export type ConnectionOptions = {
   readonly session: SessionOptions;
   readonly accept: AcceptOptions;
-  readonly resolve: Resolve;
+  readonly policy: Policy;
+  readonly authenticator: Authenticator | undefined;
+  /** May relay without login (SLIM_TRUSTED_NETWORKS). */
+  readonly isTrusted: boolean;
+  readonly isSubmission: boolean;
   readonly secureContext: () => SecureContext;
   /** For the log: which socket was used, and the client's address without `::ffff:`. */
   readonly id: string;
@@ -40,8 +46,10 @@ export class Connection {
   #wake = (): void => undefined;
   #timer: NodeJS.Timeout | undefined;
   #tls: string | undefined;
+  #exchange: Exchange | undefined;
+  #login: Login | undefined;
   #incoming: Incoming | undefined;
-  readonly #counts = { messages: 0, refused: 0 };
+  readonly #counts = { messages: 0, refused: 0, failedLogins: 0 };
   #end = 'client closed';
 
   /** `onClose` is called once, when the connection and all that it held are gone. */
@@ -112,7 +120,16 @@ export class Connection {
     }
     clearTimeout(this.#timer);
     const { helo } = this.#session;
-    const fields = { session: id, listener, client, helo, tls: this.#tls, ...this.#counts, end: this.#end };
+    const fields = {
+      session: id,
+      listener,
+      client,
+      helo,
+      tls: this.#tls,
+      login: this.#login?.name,
+      ...this.#counts,
+      end: this.#end,
+    };
     log.info({ ...fields, ms: accept.clock.now() - startedAt }, 'session ended');
   }
 
@@ -125,17 +142,38 @@ export class Connection {
         if (this.#socket.readableEnded) this.#socket.end(); // it has its replies, or the deadline ends it
         return this.#isOpen ? this.#event() : undefined;
       }
+      case 'authenticate':
+        this.#session.answer(await this.#authenticate(action.mechanism, action.response));
+        return this.#counts.failedLogins >= maxFailedLogins
+          ? this.#session.end(replies.tooMany('failed logins'))
+          : undefined;
+      case 'sender': {
+        const { reversePath } = action.sender;
+        const reply = this.#login && (await answerSender(this.#login, reversePath, this.#options.policy));
+        return this.#session.answer(reply ?? replies.senderOk);
+      }
       case 'recipient': {
-        const { resolve, log } = this.#options;
-        const { reply, routes } = await answerRecipient(action.recipient.address, resolve, log);
-        routesOf.set(action.recipient, routes);
+        const { policy, isTrusted } = this.#options;
+        const mayRelay = isTrusted || this.#login !== undefined;
+        const { reply, destination } = await answerRecipient(action.recipient.address, mayRelay, policy);
+        if (destination) destinationOf.set(action.recipient, destination);
         if (reply.code >= 400) this.#counts.refused += 1;
         return this.#session.answer(reply);
       }
       case 'begin': {
-        const routes = action.envelope.recipients.flatMap(recipient => routesOf.get(recipient) ?? []);
-        const origin = { session: this.#options.id, client: this.#options.client, tls: this.#tls };
-        this.#incoming = new Incoming(this.#options.accept, action.envelope, routes, origin);
+        const { accept, id, client, isSubmission } = this.#options;
+        const destinations = action.envelope.recipients.map(
+          recipient => destinationOf.get(recipient) ?? { domain: '' },
+        );
+        const login = this.#login?.name;
+        const origin = {
+          session: id,
+          client,
+          tls: this.#tls,
+          login,
+          isSubmission: isSubmission || login !== undefined,
+        };
+        this.#incoming = new Incoming(accept, action.envelope, destinations, origin);
         return this.#session.answer(replies.sendMessage);
       }
       case 'chunk':
@@ -159,6 +197,31 @@ export class Connection {
       default:
         return action satisfies never;
     }
+  }
+
+  async #authenticate(mechanism: string | undefined, response: Buffer | undefined): Promise<Reply> {
+    const { authenticator, client, id, log, session } = this.#options;
+    if (mechanism !== undefined) {
+      const offered = session.extensions.find(({ name }) => name === 'AUTH')?.parameter?.split(' ');
+      if (!authenticator || !offered?.includes(mechanism)) return replies.unknownMechanism;
+      this.#exchange = authenticator.begin(mechanism, client, type => this.#binding(type));
+    }
+    const reply = (await this.#exchange?.step(response)) ?? replies.internalError;
+    this.#login = this.#exchange?.login;
+    if (reply.code === replies.loginFailed.code) this.#counts.failedLogins += 1;
+    if (reply.code >= 400) log.warn({ session: id, client, reply: `${reply.code} ${reply.status}` }, 'a login failed');
+    return reply;
+  }
+
+  /** Channel bindings (RFC 9266 and RFC 5929 §4.1): what only the two ends of this very TLS connection know. */
+  #binding(type: string): Buffer | undefined {
+    if (!(this.#socket instanceof TLSSocket)) return undefined;
+    if (type === 'tls-exporter' && this.#socket.getProtocol() === 'TLSv1.3')
+      return this.#socket.exportKeyingMaterial(32, 'EXPORTER-Channel-Binding', Buffer.alloc(0));
+    const certificate = this.#socket.getX509Certificate();
+    if (type !== 'tls-server-end-point' || !certificate) return undefined;
+    const [, bits = '256'] = /sha(384|512)/i.exec(certificate.signatureAlgorithm ?? '') ?? [];
+    return hash(`sha${bits}`, certificate.raw, 'buffer');
   }
 
   /** Returns only when the client has taken its replies, or is gone; until then, what it sends waits in the kernel. */

@@ -95,7 +95,7 @@ export class Listeners {
       this.#report(client, isOver ? 'SLIM_MAX_SESSIONS' : 'SLIM_MAX_SESSIONS_PER_CLIENT');
       // Read on, to see its end: it is gone as soon as the client is.
       socket.on('error', () => socket.destroy()).resume();
-      socket.end(encodeReply(replies.tooManySessions, true), 'latin1');
+      socket.end(encodeReply(replies.tooMany('sessions, try again later'), true), 'latin1');
       return void setTimeout(() => socket.destroy(), 1000).unref();
     }
     this.#perClient.set(key, held + 1);
@@ -119,7 +119,7 @@ export class Listeners {
 }
 
 /** Whom a limit counts: an IPv4 address, or the /64 of an IPv6 one, whose '::' stands for the groups that are missing. */
-function clientKey(client: string): string {
+export function clientKey(client: string): string {
   if (!client.includes(':')) return client;
   const [head = [], tail = []] = client.split('::').map(part => part.split(':').filter(Boolean));
   const zeros = Array<string>(8 - head.length - tail.length).fill('0');

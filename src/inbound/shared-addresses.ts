@@ -1,6 +1,6 @@
 // Behind Docker's proxy every stranger can look like the gateway: which client addresses may stand for anyone.
 // In a container these are every gateway, the first address of each attached subnet and its own addresses; elsewhere none.
-// They are never limited one by one (per account and in all they still are), and must never be trusted by network.
+// They are never limited one by one (per account and in all they still are), and never trusted by network.
 import { existsSync, readFileSync } from 'node:fs';
 import { BlockList, isIPv6 } from 'node:net';
 import { networkInterfaces } from 'node:os';
@@ -12,11 +12,17 @@ export function sharedAddresses(): readonly string[] {
   return [...new Set([...own.map(({ address }) => address), ...fromRoutes()])];
 }
 
-/** Whether a client's address (without `::ffff:`) is among them. */
-export function matcher(addresses: readonly string[]): (client: string) => boolean {
-  const list = new BlockList();
-  for (const address of addresses) list.addAddress(address, isIPv6(address) ? 'ipv6' : 'ipv4');
-  return client => list.check(client, isIPv6(client) ? 'ipv6' : 'ipv4');
+/** Whether a client's address (without `::ffff:`) is among addresses and networks (`address/bits`). */
+export function matcher(networks: readonly string[]): (client: string) => boolean {
+  // A list for each family: in one list an IPv6 network such as ::/32 would hold every IPv4 address.
+  const lists = { ipv4: new BlockList(), ipv6: new BlockList() };
+  for (const network of networks) {
+    const [address = '', bits] = network.split('/');
+    const family = isIPv6(address) ? 'ipv6' : 'ipv4';
+    if (bits === undefined) lists[family].addAddress(address, family);
+    else lists[family].addSubnet(address, Number(bits), family);
+  }
+  return client => (isIPv6(client) ? lists.ipv6.check(client, 'ipv6') : lists.ipv4.check(client));
 }
 
 function isContainer(): boolean {

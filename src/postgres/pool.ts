@@ -9,14 +9,16 @@ type Row = Readonly<Record<string, string | null>>;
 type Statement = { readonly name: string; readonly text: string };
 
 const timeoutMs = 4_000;
-const isBack = { name: 'slimsmtp_is_back', text: 'SELECT FROM smtp LIMIT 1' };
 // The domain comes first, so that it also lists members and domains.
 const createIndex = 'CREATE INDEX smtp_lower ON smtp (lower(domain) COLLATE "C", lower(mailbox) COLLATE "C")';
 const makeIndex = `BEGIN; SET LOCAL statement_timeout = 0;
   DO $$ BEGIN IF to_regclass('smtp_lower') IS NULL THEN ${createIndex}; END IF; END $$; COMMIT`;
 
-/** Connects at the first query, not before: a database that is down never stops the server from starting. */
-export async function openDatabase(settings: Readonly<PoolConfig>, log: Log): Promise<Database> {
+/**
+ * Connects at the first query, not before: a database that is down never stops the server from starting. `routes`: whether
+ * the table `smtp` is asked at all.
+ */
+export async function openDatabase(settings: Readonly<PoolConfig>, routes: boolean, log: Log): Promise<Database> {
   const { default: pg } = await import('pg');
   const pool = new pg.Pool({
     ...settings,
@@ -27,18 +29,20 @@ export async function openDatabase(settings: Readonly<PoolConfig>, log: Log): Pr
     connectionTimeoutMillis: 3_000,
     query_timeout: timeoutMs,
   });
-  return new Database(pool, log);
+  return new Database(pool, routes, log);
 }
 
 export class Database {
   /** Whether the last query was answered; undefined before the first. */
   isUp: boolean | undefined;
   readonly #pool: Pool;
+  readonly #routes: boolean;
   readonly #log: Log;
   #attempt: Promise<unknown> | undefined;
 
-  constructor(pool: Pool, log: Log) {
+  constructor(pool: Pool, routes: boolean, log: Log) {
     this.#pool = pool;
+    this.#routes = routes;
     this.#log = log;
     // An idle connection that breaks; whoever asks next gets a new one.
     pool.on('error', error => log.debug({ error: describe(error) }, 'a connection to PostgreSQL broke'));
@@ -48,6 +52,7 @@ export class Database {
   async query(statement: Statement, values: readonly unknown[] = []): Promise<readonly Row[]> {
     // While it is away, one query at a time tries it, and all share its fate: each attempt can hold a thread for long
     // in a look-up of the host's name, which a stopped container no longer has.
+    const isBack = { name: 'slimsmtp_is_back', text: this.#routes ? 'SELECT FROM smtp LIMIT 1' : 'SELECT' };
     if (this.isUp === false) await (this.#attempt ??= this.#ask(isBack, []).finally(() => (this.#attempt = undefined)));
     return this.#ask(statement, values);
   }
@@ -58,7 +63,7 @@ export class Database {
       if (!this.isUp) {
         this.#log.info({}, 'PostgreSQL answers');
         // Not waited for: in a table of millions it takes a while, and until then look-ups are only slow.
-        void this.#makeIndex();
+        if (this.#routes) void this.#makeIndex();
       }
       this.isUp = true;
       return rows;
@@ -66,8 +71,11 @@ export class Database {
       const text = describe(error);
       // Class 22, 'data exception': what the encoding of the database cannot hold is in none of its rows.
       if (text.startsWith('22')) return [];
-      if (this.isUp !== false) this.#log.warn({ error: text }, 'PostgreSQL cannot answer: 451 until it can');
-      this.isUp = false;
+      // 42P01, no such table: an answer, and whoever asked says which.
+      const isTableMissing = text.startsWith('42P01') && this.isUp === true;
+      if (this.isUp !== false && !isTableMissing)
+        this.#log.warn({ error: text }, 'PostgreSQL cannot answer: 451 until it can');
+      this.isUp = isTableMissing;
       throw new CannotTell(`PostgreSQL cannot answer: ${text}`, { cause: error });
     }
   }

@@ -47,7 +47,7 @@ before(async () => {
   await admin.connect();
   await admin.query(await readFile('docker/smtp.sql', 'utf8'));
   proxy = await startProxy(container.getPort(), container.getHost());
-  database = await openDatabase(settings(), log);
+  database = await openDatabase(settings(), true, log);
 });
 
 after(async () => {
@@ -263,7 +263,7 @@ describe('routes from the table', () => {
 describe('as a directory', () => {
   let broken: Database;
   before(async () => {
-    broken = await openDatabase({ ...settings(), port: 1 }, log);
+    broken = await openDatabase({ ...settings(), port: 1 }, true, log);
   });
   beforeEach(() => rows('facebook example.com @SOCIAL', 'anton @SOCIAL ALIAS', 'a/b example.com MAILDIR,PAM'));
   directoryContract('the table', () => ({
@@ -283,7 +283,7 @@ describe('the domains of the table', () => {
   let linked: Database;
   before(async () => {
     link = await startProxy(container.getPort(), container.getHost());
-    linked = await openDatabase({ ...settings(), port: link.port }, { ...log, warn: () => {}, info: () => {} });
+    linked = await openDatabase({ ...settings(), port: link.port }, true, { ...log, warn: () => {}, info: () => {} });
     folder = await mkdtemp(join(tmpdir(), 'slimsmtp-'));
   });
   beforeEach(async () => {
@@ -324,7 +324,7 @@ describe('the domains of the table', () => {
     await admin.query("CREATE ROLE reader LOGIN PASSWORD 'pass'");
     await admin.query('GRANT SELECT ON smtp TO reader');
     await admin.query('DROP INDEX smtp_lower');
-    const reader = await openDatabase({ ...settings('reader', 'pass'), port: link.port }, log);
+    const reader = await openDatabase({ ...settings('reader', 'pass'), port: link.port }, true, log);
     const domains = new TableDomains({ database: reader, settings: [], file: `${file}.reader`, log });
     try {
       await domains.start();

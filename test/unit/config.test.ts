@@ -366,3 +366,103 @@ test('with a database, storages default to it before the catch-all, and may be i
   assert.deepEqual([storages.postgresql, storages.default], [true, '/var/mail/default']);
   assert.equal(load({ PGHOST: 'db', SLIM_STORAGES: 'a@other.example=/x' }).storages.postgresql, false);
 });
+
+const verifier = `SCRAM-SHA-256$4096:${'a'.repeat(22)}==$${'b'.repeat(43)}=:${'c'.repeat(43)}=`;
+
+test('SLIM_USERS: inline, generated, PAM and PostgreSQL, in their order; names are folded, secrets kept as they are', () => {
+  const text = `Anton:@GENERATE Ärztin@Bücher.Example:sEcret:1 app:${verifier} @PAM @POSTGRESQL`;
+  assert.deepEqual(load({ SLIM_USERS: text, PGHOST: 'db' }).users, [
+    { kind: 'generate', name: 'anton' },
+    { kind: 'inline', name: 'ärztin@xn--bcher-kva.example', secret: 'sEcret:1' },
+    { kind: 'inline', name: 'app', secret: verifier },
+    { kind: 'pam', name: '@PAM' },
+    { kind: 'postgresql', name: '@POSTGRESQL' },
+  ]);
+  const shown = described({ SLIM_USERS: text, PGHOST: 'db' }, 'SLIM_USERS');
+  assert.equal(shown?.[0], 'Anton:@GENERATE,Ärztin@Bücher.Example:***,app:***,@PAM,@POSTGRESQL');
+});
+
+test('SLIM_USERS: mistakes are named, and no secret with them', () => {
+  for (const [users, more] of [
+    ['anton', {}],
+    ['anton:', {}],
+    ['anton:geheim,zwei', {}],
+    [':geheim', {}],
+    ['anton:SCRAM-SHA-256$4096:geheim', {}],
+    ['anton@-x:geheim', {}],
+    ['anton:geheim ANTON:geheim2', {}],
+    ['@PAM', { isRoot: false }],
+    ['@POSTGRESQL', {}],
+  ] as const) {
+    const found = problems({ SLIM_USERS: users }, more);
+    assert.equal(found.length, 1, `${users}: ${found.join('\n')}`);
+    assert.match(found[0] ?? '', /^SLIM_USERS/);
+    assert.doesNotMatch(found.join(), /geheim/);
+  }
+  const scram = { SLIM_USERS: '@PAM', SLIM_SUPPORTS: 'AUTH SCRAM-SHA-256' };
+  assert.match(problems(scram).join(), /^SLIM_SUPPORTS: @PAM in SLIM_USERS cannot verify SCRAM/);
+});
+
+test('SLIM_TRUSTED_NETWORKS: networks, and never one so wide that it is an open relay', () => {
+  const good = '10.0.0.0/8 192.0.2.7, 2001:DB8::/32 ::1 fd00::1/64';
+  assert.deepEqual(load({ SLIM_TRUSTED_NETWORKS: good }).trustedNetworks, [
+    '10.0.0.0/8',
+    '192.0.2.7/32',
+    '2001:db8::/32',
+    '::1/128',
+    'fd00::1/64',
+  ]);
+  for (const bad of [
+    '0.0.0.0/0',
+    '10.0.0.0/7',
+    '::/0',
+    '2000::/31',
+    '::/32',
+    '::ffff:10.0.0.0/104',
+    '::ffff:0:0/96',
+    '10.0.0',
+    'x/8',
+    '10.0.0.0/33',
+    '0:0::/96',
+    '::2/128',
+  ])
+    assert.match(problems({ SLIM_TRUSTED_NETWORKS: bad }).join('\n'), /^SLIM_TRUSTED_NETWORKS=".*": a network/, bad);
+});
+
+test('SLIM_RELAY_*: the port follows what it is for, and contradictions are named', () => {
+  const relay = (more: Variables) => load({ SLIM_RELAY_HOST: 'relay.example.net', ...more }).relay;
+  assert.equal(load({}).relay, undefined);
+  assert.deepEqual(relay({}), { host: 'relay.example.net', port: 25, tls: 'starttls' });
+  const login = { SLIM_RELAY_USER: 'u', SLIM_RELAY_PASSWORD: 'p,q' };
+  assert.deepEqual(relay(login), { host: 'relay.example.net', port: 587, tls: 'starttls', user: 'u', password: 'p,q' });
+  assert.equal(relay({ ...login, SLIM_RELAY_TLS: 'implicit' })?.port, 465);
+  assert.equal(relay({ ...login, SLIM_RELAY_PORT: '2525' })?.port, 2525);
+  assert.equal(relay({ SLIM_RELAY_TLS: 'none' })?.tls, 'none');
+  assert.equal(load({ SLIM_RELAY_HOST: '[2001:db8::1]' }).relay?.host, '2001:db8::1');
+  const complaints = (more: Variables): string =>
+    problems({ SLIM_RELAY_HOST: 'relay.example.net', ...more }).join('\n');
+  assert.match(complaints({ SLIM_RELAY_USER: 'u' }), /^SLIM_RELAY_USER, SLIM_RELAY_PASSWORD: only one is set$/);
+  assert.match(complaints({ ...login, SLIM_RELAY_TLS: 'none' }), /^SLIM_RELAY_TLS="none": SLIM_RELAY_USER/);
+  const both = { SLIM_RELAY_TLS: 'none', SLIM_EXTERNAL_TLS: 'required' };
+  assert.match(complaints(both), /^SLIM_RELAY_TLS="none", SLIM_EXTERNAL_TLS="required": they contradict/);
+  assert.equal(complaints({ ...both, SLIM_EXTERNAL_TLS: 'opportunistic' }), '');
+  assert.match(problems({ SLIM_RELAY_PORT: '26' }).join(), /^SLIM_RELAY_PORT: SLIM_RELAY_HOST is not set$/);
+  assert.deepEqual(described({ SLIM_RELAY_HOST: 'r.example', ...login }, 'SLIM_RELAY_PASSWORD'), [
+    '***',
+    'environment',
+  ]);
+});
+
+test('the queue has the times of the contract, and takes others', () => {
+  const [minute, hour] = [60_000, 3_600_000];
+  const usual = {
+    lifetimeMs: 120 * hour,
+    retryMs: [minute, 5 * minute, 15 * minute, hour, 3 * hour],
+    delayNoticeMs: 4 * hour,
+  };
+  assert.deepEqual(load({}).queue, usual);
+  const own = load({ SLIM_QUEUE_LIFETIME: '6s', SLIM_RETRY: '1s,1s 2s', SLIM_DELAY_NOTICE: '20d' });
+  assert.deepEqual(own.queue, { lifetimeMs: 6000, retryMs: [1000, 1000, 2000], delayNoticeMs: 20 * 24 * hour });
+  assert.match(problems({ SLIM_RETRY: '1m,soon' }).join(), /^SLIM_RETRY="soon": a duration/);
+  assert.deepEqual([load({}).externalTls, load({}).senderCheck], ['required', 'strict']);
+});

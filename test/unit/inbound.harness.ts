@@ -4,11 +4,11 @@ import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:
 import { type AddressInfo, type Socket, Server, connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type SecureContext, createSecureContext } from 'node:tls';
+import { type SecureContext, connect as connectTls, createSecureContext } from 'node:tls';
 import { Certificates } from '../../src/inbound/certificate.ts';
 import { Connection } from '../../src/inbound/connection.ts';
 import { type ListenSocket, Listeners } from '../../src/inbound/listener.ts';
-import type { Log, Mailbox, Resolution, Route, Storage } from '../../src/mail.ts';
+import type { Authenticator, Log, Mailbox, Queue, Report, Resolution, Route, Storage } from '../../src/mail.ts';
 import { MaildirStorage } from '../../src/storage/maildir.ts';
 import { type Clock, systemClock, systemRandom as random } from '../../src/system.ts';
 
@@ -25,6 +25,12 @@ type Options = {
   readonly maxSessionsPerClient?: number;
   readonly isShared?: (client: string) => boolean;
   readonly secureContext?: SecureContext;
+  readonly authenticator?: Authenticator;
+  readonly isTrusted?: boolean;
+  readonly needsLogin?: boolean;
+  readonly senderCheck?: 'strict' | 'domain' | 'off';
+  readonly queue?: Queue;
+  readonly report?: Report;
   readonly clock?: Clock;
 };
 
@@ -37,6 +43,7 @@ const extensions = [
   'SMTPUTF8',
   'CHUNKING',
   'ENHANCEDSTATUSCODES',
+  'DSN',
   'STARTTLS',
   'HELP',
 ];
@@ -62,6 +69,8 @@ export async function startServer(options: Options = {}) {
     hostname: 'mx.example.com',
     spoolFolder,
     storages: { maildir: new MaildirStorage({ clock, random, log }), account: options.account ?? nothing },
+    queue: options.queue ?? { prepare: () => Promise.reject(new Error('there is no queue here')) },
+    report: options.report ?? (async () => {}),
     clock,
     random,
     log,
@@ -80,14 +89,26 @@ export async function startServer(options: Options = {}) {
         {
           session: {
             hostname: 'mx.example.com',
-            extensions: extensions.map(name => ({ name })),
+            extensions: [
+              ...extensions.map(name => ({ name })),
+              ...(options.authenticator
+                ? [{ name: 'AUTH', parameter: options.authenticator.mechanisms.join(' ') }]
+                : []),
+            ],
             maxSizeBytes: options.maxSizeBytes ?? 64 * 1024 * 1024,
             needsTls: false,
-            needsLogin: false,
+            needsLogin: options.needsLogin ?? false,
             isSecure: kind === 'submissions',
           },
           accept,
-          resolve: options.resolve ?? (async ({ local }) => ({ kind: ok, routes: [route(local)] })),
+          policy: {
+            resolve: options.resolve ?? (async ({ local }) => ({ kind: ok, routes: [route(local)] })),
+            senderCheck: options.senderCheck ?? 'strict',
+            log,
+          },
+          authenticator: options.authenticator,
+          isTrusted: options.isTrusted ?? false,
+          isSubmission: kind !== 'smtp',
           secureContext: () => options.secureContext ?? createSecureContext(),
           id: `s${(sessions += 1)}`,
           listener: listener.kind,
@@ -168,6 +189,13 @@ export class Client {
 
   static async to({ port }: { readonly port: number }, host = '127.0.0.1'): Promise<Client> {
     const client = new Client(connect(port, host));
+    await client.hear(/^220 .*\r\n/);
+    return client;
+  }
+
+  /** Over TLS from the start. */
+  static async toTls({ port }: { readonly port: number }): Promise<Client> {
+    const client = new Client(connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false }));
     await client.hear(/^220 .*\r\n/);
     return client;
   }
