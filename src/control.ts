@@ -27,7 +27,9 @@ export async function openControl(path: string, handlers: Handlers): Promise<Ser
   rmSync(path, { force: true });
   const server = createServer(socket => {
     socket.on('error', () => socket.destroy()).setTimeout(60_000, () => socket.destroy());
-    createInterface(socket).once('line', line => pipeline(Readable.from(answer(line, handlers)), socket, () => {}));
+    // readline passes the socket's errors on as its own: a client that leaves early must not end the server.
+    const lines = createInterface(socket).on('error', () => {});
+    lines.once('line', line => pipeline(Readable.from(answer(line, handlers)), socket, () => {}));
   });
   await new Promise<void>((resolve, reject) => server.once('error', reject).listen(path, resolve));
   chmodSync(path, 0o600);

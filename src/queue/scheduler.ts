@@ -380,7 +380,7 @@ export class DiskQueue implements Queue {
       const wait = Math.round((this.#step(recipient.attempts) * (900 + random.below(201))) / 1000);
       // The last attempt is made at the very end.
       if (isAttempt) recipient.nextAt = now < endsAt ? Math.min(now + wait, endsAt) : now + wait;
-      const isLate = delayNoticeMs < lifetimeMs && now >= record.receivedAt + delayNoticeMs;
+      const isLate = now >= record.receivedAt + delayNoticeMs;
       const action = actionFor(recipient, recipient.last, isLate);
       if (action) outcomes.set(recipient, { recipient, action, delivery: recipient.last });
     }

@@ -4,9 +4,10 @@ import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { type Server, connect, createServer } from 'node:net';
 import { spawnSync } from 'node:child_process';
 import { tmpdir } from 'node:os';
+import { setTimeout as pause } from 'node:timers/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import { NoServer, ask, openControl } from '../../src/control.ts';
+import { NoServer, ask, askAll, openControl } from '../../src/control.ts';
 
 let folder = '';
 let path = '';
@@ -52,6 +53,19 @@ describe('the control socket', () => {
       socket.end(text).resume();
       await once(socket, 'close');
     }
+    assert.deepEqual(await ask(path, 'health', ''), { listening: true });
+  });
+
+  it('gives an answer of many items one by one, and survives who leaves in the middle of it', async () => {
+    async function* many(count: string) {
+      for (let n = 0; n < Number(count); n += 1) yield { n, text: 'x'.repeat(1000) };
+    }
+    servers.push(await openControl(path, { many, health: () => ({ listening: true }) }));
+    const items: unknown[] = [];
+    for await (const item of askAll(path, 'many', '3')) items.push((item as { n: number }).n);
+    assert.deepEqual(items, [0, 1, 2]);
+    for (let i = 0; i < 20; i += 1) assert.ok(await ask(path, 'many', '1000'));
+    await pause(50);
     assert.deepEqual(await ask(path, 'health', ''), { listening: true });
   });
 

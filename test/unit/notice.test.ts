@@ -219,34 +219,29 @@ describe('a notice', () => {
   });
 
   it('lets nothing from outside begin a line or a field', async () => {
-    const evil = 'x\r\nBcc: victim@x\n\n--=_' + 'ab'.repeat(16) + '--\0\x1b[31m';
-    const { raw, parts } = await parse(
-      build(
-        [
-          outcome(
-            'failed',
-            { address: 'b@x', originalRecipient: 'rfc822;a+0D+0ABcc:+20v@x' },
-            { text: `550 ${evil}`, remote: evil },
-          ),
-        ],
-        {
-          envelopeId: 'a+0AX-Evil:+20y',
-        },
-      ),
-    );
-    assert.doesNotMatch(raw, /^(Bcc|X-Evil):/m);
-    for (const character of '\0\x1b\r') assert.ok(!raw.includes(character));
-    assert.equal(parts[1]?.fields.length, 2);
-    assert.deepEqual(
-      Object.keys(parts[1]?.fields[1] ?? {}).filter(name => /bcc/i.test(name)),
-      [],
-    );
+    const evil = 'x\r\nBcc: victim@x\n\n--=_' + 'ab'.repeat(16) + '--\0\x1b[31m\u0085';
+    const original = { originalRecipient: 'rfc822;a+0D+0ABcc:+20v@x+00' };
+    for (const address of ['b@x', 'gr\u00fc\u00dfe@x']) {
+      const entry = { envelopeId: 'a+0AX-Evil:+20y', isUtf8: address !== 'b@x' };
+      const outcomes = [outcome('failed', { address, ...original }, { text: `550 ${evil}`, remote: evil })];
+      const { raw, parts } = await parse(build(outcomes, entry));
+      assert.doesNotMatch(raw, /^(Bcc|X-Evil):/m);
+      for (const character of '\0\x1b\r\u0085') assert.ok(!raw.includes(character));
+      if (entry.isUtf8) continue; // Python does not know the parts of RFC 6533
+      assert.equal(parts[1]?.fields.length, 2);
+      assert.deepEqual(
+        Object.keys(parts[1]?.fields[1] ?? {}).filter(name => /bcc/i.test(name)),
+        [],
+      );
+    }
   });
 
   it('keeps long words of the remote to lines of 998 octets', async () => {
     for (const words of ['x'.repeat(70_000), 'many words '.repeat(7000), '\u{1f600}'.repeat(5000)])
-      for (const isUtf8 of [false, true])
-        await parse(build([outcome('failed', { address: 'gr\u00fc\u00dfe@x' }, { text: `550 ${words}` })], { isUtf8 }));
+      for (const isUtf8 of [false, true]) {
+        const outcomes = [outcome('failed', { address: 'gr\u00fc\u00dfe@x' }, { text: `550 ${words}` })];
+        assert.ok((await parse(build(outcomes, { isUtf8 }))).raw.length < 10_000);
+      }
   });
 
   it('is UTF-8 where the envelope was and needs it, and plain ASCII otherwise', async () => {

@@ -427,6 +427,23 @@ describe('destinations', () => {
     await q.queue.stop(0);
   });
 
+  it('that fail side by side have failed once', async () => {
+    const q = open();
+    await q.queue.start();
+    q.state.answer = () => greylisted;
+    for (const id of ['a', 'b', 'c']) await q.add(id, [`${id}@dead`]);
+    await q.pass(5 * minute);
+    await q.add('later', ['later@dead']);
+    for (let step = 0; step < 30; step += 1) await q.pass(minute); // four attempts each, the next after an hour
+    q.state.answer = () => unreachable;
+    q.tried();
+    await q.pass(47 * minute);
+    assert.deepEqual(q.tried(), ['dead: a@dead', 'dead: b@dead', 'dead: c@dead']);
+    for (let step = 0; step < 7; step += 1) await q.pass(minute);
+    assert.deepEqual(q.tried(), ['dead: later@dead']);
+    await q.queue.stop(0);
+  });
+
   it('are one behind a relay, and local mail is another', async () => {
     const q = open({ relay: true });
     await q.queue.start();
@@ -480,6 +497,27 @@ describe('an operator', () => {
     await q.queue.stop(0);
   });
 
+  it('holds what is being tried, or has company, and it neither expires nor goes along', async () => {
+    const q = open({ relay: true });
+    await q.queue.start();
+    const gate = Promise.withResolvers<Delivery>();
+    q.state.answer = () => gate.promise;
+    await q.add('a', ['x@one', 'y@two']);
+    assert.equal(await q.queue.act('hold', { domain: 'one' }), 1);
+    q.state.now += 200 * hour;
+    q.state.answer = () => greylisted;
+    gate.resolve(greylisted);
+    await q.settled();
+    assert.deepEqual(q.notices, ['delayed x@one 4.7.1, failed y@two 5.7.1']);
+    await q.add('b', ['x@one', 'y@two']);
+    await q.settled();
+    await q.queue.act('hold', { domain: 'one' });
+    q.tried();
+    await q.pass(minute + 1000);
+    assert.deepEqual(q.tried(), ['relay: y@two']);
+    await q.queue.stop(0);
+  });
+
   it('removes, and nothing comes back, nor is anyone told', async () => {
     const q = open();
     await q.queue.start();
@@ -501,6 +539,15 @@ describe('an operator', () => {
   });
 });
 
+it('a message whose envelope cannot be written leaves nothing', async () => {
+  const q = open();
+  await q.queue.start();
+  mkdirSync(`${q.folder}/a.json.tmp`);
+  await assert.rejects(q.add('a', ['x@x']), /EISDIR/);
+  assert.deepEqual(q.files(), ['a.json.tmp']);
+  await q.queue.stop(0);
+});
+
 describe('a start', () => {
   it('sweeps what a crash left, and leaves a broken entry alone', async () => {
     const q = open();
@@ -518,7 +565,7 @@ describe('a start', () => {
       'other.json',
       'notes.txt',
     ])
-      writeFileSync(`${q.folder}/${name}`, name === 'other.json' ? '{"id":"else"}' : '{');
+      writeFileSync(`${q.folder}/${name}`, name === 'other.json' ? '{"id":"else","recipients":[]}' : '{');
     const again = open({ folder: q.folder });
     await again.queue.start();
     assert.deepEqual(again.files(), ['broken', 'broken.json', 'good', 'good.json', 'notes.txt', 'other.json']);
