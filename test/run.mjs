@@ -30,6 +30,7 @@ const stages = {
   integration() {
     run('sh', ['test/setup/engine.sh']);
     run('docker', ['build', '--quiet', '--tag', 'slimsmtp:test', '.']);
+    run('docker', ['build', '--quiet', '--tag', 'slimsmtp-peer:test', 'test/peers']);
     // Where the base image is a stand-in there is no registry, and so no image of testcontainers' reaper: the tests stop what they start.
     const label = spawnSync('docker', [
       'image',

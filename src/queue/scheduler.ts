@@ -166,7 +166,8 @@ export class DiskQueue implements Queue {
       if (recipients.length === 0) return;
       touched += 1;
       for (const recipient of recipients) {
-        if (action === 'retry') this.#destination(recipient).blockedUntil = 0;
+        // Whoever says 'now' knows that the destination is back: its other mail may go as well.
+        if (action === 'retry') Object.assign(this.#destination(recipient), { blockedUntil: 0, failures: 0 });
         else if (action === 'remove') recipient.isDone = true;
         else recipient.isHeld = action === 'hold';
         if (action === 'retry' || action === 'release') recipient.nextAt = this.#options.clock.now();

@@ -12,7 +12,7 @@ import type { Order, Question, Reply, Start, TlsFiles } from './protocol.ts';
 
 const lookUpMs = 10_000;
 /** More than the steward gives its PAM child. */
-const authenticateMs = 25_000;
+const authenticateMs = 50_000;
 const rememberMs = 4_000;
 /** Writing and syncing a large message on a slow disk; RFC 5321 §4.5.3.2.6 lets the client wait ten minutes. */
 const depositMs = 60_000;

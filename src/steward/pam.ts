@@ -1,6 +1,6 @@
 // Passwords of Unix accounts: a child of the steward that asks PAM, and the steward's side of it. PAM's modules block
 // threads, hang and crash; here they take nobody along.
-// Promises: yes, no, or CannotTell within twenty seconds; a child that has died or hangs is replaced at the next question.
+// Promises: yes, no, or CannotTell within forty-five seconds; a child that has died or hangs is replaced at the next question.
 // Only PAM's plain words for 'no' are a no. Never asks for an account that the steward does not know, never any service
 // but `slimsmtp`: PAM itself would fall back on `other`, whose rules are somebody else's.
 import { type ChildProcess, fork } from 'node:child_process';
@@ -9,8 +9,8 @@ import { createRequire } from 'node:module';
 
 const serviceFile = '/etc/pam.d/slimsmtp';
 const mostWaiting = 200;
-/** Fifty logins at once take six seconds of two busy cores, nearly all of it yescrypt. */
-const deadlineMs = 20_000;
+/** Fifty logins at once take six seconds of two idle cores and twenty of busy ones, most of it yescrypt and two processes each. */
+const deadlineMs = 45_000;
 /** As pam_strerror has them: wrong password, unknown, account expired, password expired, denied, too many tries. */
 const refusals =
   /^(Authentication failure|User not known to|User account has expired|Authentication token (expired|is no longer valid)|Permission denied|Have exhausted)/;

@@ -1,5 +1,6 @@
 // A bare SMTP client for tests: sends exactly the octets it is given and waits for whole replies.
 import { type Socket, connect } from 'node:net';
+import { connect as connectTls } from 'node:tls';
 
 export type Client = {
   /** Sends a command line (none: waits for the greeting); the last line of the reply. */
@@ -9,8 +10,9 @@ export type Client = {
   readonly socket: Socket;
 };
 
-export async function dial(port: number, host = '127.0.0.1'): Promise<Client> {
-  const socket = connect(port, host);
+/** Over TLS from the start where it is `secure`; certificates are not looked at. */
+export async function dial(port: number, host = '127.0.0.1', isSecure = false): Promise<Client> {
+  const socket = isSecure ? connectTls({ port, host, rejectUnauthorized: false }) : connect(port, host);
   let input = '';
   let isClosed = false;
   let wake = (): void => {};

@@ -4,6 +4,9 @@
 // Never: publishes on anything but loopback's random ports, or reads the user's .env.
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { PostgreSqlContainer, type StartedPostgreSqlContainer } from '@testcontainers/postgresql';
 import { GenericContainer, Network, Wait, type StartedNetwork, type StartedTestContainer } from 'testcontainers';
@@ -22,14 +25,19 @@ export async function docker(...parameters: string[]): Promise<string> {
 export type ServerOptions = {
   readonly environment?: Record<string, string>;
   readonly network?: StartedNetwork;
+  /** Address of the name server to ask (Docker's own, which knows the containers, asks it). */
+  readonly dns?: string;
+  /** Contents of files to be found in the container, by their paths. */
+  readonly files?: Readonly<Record<string, string>>;
   /** For what else GenericContainer offers: `server => server.withUser('1000')`. */
   readonly prepare?: (server: GenericContainer) => GenericContainer;
 };
 
 class Server extends GenericContainer {
-  constructor() {
+  constructor(dns?: string) {
     super(image);
     this.hostConfig.ReadonlyRootfs = true;
+    if (dns) this.hostConfig.Dns = [dns];
     this.withDroppedCapabilities('ALL')
       .withAddedCapabilities(...capabilities)
       .withSecurityOpt('no-new-privileges');
@@ -43,6 +51,12 @@ class Server extends GenericContainer {
     };
     this.withHealthCheck(everyHalfSecond).withWaitStrategy(Wait.forHealthCheck()).withStartupTimeout(60_000);
   }
+}
+
+/** As Promise.all, but waits for all of them also when one fails: what has been started can then be ended. */
+export async function together<const T extends readonly Promise<unknown>[]>(promises: T) {
+  await Promise.allSettled(promises);
+  return Promise.all(promises);
 }
 
 export type Stage = {
@@ -74,11 +88,19 @@ export function openStage(after: (undo: () => Promise<void>) => void): Stage {
 
   return {
     own,
-    async server({ environment = {}, network, prepare = it => it }: ServerOptions = {}) {
-      const server = prepare(new Server().withEnvironment({ SLIM_DOMAINS: 'example.com', ...environment }));
+    async server({ environment = {}, network, dns, files = {}, prepare = it => it }: ServerOptions = {}) {
+      const folder = mkdtempSync(join(tmpdir(), 'slimsmtp-files-'));
+      own(async () => rmSync(folder, { recursive: true }));
+      const mounts = Object.entries(files).map(([target, content], index) => {
+        const source = join(folder, String(index));
+        writeFileSync(source, content);
+        return { source, target, mode: 'ro' as const };
+      });
+      const server = prepare(new Server(dns).withEnvironment({ SLIM_DOMAINS: 'example.com', ...environment }));
       const log: Buffer[] = [];
       server.withLogConsumer(stream => stream.on('data', (data: Buffer) => log.push(data)));
       if (network) server.withNetwork(network);
+      if (mounts.length > 0) server.withBindMounts(mounts);
       return started(
         await server.start().catch((error: Error) => {
           throw new Error(`${error.message}; its log:\n${log.join('')}`);

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Container engine and base images for the integration tests, on machines that lack them; where all is there it takes a second.
-# Promises: afterwards `docker info`, `docker compose` and `docker buildx` work and the three base images exist, or it says in one line what is
+# Promises: afterwards `docker info`, `docker compose` and `docker buildx` work and the base images exist, or it says in one line what is
 # missing and exits 69. Needs root on Debian to install anything. A base image is built from Debian's and npm's packages, under the official name and
 # with the label stand-in=yes, only where it can neither be found nor pulled, so that Dockerfile, compose.yaml and tests are the same everywhere.
 # Never: ends a dockerd, not even its own (the next run finds it running), and never touches the machine's own apt sources.
@@ -103,5 +103,6 @@ postgres_image() {
 
 docker info >/dev/null 2>&1 || start_engine
 { docker compose version && docker buildx version; } >/dev/null 2>&1 || install_plugins
+debian_image
 node_image
 postgres_image
