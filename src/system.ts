@@ -34,12 +34,11 @@ const resolver = (): Resolver => new Resolver({ timeout: 5000, tries: 2, maxTime
 export const systemDns: Dns = {
   mx: domain => resolver().resolveMx(domain),
   addresses: async host => {
-    const answers = await Promise.allSettled([resolver().resolve6(host), resolver().resolve4(host)]);
-    const found = answers.flatMap(answer => (answer.status === 'fulfilled' ? answer.value : []));
+    const errors: NodeJS.ErrnoException[] = [];
+    const note = (error: NodeJS.ErrnoException): string[] => (errors.push(error), []);
+    const answers = [resolver().resolve6(host).catch(note), resolver().resolve4(host).catch(note)];
+    const found = (await Promise.all(answers)).flat();
     if (found.length > 0) return found;
-    const errors = answers.flatMap(answer =>
-      answer.status === 'rejected' ? [answer.reason as NodeJS.ErrnoException] : [],
-    );
     throw errors.find(({ code }) => code !== 'ENOTFOUND' && code !== 'ENODATA') ?? errors[0] ?? new Error('no answer');
   },
 };

@@ -2,18 +2,14 @@
 // Promises: a server that is silent, drips, floods, drops or talks nonsense costs bounded time and memory, and is a deferral;
 // what comes in clear behind STARTTLS is never read; never an unhandled 'error' event.
 // RFC 5321 §4.5.3.2 (timeouts) and §4.1.1.10 (QUIT), RFC 3207.
-import type { Socket } from 'node:net';
-import { isIP } from 'node:net';
+import { type Socket, isIP } from 'node:net';
 import { type SecureContext, connect as connectTls } from 'node:tls';
 import { clientFinal } from '../scram.ts';
 import type { Content } from './content.ts';
-import { type Mail, type Offers, type Refusal, ReplyReader, type Sent, type ServerReply } from './dialogue.ts';
-import { type Terms, type Want, open, transact } from './dialogue.ts';
+import type { Mail, Offers, Refusal, Sent, ServerReply, Terms, Want } from './dialogue.ts';
+import { ReplyReader, none, open, transact } from './dialogue.ts';
 
-export type Timeouts = Readonly<
-  Record<'connect' | 'handshake' | 'command' | 'data' | 'block' | 'end' | 'attempt' | 'quit', number>
->;
-export const standardTimeouts: Timeouts = {
+export const standardTimeouts = {
   connect: 30_000,
   handshake: 60_000,
   command: 5 * 60_000,
@@ -23,6 +19,7 @@ export const standardTimeouts: Timeouts = {
   attempt: 60 * 60_000, // opening a session, or one message, however much the server drips
   quit: 2000,
 };
+export type Timeouts = Readonly<typeof standardTimeouts>;
 
 export type ConnectionOptions = {
   readonly host: string; // its name, which TLS looks for
@@ -41,25 +38,31 @@ export class Connection {
   #socket: Socket;
   #output = '';
   #wake = (): void => undefined;
-  #idleTimer: NodeJS.Timeout | undefined;
   #reason = 'the server closed the connection';
   offers: Offers = new Map();
   /** TLS version and cipher. */
   tls: string | undefined;
   messages = 0;
 
-  private constructor(socket: Socket, options: ConnectionOptions) {
+  /** Of a socket that is connecting. */
+  constructor(socket: Socket, options: ConnectionOptions) {
     this.options = options;
-    this.#socket = this.#watch(socket);
+    this.#socket = this.#watch(socket.setNoDelay());
   }
 
-  /** Opens a session on a socket that is connecting. */
-  static async open(socket: Socket, options: ConnectionOptions): Promise<Connection | Refusal> {
-    const connection = new Connection(socket, options);
-    const result = await connection.#open();
-    if (result instanceof Map) connection.offers = result;
-    else connection.quit();
-    return result instanceof Map ? connection : (result as Refusal);
+  /** Opens a session; a refusal closes it. */
+  async open(): Promise<this | Refusal> {
+    const { timeouts, terms } = this.options;
+    await this.#until(() => !this.#socket.connecting, timeouts.connect, 'connecting took too long');
+    const isConnected = !this.#socket.destroyed;
+    if (!isConnected || (terms.isSecure && !(await this.#handshake()))) {
+      const status = isConnected ? '4.7.4' : '4.4.1';
+      return { because: isConnected ? 'tls' : 'host', delivery: { kind: 'deferred', status, text: this.#reason } };
+    }
+    const result = await this.#run(open(terms));
+    if (result instanceof Map) this.offers = result;
+    else this.quit();
+    return result instanceof Map ? this : result;
   }
 
   async send(mail: Mail, content: Content): Promise<Sent> {
@@ -67,38 +70,21 @@ export class Connection {
     return this.#run(transact(this.offers, mail), content);
   }
 
-  /** Waits for its next message, so long. Whatever comes meanwhile (a 421, the end) makes it unfit: `onGone`, and it is closed. */
-  idle(forMs: number, onGone: () => void): void {
-    const end = (): void => {
-      onGone();
-      this.quit();
-    };
-    this.#idleTimer = setTimeout(end, forMs).unref();
-    this.#wake = () => {
-      const isFit = this.#reader.isEmpty && this.#socket.read() === null && !this.#socket.readableEnded;
-      if (!isFit || this.#socket.destroyed) end();
-    };
-    this.#wake();
-  }
-
-  /** Waits no more. */
-  take(): void {
-    clearTimeout(this.#idleTimer);
-    this.#wake = () => undefined;
+  /** Whether nothing came that was not asked for, such as a 421: else replies and commands would be out of step. */
+  isQuiet(): boolean {
+    return this.#reader.isEmpty && this.#socket.read() === null;
   }
 
   /** Says good-bye without waiting for an answer. */
   quit(): void {
-    this.take();
     this.#wake = () => void this.#socket.read(); // else its end would not be seen
-    if (this.#socket.destroyed) return;
     setTimeout(() => this.destroy(), this.options.timeouts.quit).unref();
     this.#socket.end('QUIT\r\n');
     this.#wake();
   }
 
-  destroy(): void {
-    this.#socket.destroy();
+  destroy(reason?: string): void {
+    this.#socket.destroy(reason === undefined ? undefined : new Error(reason));
   }
 
   #watch(socket: Socket): Socket {
@@ -109,79 +95,52 @@ export class Connection {
     });
   }
 
-  async #open(): Promise<Offers | Refusal> {
-    const { timeouts, terms } = this.options;
-    const lost = (because: Refusal['because'], status: string): Refusal => {
-      return { because, delivery: { kind: 'deferred', status, text: this.#reason } };
-    };
-    await this.#until(() => !this.#socket.connecting, timeouts.connect, 'connecting took too long');
-    if (this.#socket.destroyed) return lost('host', '4.4.1');
-    this.#socket.setNoDelay(true);
-    if (terms.isSecure && !(await this.#handshake())) return lost('tls', '4.7.4');
-    return this.#run(open(terms), undefined);
+  async #run<T>(dialogue: Generator<Want, T, ServerReply>, content?: Content): Promise<T> {
+    // It also closes what a surprise leaves open.
+    const cap = setTimeout(() => this.destroy('it took too long in all'), this.options.timeouts.attempt).unref();
+    let step = dialogue.next();
+    while (!step.done) step = dialogue.next(await this.#carryOut(step.value, content));
+    clearTimeout(cap);
+    return step.value;
   }
 
-  async #run<T>(dialogue: Generator<Want, T, ServerReply>, content: Content | undefined): Promise<T> {
-    const cap = setTimeout(() => this.#fail('it took too long in all'), this.options.timeouts.attempt);
-    try {
-      let step = dialogue.next();
-      while (!step.done) step = dialogue.next(await this.#carryOut(step.value, content));
-      return step.value;
-    } catch (error) {
-      this.destroy();
-      throw error;
-    } finally {
-      clearTimeout(cap);
-    }
-  }
-
-  async #carryOut(want: Want, content: Content | undefined): Promise<ServerReply> {
+  async #carryOut(want: Want, content?: Content): Promise<ServerReply> {
     const { timeouts, terms } = this.options;
+    const lost = (): ServerReply => ({ code: 0, lines: [this.#reason] });
     switch (want.kind) {
       case 'send':
         this.#output += want.text;
         return done;
       case 'reply': {
-        const output = this.#output;
+        if (this.#output !== '') this.#socket.write(this.#output);
         this.#output = '';
-        if (output !== '') this.#socket.write(output);
         let reply: ServerReply | undefined;
         const isThere = (): boolean => {
-          while ((reply = this.#reader.next()) === undefined) {
-            const octets = this.#socket.read() as Buffer | null;
-            if (octets === null) return this.#socket.readableEnded;
-            this.#reader.receive(octets);
-          }
+          for (let octets; (reply = this.#reader.next()) === undefined; this.#reader.receive(octets))
+            if ((octets = this.#socket.read() as Buffer | null) === null) return this.#socket.readableEnded;
           return true;
         };
         await this.#until(isThere, timeouts[want.wait], 'the server did not answer in time');
-        if (reply?.code === 0) this.#fail(reply.lines.join());
-        return reply ?? this.#lost();
+        if (reply?.code === 0) this.destroy(reply.lines.join());
+        return reply ?? lost();
       }
       case 'content': {
-        if (!this.#reader.isEmpty)
-          return { code: 0, status: '4.5.0', lines: ['a reply came to what was not sent yet'] };
+        if (!this.#reader.isEmpty) return none('4.5.0', 'a reply came to what was not sent yet');
+        const isTaken = (): boolean => !this.#socket.writableNeedDrain;
         for await (const piece of content?.pieces ?? []) {
           this.#socket.write(piece);
-          await this.#until(
-            () => !this.#socket.writableNeedDrain,
-            timeouts.block,
-            'the server does not take the message',
-          );
-          if (this.#socket.destroyed) return this.#lost();
+          await this.#until(isTaken, timeouts.block, 'the server does not take the message');
+          if (this.#socket.destroyed) return lost();
         }
         return done;
       }
       case 'prove': {
         const proof = await clientFinal(terms.credentials?.password ?? '', want.first, want.challenge);
-        return proof ? { ...done, lines: [proof.response, proof.expected] } : { code: 0, lines: [] };
+        return proof ? { ...done, lines: [proof.response, proof.expected] } : lost();
       }
-      case 'secure': {
-        const isInjected = !this.#reader.isEmpty || this.#socket.read() !== null;
-        if (isInjected)
-          return { code: 0, status: '4.7.0', lines: ['octets in clear came behind STARTTLS: an injection'] };
-        return (await this.#handshake()) ? done : { code: 0, lines: [this.#reason] };
-      }
+      case 'secure':
+        if (this.isQuiet()) return (await this.#handshake()) ? done : lost();
+        return none('4.7.0', 'octets in clear came behind STARTTLS: an injection');
       default:
         return want satisfies never;
     }
@@ -199,18 +158,8 @@ export class Connection {
 
   /** Waits, but no longer than that, and not for a socket that is gone. */
   async #until(isDone: () => boolean, timeoutMs: number, late: string): Promise<void> {
-    if (isDone() || this.#socket.destroyed) return;
-    const timer = setTimeout(() => this.#fail(late), timeoutMs);
-    do await new Promise<void>(resolve => (this.#wake = resolve));
-    while (!isDone() && !this.#socket.destroyed);
+    const timer = setTimeout(() => this.destroy(late), timeoutMs);
+    while (!isDone() && !this.#socket.destroyed) await new Promise<void>(resolve => (this.#wake = resolve));
     clearTimeout(timer);
-  }
-
-  #fail(reason: string): void {
-    this.#socket.destroy(new Error(reason));
-  }
-
-  #lost(): ServerReply {
-    return { code: 0, lines: [this.#reason] };
   }
 }

@@ -2,12 +2,10 @@
 // Promises: whatever is in the file, exactly one CRLF.CRLF goes out, and it is the last thing; a bare CR never does: it is taken
 // for a line end. Memory is bounded: a small message is read at once, a large one piece by piece.
 // RFC 5321 §4.5.2 and §2.3.8.
-import { closeSync, openSync, readSync } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { closeSync, createReadStream, openSync, readSync } from 'node:fs';
 
-/** Largest message that is read at once, and the size of a piece beyond that. */
-const maxAtOnceBytes = 256 * 1024;
-const pieceBytes = 128 * 1024;
+/** A message of so many octets is read at once, a larger one in such pieces. */
+const pieceBytes = 256 * 1024;
 const [LF, CR, DOT] = [10, 13, 46];
 
 /** A stored message without what is for Maildirs alone. */
@@ -17,26 +15,17 @@ export type Content = { readonly sizeBytes: number; readonly pieces: Iterable<Bu
 
 export function openContent({ path, skipBytes, sizeBytes }: Stored): Content {
   const octets = sizeBytes - skipBytes;
-  if (octets > maxAtOnceBytes) return { sizeBytes: octets, pieces: pieces(path, skipBytes) };
+  if (octets > pieceBytes) return { sizeBytes: octets, pieces: pieces(path, skipBytes) };
   const encoder = new Encoder();
   const piece = encoder.encode(read(path, skipBytes, octets), true);
   return { sizeBytes: encoder.sizeBytes, pieces: [piece] };
 }
 
-async function* pieces(path: string, skipBytes: number): AsyncGenerator<Buffer> {
-  const file = await open(path);
-  try {
-    const encoder = new Encoder();
-    const buffer = Buffer.allocUnsafe(pieceBytes);
-    for (let at = skipBytes; ;) {
-      const { bytesRead } = await file.read(buffer, 0, pieceBytes, at);
-      at += bytesRead;
-      yield encoder.encode(buffer.subarray(0, bytesRead), bytesRead === 0);
-      if (bytesRead === 0) return;
-    }
-  } finally {
-    await file.close();
-  }
+async function* pieces(path: string, start: number): AsyncGenerator<Buffer> {
+  const encoder = new Encoder();
+  const file: AsyncIterable<Buffer> = createReadStream(path, { start, highWaterMark: pieceBytes });
+  for await (const octets of file) yield encoder.encode(octets);
+  yield encoder.encode(Buffer.alloc(0), true);
 }
 
 /** Octets of a file, synchronously: three short calls, where asynchronous ones cost more than the message. */

@@ -10,9 +10,8 @@ declare module 'mailsplit' {
       hasHeader(name: string): boolean;
       add(name: string, value: string, index: number): void;
       update(name: string, value: string): void;
-      build(lineEnd: string): Buffer;
+      build(lineEnd?: string): Buffer;
     };
-    getHeaders(): Buffer;
     getEncoder(encoding: string): Transform;
   };
   export type Part = MimeNode | { readonly type: 'body' | 'data'; readonly node: MimeNode; readonly value?: Buffer };

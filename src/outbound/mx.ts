@@ -15,44 +15,27 @@ export type MxOptions = {
 };
 
 const [maxHosts, maxTargets] = [10, 20];
+const family = (address: string): 'ipv4' | 'ipv6' => (isIP(address) === 6 ? 'ipv6' : 'ipv4');
 /** Also as `::ffff:…`, which BlockList sees through. */
 const forbidden = new BlockList();
-for (const [network, bits] of [
-  ['0.0.0.0', 8],
-  ['127.0.0.0', 8],
-  ['169.254.0.0', 16],
-  ['224.0.0.0', 3],
-] as const)
-  forbidden.addSubnet(network, bits, 'ipv4');
-for (const [network, bits] of [
-  ['::', 96],
-  ['fe80::', 10],
-  ['ff00::', 8],
-] as const)
-  forbidden.addSubnet(network, bits, 'ipv6');
+for (const subnet of ['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/3', '::/96', 'fe80::/10', 'ff00::/8']) {
+  const [network = '', bits] = subnet.split('/');
+  forbidden.addSubnet(network, Number(bits), family(network));
+}
 
 const failed = (status: string, text: string): Delivery => ({ kind: 'failed', status, text });
-const isNo = (code: string): boolean => code === 'ENOTFOUND' || code === 'ENODATA';
 const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? String(error);
 
 /** Every address to try, best first; at least one. Or why there is none. */
-export async function findTargets(domain: string, options: MxOptions): Promise<readonly Target[] | Delivery> {
-  const { dns, random, isSelf } = options;
-  const cannotTell = (code: string): Delivery => ({
-    kind: 'deferred',
-    status: '4.4.3',
-    text: `DNS cannot tell where mail for ${domain} goes (${code})`,
-    isUnreachable: true,
-  });
-  let records;
-  try {
-    records = await dns.mx(domain);
-  } catch (error) {
-    const code = codeOf(error);
-    if (code === 'ENOTFOUND' || code === 'EBADNAME') return failed('5.1.2', `there is no domain ${domain}`);
-    if (code !== 'ENODATA') return cannotTell(code);
-    records = [{ exchange: domain, priority: 0 }]; // only now: an MX that could not be asked for may exist
-  }
+export async function findTargets(domain: string, { dns, random, isSelf }: MxOptions): Promise<Target[] | Delivery> {
+  const cannotTell = (code: string): Delivery => {
+    const text = `DNS cannot tell where mail for ${domain} goes (${code})`;
+    return { kind: 'deferred', status: '4.4.3', text, isUnreachable: true };
+  };
+  let records = await dns.mx(domain).catch(codeOf);
+  if (records === 'ENOTFOUND' || records === 'EBADNAME') return failed('5.1.2', `there is no domain ${domain}`);
+  if (records === 'ENODATA') records = [{ exchange: domain, priority: 0 }]; // only then: else one may exist
+  if (typeof records === 'string') return cannotTell(records);
   if (records.length > 0 && records.every(({ exchange }) => exchange === '' || exchange === '.'))
     return failed('5.1.10', `${domain} takes no mail (null MX)`);
 
@@ -62,12 +45,9 @@ export async function findTargets(domain: string, options: MxOptions): Promise<r
     .slice(0, maxHosts);
   const answers = await Promise.all(
     hosts.map(async ({ host, priority }) => {
-      let error: string | undefined;
-      const addresses = await dns.addresses(host).catch((reason: unknown) => {
-        error = codeOf(reason);
-        return [];
-      });
-      return { host, priority, addresses, error };
+      const found = await dns.addresses(host).catch(codeOf);
+      const isKnown = typeof found !== 'string';
+      return { host, priority, addresses: isKnown ? found : [], error: isKnown ? undefined : found };
     }),
   );
   // Ours, and whatever is not preferred to us, would bring the mail back (RFC 5321 §5.1).
@@ -76,20 +56,17 @@ export async function findTargets(domain: string, options: MxOptions): Promise<r
   if (left.length === 0) return failed('5.4.6', `mail for ${domain} comes back to this server, which does not host it`);
   const targets = left
     .flatMap(({ host, addresses }) => alternating(addresses).map(address => ({ host, address })))
-    .filter(({ address }) => !forbidden.check(address, isIP(address) === 6 ? 'ipv6' : 'ipv4'));
+    .filter(({ address }) => !forbidden.check(address, family(address)));
   if (targets.length > 0) return targets.slice(0, maxTargets);
-  const unknown = left.find(({ error }) => error !== undefined && !isNo(error))?.error;
-  if (unknown !== undefined) return cannotTell(unknown);
-  if (left.some(({ addresses }) => addresses.length > 0))
-    return failed('5.4.4', `${domain} names only addresses that no mail is sent to, such as loopback`);
-  return failed('5.4.4', `no mail server of ${domain} has an address`);
+  const unknown = left.map(({ error }) => error).find(code => code && code !== 'ENOTFOUND' && code !== 'ENODATA');
+  if (unknown) return cannotTell(unknown);
+  const isEmpty = left.every(({ addresses }) => addresses.length === 0);
+  if (isEmpty) return failed('5.4.4', `no mail server of ${domain} has an address`);
+  return failed('5.4.4', `${domain} names only addresses that no mail is sent to, such as loopback`);
 }
 
 /** IPv6 and IPv4 in turn: where one of them leads nowhere, it costs one time-out and not all. */
 function alternating(addresses: readonly string[]): readonly string[] {
-  const [six, four] = [
-    addresses.filter(address => isIP(address) === 6),
-    addresses.filter(address => isIP(address) === 4),
-  ];
-  return addresses.flatMap((_, at) => [six[at], four[at]].flatMap(address => address ?? []));
+  const { ipv6 = [], ipv4 = [] } = Object.groupBy(addresses, family);
+  return addresses.flatMap((_, at) => [ipv6[at], ipv4[at]].flatMap(address => address ?? []));
 }

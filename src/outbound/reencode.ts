@@ -3,7 +3,7 @@
 // signed or encrypted mail, whose octets would no longer be those that were signed. RFC 6152 §3, RFC 2045 §6, RFC 1428.
 import { isAscii } from 'node:buffer';
 import { createReadStream } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { stat, writeFile } from 'node:fs/promises';
 import { type Transform, pipeline } from 'node:stream';
 import type { MimeNode, Part } from 'mailsplit';
 import type { Stored } from './content.ts';
@@ -14,32 +14,34 @@ const untouchable = /^(?:multipart\/(?:signed|encrypted)|application\/(?:x-)?pkc
 export async function toSevenBit(message: Stored, path: string): Promise<Stored | string> {
   try {
     const dirty = await survey(message);
-    return typeof dirty === 'string' ? dirty : await convert(message, path, dirty);
+    if (typeof dirty === 'string') return dirty;
+    await writeFile(path, convert(message, dirty), { flag: 'wx', mode: 0o600 });
+    return { path, skipBytes: 0, sizeBytes: (await stat(path)).size };
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'EMAXLEN') return 'its MIME structure is too large';
     throw error;
   }
 }
 
-async function* split({ path, skipBytes }: Stored): AsyncGenerator<Part> {
+/** The parts, each with the number of its node, from 1. */
+async function* split({ path, skipBytes }: Stored): AsyncGenerator<readonly [number, Part]> {
   const { Splitter } = await import('mailsplit');
   const splitter = new Splitter({ defaultInlineEmbedded: true });
   pipeline(createReadStream(path, { start: skipBytes }), splitter, () => undefined); // the loop below hears of errors
-  yield* splitter as AsyncIterable<Part>;
+  let place = 0;
+  for await (const part of splitter as AsyncIterable<Part>) yield [(place += part.type === 'node' ? 1 : 0), part];
 }
 
-/** The places, counted from 1, of the parts that have octets above 127; or why it cannot be converted. */
+/** The numbers of the nodes that have octets above 127; or why it cannot be converted. */
 async function survey(message: Stored): Promise<ReadonlySet<number> | string> {
   const dirty = new Set<number>();
-  let place = 0;
-  for await (const part of split(message)) {
+  for await (const [place, part] of split(message)) {
+    const { contentType, encoding, headers } = part.type === 'node' ? part : part.node;
     if (part.type === 'node') {
-      place += 1;
-      if (!isAscii(part.getHeaders())) return 'its header has octets above 127';
-      const isTouchable = !untouchable.test(part.contentType || '') && !part.headers.hasHeader('dkim-signature');
+      if (!isAscii(headers.build())) return 'its header has octets above 127';
+      const isTouchable = !untouchable.test(contentType || '') && !headers.hasHeader('dkim-signature');
       if (!isTouchable) return 'it is signed or encrypted';
     } else if (part.value !== undefined && !isAscii(part.value)) {
-      const { encoding, contentType } = part.node;
       const isPlain = ['', '7bit', '8bit', 'binary'].includes(encoding || '');
       if (part.type !== 'body' || !isPlain || /^(?:message|multipart)\//.test(contentType || ''))
         return 'it has octets above 127 where none may be encoded';
@@ -49,42 +51,27 @@ async function survey(message: Stored): Promise<ReadonlySet<number> | string> {
   return dirty;
 }
 
-async function convert(message: Stored, path: string, dirty: ReadonlySet<number>): Promise<Stored> {
-  const file = await open(path, 'wx', 0o600);
-  let [place, sizeBytes] = [0, 0];
+async function* convert(message: Stored, dirty: ReadonlySet<number>): AsyncGenerator<Buffer> {
   let encoder: Transform | undefined;
-  const write = async (octets: Buffer | undefined): Promise<void> => {
-    sizeBytes += octets?.length ?? 0;
-    if (octets) await file.write(octets);
-  };
-  const finish = async (): Promise<void> => {
-    for await (const octets of encoder?.end() ?? []) await write(octets as Buffer);
-    encoder = undefined;
-  };
-  try {
-    for await (const part of split(message)) {
-      if (part.type !== 'body') await finish();
-      if (part.type === 'node') {
-        place += 1;
-        await write(relabel(part, dirty.has(place), place === 1));
-        if (dirty.has(place)) encoder = part.getEncoder('quoted-printable');
-      } else if (encoder === undefined) await write(part.value);
-      else {
-        encoder.write(part.value);
-        for (let octets; (octets = encoder.read() as Buffer | null) !== null;) await write(octets);
-      }
+  for await (const [place, part] of split(message)) {
+    if (part.type !== 'body') {
+      yield* (encoder?.end() ?? []) as AsyncIterable<Buffer>;
+      encoder = undefined;
     }
-    await finish();
-  } finally {
-    await file.close();
+    if (part.type === 'node') {
+      yield relabel(part, dirty.has(place), place === 1);
+      if (dirty.has(place)) encoder = part.getEncoder('quoted-printable');
+    } else if (part.value !== undefined && encoder === undefined) yield part.value;
+    else {
+      encoder?.write(part.value);
+      for (let octets; (octets = encoder?.read() as Buffer | null | undefined);) yield octets;
+    }
   }
-  return { path, skipBytes: 0, sizeBytes };
+  yield* (encoder?.end() ?? []) as AsyncIterable<Buffer>;
 }
 
 /** The header of a part, which names its new encoding. */
-function relabel(part: MimeNode, isDirty: boolean, isRoot: boolean): Buffer {
-  const { headers, encoding } = part;
-  const name = 'Content-Transfer-Encoding';
+function relabel({ headers, encoding }: MimeNode, isDirty: boolean, isRoot: boolean): Buffer {
   const complete = (field: string, value: string): void => {
     if (!headers.hasHeader(field)) headers.add(field, value, Infinity);
   };
@@ -92,8 +79,9 @@ function relabel(part: MimeNode, isDirty: boolean, isRoot: boolean): Buffer {
     complete('MIME-Version', '1.0');
     complete('Content-Type', 'text/plain; charset=unknown-8bit'); // RFC 1428 §3
   }
-  if (isDirty && !headers.hasHeader(name)) complete(name, 'quoted-printable');
-  else if (isDirty || encoding === '8bit' || encoding === 'binary')
+  const name = 'Content-Transfer-Encoding';
+  if (isDirty) complete(name, '8bit');
+  if (isDirty || encoding === '8bit' || encoding === 'binary')
     headers.update(name, isDirty ? 'quoted-printable' : '7bit');
-  return headers.changed ? headers.build('\n') : part.getHeaders();
+  return headers.build(headers.changed ? '\n' : '');
 }
