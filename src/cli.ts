@@ -38,6 +38,9 @@ class UsageError extends Error {}
 const { values, positionals } = readArguments();
 // In the image (one bundled file) only the environment counts.
 const environment = readEnvironment({ withDotenv: import.meta.filename.endsWith('.ts') });
+const askServer = (verb: string, argument: string): Promise<unknown> =>
+  ask(controlPath(loadSettings(environment)), verb, argument);
+const passwordOf = (names: readonly string[]): Promise<string> => readPassword(`Password for ${one(names)}: `);
 
 try {
   process.exitCode = await run();
@@ -50,44 +53,40 @@ process.exit();
 async function run(): Promise<number> {
   const [verb = 'serve', ...words] = positionals;
   if (values.help) return print(help);
+  if (['network', 'pam'].includes(verb) && !process.send) throw new UsageError(`${verb} is not for people`);
   switch (verb) {
-    case 'serve':
-      return start();
+    case 'serve': {
+      if (values.demo && !existsSync('.env') && existsSync('.env.example')) copyFileSync('.env.example', '.env');
+      const settings = loadSettings(environment);
+      return serve(settings, environment.variables, () => values.demo && introduce(settings));
+    }
     case 'network':
-      if (process.send === undefined) throw new UsageError('network is not for people: use serve');
       return serveForSteward(settings => values.demo && introduce(settings));
     case 'pam':
-      if (process.send === undefined) throw new UsageError('pam is not for people: use auth');
       return runPam();
     case 'config':
       return print(describeSettings(environment), rows =>
-        rows.map(row => `${row.name}=${row.value}  # ${row.origin}`).join('\n'),
+        rows.map(({ name, value, origin }) => `${name}=${value}  # ${origin}`).join('\n'),
       );
     case 'resolve': {
-      const answer = (await ask(controlPath(loadSettings(environment)), verb, one(words))) as Explanation;
-      print(answer, ({ steps }) => steps.join('\n'));
-      return answer.code === 250 ? 0 : 1;
+      const answer = (await askServer(verb, one(words))) as { code: number; steps: readonly string[] };
+      return print(answer, ({ steps }) => steps.join('\n'), answer.code === 250);
     }
     case 'health': {
-      const answer = (await ask(controlPath(loadSettings(environment)), verb, '')) as Health;
-      const isHealthy = answer.listening && answer.writable;
-      const word = !isHealthy ? 'unhealthy' : answer.database === 'down' ? 'degraded' : 'healthy';
-      print({ health: word, ...answer }, () => `${word}: ${JSON.stringify(answer)}`);
-      return isHealthy ? 0 : 1;
+      const answer = (await askServer(verb, '')) as Record<string, unknown>;
+      const isHealthy = answer['listening'] === true && answer['writable'] === true;
+      const word = !isHealthy ? 'unhealthy' : answer['database'] === 'down' ? 'degraded' : 'healthy';
+      return print({ health: word, ...answer }, () => `${word}: ${JSON.stringify(answer)}`, isHealthy);
     }
     case 'account':
       return account(words);
     case 'password':
-      return password(words);
+      return makePassword(words);
     case 'auth': {
-      const name = one(words);
-      const argument = JSON.stringify([name, await readPassword(`Password for ${name}: `)]);
-      const answer = (await ask(controlPath(loadSettings(environment)), verb, argument)) as {
-        ok: boolean;
-        source: string;
-      };
-      print(answer, ({ ok, source }) => `${ok ? 'this login works' : 'this login is refused'} (${source})`);
-      return answer.ok ? 0 : 1;
+      const login = JSON.stringify([one(words), await passwordOf(words)]);
+      const answer = (await askServer(verb, login)) as { ok: boolean; source: string };
+      const toText = ({ ok, source }: typeof answer) => `this login ${ok ? 'works' : 'is refused'} (${source})`;
+      return print(answer, toText, answer.ok);
     }
     case 'queue':
       return queue(words);
@@ -96,39 +95,30 @@ async function run(): Promise<number> {
   }
 }
 
-type Explanation = { readonly code: number; readonly steps: readonly string[] };
-type Health = { readonly listening: boolean; readonly writable: boolean; readonly database: string };
-
 function readArguments() {
-  const options = { help: { type: 'boolean' }, json: { type: 'boolean' }, demo: { type: 'boolean' } } as const;
-  const more = { password: { type: 'boolean' }, 'with-home': { type: 'boolean' }, show: { type: 'boolean' } } as const;
-  const selector = { domain: { type: 'string' }, sender: { type: 'string' }, all: { type: 'boolean' } } as const;
+  const [flag, text] = [{ type: 'boolean' }, { type: 'string' }] as const;
+  const flags = { help: flag, json: flag, demo: flag, password: flag, 'with-home': flag, show: flag, all: flag };
   try {
-    return parseArgs({ options: { ...options, ...more, ...selector }, allowPositionals: true });
+    return parseArgs({ options: { ...flags, domain: text, sender: text }, allowPositionals: true });
   } catch (error) {
-    console.error(`slimsmtp: ${error instanceof Error ? error.message : error}`);
-    process.exit(64);
+    process.exit(report(new UsageError((error as Error).message)));
   }
-}
-
-async function start(): Promise<number> {
-  if (values.demo && !existsSync('.env') && existsSync('.env.example')) copyFileSync('.env.example', '.env');
-  const settings = loadSettings(environment);
-  return serve(settings, environment.variables, () => values.demo && introduce(settings));
 }
 
 /** What `npm start` prints once it listens. */
 function introduce({ domains, listen, storages, mailRoot }: Settings): void {
-  const smtp = listen.find(({ kind }) => kind === 'smtp');
-  const address = storages.addresses[0];
-  const to = address ? `${address.mailbox.local}@${address.mailbox.domain}` : `anyone@${domains[0]}`;
-  const paths = [...storages.addresses, ...storages.domains].map(entry => entry.path);
-  const from = '--mail-from me@example.net';
+  const { host = '127.0.0.1', port } = listen.find(({ kind }) => kind === 'smtp') ?? {};
+  const { mailbox } = storages.addresses[0] ?? {};
+  const to = mailbox ? `${mailbox.local}@${mailbox.domain}` : `anyone@${domains[0]}`;
+  const paths = [...storages.addresses, ...storages.domains].map(({ path }) => path);
+  const places = [...new Set([...paths, storages.default ?? mailRoot])].map(path => relative('.', path));
+  const sockets = listen.map(socket => `${socket.kind}://${socket.host ?? ''}:${socket.port}`);
+  const options = `--mail-from me@example.net --mail-rcpt ${to} -T -`;
   print(`
-SlimSMTP hosts ${domains.join(', ')} and listens on ${listen.map(({ kind, host, port }) => `${kind}://${host ?? ''}:${port}`).join(' ')}
-Mail will land in ${[...new Set([...paths, storages.default ?? mailRoot])].map(path => relative('.', path)).join(', ')}
-Try:  swaks --to ${to} --server ${smtp?.host ?? '127.0.0.1'}:${smtp?.port}
-or:   printf 'Subject: hello\\r\\n\\r\\nhello\\r\\n' | curl smtp://${smtp?.host ?? '127.0.0.1'}:${smtp?.port} ${from} --mail-rcpt ${to} -T -
+SlimSMTP hosts ${domains.join(', ')} and listens on ${sockets.join(' ')}
+Mail will land in ${places.join(', ')}
+Try:  swaks --to ${to} --server ${host}:${port}
+or:   printf 'Subject: hello\\r\\n\\r\\nhello\\r\\n' | curl smtp://${host}:${port} ${options}
 `);
 }
 
@@ -143,84 +133,67 @@ async function account(words: readonly string[]): Promise<number> {
         list.map(({ name, uid, home, locked }) => `${name}\t${uid}\t${home}${locked ? '\tlocked' : ''}`).join('\n'),
       );
     case 'add': {
-      const password = values.password ? await readPassword(`Password for ${one(names)}: `) : undefined;
-      return print(
-        await addAccount(files, one(names), password),
-        made => `made ${made.name}, uid ${made.uid}, home ${made.home}`,
-      );
+      const made = await addAccount(files, one(names), values.password ? await passwordOf(names) : undefined);
+      return print(made, ({ name, uid, home }) => `made ${name}, uid ${uid}, home ${home}`);
     }
     case 'passwd':
-      await setPassword(files, one(names), await readPassword(`Password for ${one(names)}: `));
-      return print({ changed: one(names) }, () => `changed the password of ${one(names)}`);
+      await setPassword(files, one(names), await passwordOf(names));
+      return print({ changed: one(names) }, ({ changed }) => `changed the password of ${changed}`);
     case 'remove':
       await removeAccount(files, one(names), values['with-home']);
-      return print({ removed: one(names) }, () => `removed ${one(names)}`);
+      return print({ removed: one(names) }, ({ removed }) => `removed ${removed}`);
     default:
       throw new UsageError('account wants one of list, add, passwd, remove');
   }
 }
 
-async function password(words: readonly string[]): Promise<number> {
+async function makePassword(words: readonly string[]): Promise<number> {
+  const [name] = words;
   if (values.show) {
-    const { dataFolder } = loadSettings(environment);
-    const found = readGenerated(join(dataFolder, 'state'), one(words));
+    const found = readGenerated(join(loadSettings(environment).dataFolder, 'state'), one(words));
     if (found === undefined)
-      throw new Error(`no password was made for ${one(words)}: @GENERATE makes it when the server starts`);
+      throw new Error(`no password was made for ${name}: @GENERATE makes it when the server starts`);
     return print({ password: found }, () => found);
   }
-  const [name] = words;
   const verifier = formatVerifier(await makeVerifier(await readPassword('Password: '), random));
   // In single quotes: in .env a `$` would begin a variable.
   return print({ verifier }, () => (name === undefined ? `'${verifier}'` : `SLIM_USERS='${name}:${verifier}'`));
 }
 
-type Waiting = Readonly<{
-  id: string;
-  from: string;
-  ageSeconds: number;
-  sizeBytes: number;
-  isHeld: boolean;
-  recipients: readonly WaitingRecipient[];
-}>;
-type WaitingRecipient = Readonly<{
-  address: string;
-  state: string;
-  attempts: number;
-  nextAttemptAt?: string;
-  status?: string;
-  text?: string;
-}>;
+/** As DiskQueue lists it. */
+type Waiting = Readonly<Record<'id' | 'from', string> & Record<'ageSeconds' | 'sizeBytes', number>> & {
+  readonly isHeld: boolean;
+  readonly recipients: readonly Readonly<Record<string, string | number>>[];
+};
 
 async function queue(words: readonly string[]): Promise<number> {
   const [action = '', id] = words;
   const { domain, sender, all } = values;
-  const selector = JSON.stringify({ id, domain, sender });
-  const path = controlPath(loadSettings(environment));
+  const selector = { id, domain, sender };
   if (['retry', 'hold', 'release', 'remove'].includes(action)) {
     if (!id && !domain && !sender && !all)
       throw new UsageError(`queue ${action} wants an ID, --domain, --sender or --all`);
-    const count = (await ask(path, action, selector)) as number;
-    print({ messages: count }, () => `${action}: ${count} messages`);
-    return count > 0 || all ? 0 : 1;
+    const count = (await askServer('act', JSON.stringify([action, selector]))) as number;
+    return print({ messages: count }, () => `${action}: ${count} messages`, count > 0 || all === true);
   }
   if (action !== 'list' && action !== 'show')
     throw new UsageError('queue wants one of list, show, retry, hold, release, remove');
   if (action === 'show') one(words.slice(1));
   let count = 0;
-  for await (const item of askAll(path, 'queue', selector)) {
-    const entry = item as Waiting;
+  for await (const item of askAll(controlPath(loadSettings(environment)), 'queue', JSON.stringify(selector))) {
     if (count === 0 && !values.json) console.log('ID                  AGE      SIZE  SENDER, RECIPIENTS');
     count += 1;
-    print(entry, ({ from, ageSeconds, sizeBytes, isHeld, recipients }) =>
-      [
-        `${entry.id.padEnd(18)} ${`${ageSeconds}s`.padStart(6)} ${String(sizeBytes).padStart(9)}  <${from}>${isHeld ? ' held' : ''}`,
-        ...recipients.map(({ address, state, attempts, nextAttemptAt = '', status = '', text = '' }) =>
-          action === 'show'
-            ? `    ${address}: ${state}, ${attempts} attempts, next ${nextAttemptAt}\n      ${status} ${text}`
-            : `    ${address} ${status} ${text}`,
-        ),
-      ].join('\n'),
-    );
+    print(item as Waiting, entry => {
+      const age = `${entry.ageSeconds}s`.padStart(6);
+      const size = String(entry.sizeBytes).padStart(9);
+      const first = `${entry.id.padEnd(18)} ${age} ${size}  <${entry.from}>${entry.isHeld ? ' held' : ''}`;
+      const rest = entry.recipients.map(({ address, state, attempts, nextAttemptAt = '', status = '', text = '' }) =>
+        action === 'show'
+          ? `    ${address}: ${state}, ${attempts} attempts, next ${nextAttemptAt}\n      ${status} ${text}`
+          : `    ${address} ${status} ${text}`,
+      );
+      return [first, ...rest].join('\n');
+    });
   }
   if (count === 0 && !values.json) console.log('nothing waits');
   return action === 'show' && count === 0 ? 1 : 0;
@@ -232,16 +205,15 @@ function one(words: readonly string[]): string {
   return word;
 }
 
-/** Prints a result for people, or as JSON with --json; the exit status 0. */
-function print<T>(result: T, toText: (result: T) => string = String): number {
+/** Prints a result for people, or as JSON with --json; the exit status. */
+function print<T>(result: T, toText: (result: T) => string = String, isYes = true): number {
   console.log(values.json ? JSON.stringify(result) : toText(result));
-  return 0;
+  return isYes ? 0 : 1;
 }
 
 function report(error: unknown): number {
-  const lines =
-    error instanceof SettingsError ? error.problems : [error instanceof Error ? error.message : String(error)];
-  for (const line of lines) console.error(`slimsmtp: ${line}`);
+  // Of the settings a line each problem.
+  for (const line of (error as Error).message.split('\n')) console.error(`slimsmtp: ${line}`);
   if (error instanceof UsageError) console.error('slimsmtp --help says more');
   if (error instanceof SettingsError) return 78;
   if (error instanceof NoServer) return 69;

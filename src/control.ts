@@ -67,9 +67,8 @@ async function* answer(line: string, handlers: Handlers): AsyncGenerator<string>
     const handler = Object.hasOwn(handlers, verb) ? handlers[verb] : undefined;
     if (!handler) throw new Error(`unknown verb ${verb}`);
     const result = await handler(argument);
-    const items = typeof result === 'object' && result !== null && Symbol.asyncIterator in result;
-    for await (const item of items ? (result as AsyncIterable<unknown>) : [result])
-      yield `${JSON.stringify({ item })}\n`;
+    const items = Symbol.asyncIterator in Object(result) ? (result as AsyncIterable<unknown>) : [result];
+    for await (const item of items) yield `${JSON.stringify({ item })}\n`;
     yield `${JSON.stringify({ isEnd: true })}\n`;
   } catch (error) {
     yield `${JSON.stringify({ error: error instanceof Error ? error.message : String(error) })}\n`;
@@ -85,9 +84,8 @@ function dial(path: string): Promise<Socket> {
 
 /** Root without CAP_DAC_OVERRIDE cannot open another user's socket; and a reader of answers needs no rights. */
 function becomeOwner(folder: string): void {
-  if (process.getuid?.() !== 0) return;
   const { uid, gid } = statSync(folder, { throwIfNoEntry: false }) ?? { uid: 0, gid: 0 };
-  if (uid === 0) return;
+  if (uid === 0 || process.getuid?.() !== 0) return;
   process.setgroups?.([]);
   process.setgid?.(gid);
   process.setuid?.(uid);

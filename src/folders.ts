@@ -11,22 +11,16 @@ const isItMounted = 'made a folder for mail: is the volume mounted?';
 /** What the network process writes; its own, 0700. */
 const parts = ['queue', 'spool', 'state', 'tls', 'run'];
 
-/**
- * As root: SLIM_DATA is root's, for whoever could rename `accounts/` in it could make himself root; its parts are given
- * away. Throws the sentence to print.
- */
+/** As root: SLIM_DATA is root's (who could rename `accounts/` in it could make himself root); its parts are given away. */
 export function prepareDataAsRoot(dataFolder: string, owner: Owner): void {
   const umask = process.umask(0o022); // others must reach `accounts/`, however strict we are elsewhere
-  try {
-    fs.mkdirSync(dataFolder, { recursive: true });
-    // Before anything is looked at in it: what its owner was able to change there, he now cannot.
-    if (fs.lstatSync(dataFolder).uid !== 0) fs.chownSync(dataFolder, 0, 0);
-    fs.chmodSync(dataFolder, 0o755);
-    make(join(dataFolder, 'accounts'), 0o755, { uid: 0, gid: 0 });
-    for (const name of parts) make(join(dataFolder, name), 0o700, owner);
-  } finally {
-    process.umask(umask);
-  }
+  fs.mkdirSync(dataFolder, { recursive: true });
+  // Before anything is looked at in it: what its owner was able to change there, he now cannot.
+  if (fs.lstatSync(dataFolder).uid !== 0) fs.chownSync(dataFolder, 0, 0);
+  fs.chmodSync(dataFolder, 0o755);
+  make(join(dataFolder, 'accounts'), 0o755, { uid: 0, gid: 0 });
+  for (const name of parts) make(join(dataFolder, name), 0o700, owner);
+  process.umask(umask);
 }
 
 function make(path: string, mode: number, { uid, gid }: Owner): void {
@@ -60,7 +54,8 @@ export function prepareData(dataFolder: string): void {
   try {
     for (const path of paths) {
       fs.mkdirSync(path, { recursive: true, mode: 0o700 });
-      probe(path);
+      const error = probe(path);
+      if (error !== undefined) throw error;
     }
   } catch (error) {
     const { code, message, syscall } = error as NodeJS.ErrnoException;
@@ -72,10 +67,14 @@ export function prepareData(dataFolder: string): void {
   }
 }
 
-/** Writes and removes a file; throws where that cannot be done. */
-export function probe(folder: string): void {
-  fs.writeFileSync(join(folder, '.probe'), '');
-  fs.unlinkSync(join(folder, '.probe'));
+/** Writes and removes a file; the error, where that cannot be done. */
+export function probe(folder: string): unknown {
+  try {
+    fs.writeFileSync(join(folder, '.probe'), '');
+    return fs.unlinkSync(join(folder, '.probe'));
+  } catch (error) {
+    return error;
+  }
 }
 
 const ids = (): string => `${process.getuid?.()}:${process.getgid?.()}`;
@@ -86,9 +85,7 @@ export function prepareRoot(path: string, log: Log): void {
     if (fs.mkdirSync(path, { recursive: true, mode: 0o700 }) !== undefined) log.warn({ path }, isItMounted);
     fs.accessSync(path, fs.constants.W_OK | fs.constants.X_OK);
   } catch (error) {
-    log.error(
-      { path, error: String(error), command: `chown ${ids()} ${path}` },
-      'mail cannot be written there until this is mended',
-    );
+    const fields = { path, error: String(error), command: `chown ${ids()} ${path}` };
+    log.error(fields, 'mail cannot be written there until this is mended');
   }
 }

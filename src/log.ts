@@ -10,9 +10,8 @@ export async function openLog(level: string, format: 'json' | 'pretty', isGather
   const options: pino.LoggerOptions = { level, base: null, timestamp: pino.stdTimeFunctions.isoTime };
   if (format === 'pretty') {
     const { default: pretty } = await import('pino-pretty');
-    return Object.assign(pino(options, pretty({ sync: true, ignore: 'session', singleLine: true })), {
-      flush: () => {},
-    });
+    const stream = pretty({ sync: true, ignore: 'session', singleLine: true });
+    return Object.assign(pino(options, stream), { flush: () => {} });
   }
   // A reader that stalls costs at most maxLength; after that lines are dropped, mail never.
   const stream = pino.destination({ sync: !isGathered, minLength: isGathered ? 4096 : 0, maxLength: 16 * 1024 * 1024 });

@@ -8,12 +8,12 @@ import { join } from 'node:path';
 import type { Pem, Settings } from './config/settings.ts';
 import { openControl } from './control.ts';
 import { prepareData, prepareDataAsRoot, prepareRoot, prepareRootAsRoot, probe } from './folders.ts';
-import { Certificates } from './inbound/certificate.ts';
+import { Certificates, type Pair } from './inbound/certificate.ts';
 import { Connection } from './inbound/connection.ts';
-import { type ListenSocket, Listeners, clientKey } from './inbound/listener.ts';
+import { Listeners, clientKey } from './inbound/listener.ts';
 import { answerRecipient } from './inbound/policy.ts';
-import { matcher, sharedAddresses } from './inbound/shared-addresses.ts';
-import { openLog } from './log.ts';
+import { isShared, matcher, sharedAddresses } from './inbound/shared-addresses.ts';
+import { type FlushedLog, openLog } from './log.ts';
 import type { Authenticator, Directory, Domains, Log, Resolve, Route, Storage } from './mail.ts';
 import { createAuthenticator } from './auth/chain.ts';
 import { OutboundTransport } from './outbound/transport.ts';
@@ -26,7 +26,7 @@ import { addressDirectory, defaultDirectory, domainDirectory, postmasterDirector
 import { type Query, TableDirectory } from './routing/postgres.ts';
 import { createResolver } from './routing/resolver.ts';
 import { parseAddress } from './smtp/address.ts';
-import { type Reply, replies } from './smtp/reply.ts';
+import { replies } from './smtp/reply.ts';
 import { maxRecipients } from './smtp/session.ts';
 import { ensureAccounts } from './steward/account-files.ts';
 import { Steward } from './steward/client.ts';
@@ -38,122 +38,106 @@ import { sweep } from './storage/sweep.ts';
 import { systemClock as clock, systemDns as dns, systemRandom as random } from './system.ts';
 
 const dayMs = 24 * 3600_000;
+const system = { clock, random };
+/** What signals or the steward may order at any time, also before we are ready. */
+const orders = { stop: Promise.withResolvers<void>(), reload: (): void => {} };
+const obey = (order: 'stop' | 'reload'): void => (order === 'stop' ? orders.stop.resolve() : orders.reload());
 export const controlPath = (settings: Settings): string => join(settings.dataFolder, 'run', 'control');
 
 /** Every root of mail that the settings name. */
 function mailRoots({ mailRoot, storages }: Settings): readonly string[] {
   const paths = [...storages.addresses, ...storages.domains].map(entry => entry.path);
-  return [...new Set([mailRoot, ...paths, ...(storages.default === undefined ? [] : [storages.default])])];
+  return [...new Set([mailRoot, ...paths, storages.default ?? mailRoot])];
+}
+
+/** Says why the server cannot start, and gives the exit status. */
+function fail(log: FlushedLog, status: number, error: unknown): number {
+  log.error({}, error instanceof Error ? error.message : String(error));
+  log.flush();
+  return status;
 }
 
 /** Runs the server: as root the steward with a network process below it, else the network process alone. */
 export async function serve(settings: Settings, variables: NodeJS.ProcessEnv, onReady: () => void): Promise<number> {
-  if (process.getuid?.() !== 0) return runNetwork(settings, undefined, onReady);
+  if (process.getuid?.() !== 0) {
+    for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => obey('stop'));
+    process.on('SIGHUP', () => obey('reload'));
+    return runNetwork(settings, undefined, onReady);
+  }
   process.umask(0o077);
+  const { dataFolder, tls } = settings;
   const log = await openLog(settings.logLevel, settings.logFormat, false);
   const runAs = settings.runAs === undefined ? undefined : await findUser(settings.runAs);
-  if (settings.runAs !== undefined && runAs === undefined) {
-    log.error({ user: settings.runAs }, 'SLIM_RUN_AS: there is no such user on this system');
-    return 78;
-  }
+  if (settings.runAs !== undefined && runAs === undefined)
+    return fail(log, 78, `SLIM_RUN_AS="${settings.runAs}": there is no such user on this system`);
   if (runAs === undefined)
     log.warn({}, 'running as root: set SLIM_RUN_AS to a user of its own for the network process');
   const owner = runAs ?? { uid: 0, gid: 0 };
   try {
-    prepareDataAsRoot(settings.dataFolder, owner);
+    prepareDataAsRoot(dataFolder, owner);
   } catch (error) {
-    log.error({}, error instanceof Error ? error.message : String(error));
-    return 78;
+    return fail(log, 78, error);
   }
   for (const root of mailRoots(settings)) prepareRootAsRoot(root, owner, log);
-  const accountFiles = { folder: join(settings.dataFolder, 'accounts'), homes: '/home', clock, random };
   try {
-    const made = await ensureAccounts(accountFiles, settings.accounts);
+    const files = { folder: join(dataFolder, 'accounts'), homes: '/home', ...system };
+    const made = await ensureAccounts(files, settings.accounts);
     if (made.length > 0) log.info({ accounts: made }, 'made the accounts of SLIM_ACCOUNTS');
   } catch (error) {
-    log.error(
-      { error: String(error) },
-      'an account of SLIM_ACCOUNTS could not be made: its mail waits with the senders',
-    );
+    const text = 'an account of SLIM_ACCOUNTS could not be made: its mail waits with the senders';
+    log.error({ error: String(error) }, text);
   }
   return runSteward({
     runAs,
     sockets: settings.listen.filter(({ port }) => port < 1024).map(({ host, port }) => ({ host, port })),
-    spoolFolder: join(settings.dataFolder, 'spool'),
-    tlsFiles: { cert: fileOf(settings.tls.cert), key: fileOf(settings.tls.key) },
+    spoolFolder: join(dataFolder, 'spool'),
+    tlsFiles: { cert: tls.cert?.file, key: tls.key?.file },
     argv: [process.argv[1] ?? '', 'network', ...process.argv.slice(2).filter(word => word === '--demo')],
     environment: cleanEnvironment(variables),
     settings: { ...settings, accounts: [] },
     stopWithinMs: settings.drainMs + 5000,
-    clock,
-    random,
+    ...system,
     log,
-  }).catch((error: unknown) => {
-    log.error({ error: String(error) }, 'the network process could not be started');
-    return 69;
-  });
+  }).catch((error: unknown) => fail(log, 69, `the network process could not be started: ${String(error)}`));
 }
-
-const fileOf = (pem: Pem | undefined): string | undefined => (pem && 'file' in pem ? pem.file : undefined);
 
 /** The hidden verb `network`: what the steward starts. */
 export async function serveForSteward(onReady: (settings: Settings) => void): Promise<number> {
-  const orders: Orders = { stop: Promise.withResolvers<void>(), reload: () => {} };
-  const steward = new Steward(order => (order === 'stop' ? orders.stop.resolve() : orders.reload()));
-  const { settings, sockets } = await steward.started;
-  const own = settings as Settings;
-  return runNetwork(own, { steward, sockets, orders }, () => onReady(own));
+  const steward = new Steward(obey);
+  const settings = (await steward.started).settings as Settings;
+  return runNetwork(settings, steward, () => onReady(settings));
 }
 
-type Parent = {
-  readonly steward: Steward;
-  readonly sockets: readonly { readonly host?: string | undefined; readonly port: number; readonly fd: number }[];
-  readonly orders: Orders;
-};
-/** What the steward may ask for, at any time, also before we are ready. */
-type Orders = { readonly stop: PromiseWithResolvers<void>; reload: () => void };
-
 /** Everything that strangers talk to. */
-async function runNetwork(settings: Settings, parent: Parent | undefined, onReady: () => void): Promise<number> {
+async function runNetwork(settings: Settings, steward: Steward | undefined, onReady: () => void): Promise<number> {
   process.umask(0o077);
+  const { dataFolder, hostname, domains, listen, drainMs } = settings;
   const log = await openLog(settings.logLevel, settings.logFormat, true);
-  const fail = (status: number, error: unknown): number => {
-    log.error({}, error instanceof Error ? error.message : String(error));
-    log.flush();
-    return status;
-  };
-  const { dataFolder } = settings;
-  const steward = parent?.steward;
   try {
     prepareData(dataFolder);
   } catch (error) {
-    return fail(78, error);
+    return fail(log, 78, error);
   }
-  const stopped = parent?.orders.stop ?? Promise.withResolvers<void>();
-  if (!parent) process.on('SIGTERM', () => stopped.resolve()).on('SIGINT', () => stopped.resolve());
-
   const routing = await openRouting(settings, steward, log);
   const sending = openSending(settings, steward, routing.resolve, log);
   const { queue } = sending;
   const authenticator = await openLogins(settings, steward, routing.query, log);
-  const listeners = await openInbound(settings, parent, { ...routing, ...sending }, authenticator, log);
-  const state = (): object => ({
+  const listeners = await openInbound(settings, steward, { ...routing, ...sending, authenticator }, log);
+  const health = (): object => ({
     listening: listeners.isListening,
     sessions: listeners.sessions,
     database: routing.database(),
     queued: queue.size,
-    writable: succeeds(() => probe(join(dataFolder, 'state'))),
+    writable: probe(join(dataFolder, 'state')) === undefined,
   });
   let control;
   try {
-    const act = (action: 'retry' | 'hold' | 'release' | 'remove') => (selector: string) =>
-      queue.act(action, JSON.parse(selector));
     control = await openControl(controlPath(settings), {
-      health: state,
+      health,
       resolve: routing.explain,
       auth: (login: string) => authenticator.check(...(JSON.parse(login) as [string, string])),
       queue: (selector: string) => queue.list(JSON.parse(selector)),
-      ...{ retry: act('retry'), hold: act('hold'), release: act('release'), remove: act('remove') },
+      act: (action: string) => queue.act(...(JSON.parse(action) as Parameters<typeof queue.act>)),
     });
     // Nobody else writes here: what lies in the spool is left from a crash, and was never acknowledged.
     for (const name of readdirSync(join(dataFolder, 'spool'))) unlinkSync(join(dataFolder, 'spool', name));
@@ -161,19 +145,19 @@ async function runNetwork(settings: Settings, parent: Parent | undefined, onRead
     await listeners.open();
   } catch (error) {
     control?.close();
-    return fail(69, error);
+    return fail(log, 69, error);
   }
   const sweepAll = async (): Promise<void> => {
     for (const root of mailRoots(settings)) await sweep(root, { clock, log });
   };
   void sweepAll();
   setInterval(() => void sweepAll(), dayMs).unref();
-  log.info({ hostname: settings.hostname, domains: settings.domains, listen: settings.listen }, 'ready');
+  log.info({ hostname, domains, listen }, 'ready');
   onReady();
 
-  await stopped.promise;
+  await orders.stop.promise;
   log.info({ sessions: listeners.sessions }, 'stopping');
-  await Promise.all([listeners.drain(settings.drainMs), queue.stop(settings.drainMs)]);
+  await Promise.all([listeners.drain(drainMs), queue.stop(drainMs)]);
   sending.remote.close();
   control.close();
   log.info({}, 'stopped');
@@ -181,49 +165,27 @@ async function runNetwork(settings: Settings, parent: Parent | undefined, onRead
   return 0;
 }
 
-function succeeds(step: () => void): boolean {
-  try {
-    step();
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 /** Who gets the mail: the sources in their fixed order. */
 async function openRouting(settings: Settings, steward: Steward | undefined, log: Log) {
-  const { storages, mailRoot } = settings;
-  for (const root of mailRoots(settings)) {
-    const isHome = await steward?.accounts.owner(root).catch(() => undefined);
-    if (!isHome) prepareRoot(root, log);
-  }
+  const { storages, mailRoot, dataFolder, subaddress, domains: own } = settings;
   const accounts = steward?.accounts;
+  for (const root of mailRoots(settings))
+    if (!(await accounts?.owner(root).catch(() => undefined))) prepareRoot(root, log);
   const database = settings.database && (await openDatabase(settings.database, storages.postgresql, log));
-  let domains: Domains = { hosts: async domain => settings.domains.includes(domain) };
-  if (database && storages.postgresql) {
-    const file = join(settings.dataFolder, 'state', 'domains');
-    const table = new TableDomains({ database, settings: settings.domains, file, log });
+  const query: Query | undefined = database && ((statement, values) => database.query(statement, values));
+  const directories: Directory[] = [addressDirectory(storages, accounts)];
+  let domains: Domains = { hosts: async domain => own.includes(domain) };
+  if (database && query && storages.postgresql) {
+    const table = new TableDomains({ database, settings: own, file: join(dataFolder, 'state', 'domains'), log });
     await table.start();
     domains = table;
-  }
-  const directories: Directory[] = [addressDirectory(storages, accounts)];
-  const query: Query | undefined = database && ((statement, values) => database.query(statement, values));
-  if (query && storages.postgresql) {
     const hasDefault = storages.default !== undefined;
     directories.push(new TableDirectory({ query, accounts, mailRoot, hasDefault, clock, log }));
   }
   if (accounts && storages.pam) directories.push(accountDirectory(accounts));
-  directories.push(
-    domainDirectory(storages, accounts),
-    defaultDirectory(storages, accounts),
-    postmasterDirectory(mailRoot),
-  );
-  const resolve = createResolver({
-    directories,
-    domains,
-    subaddress: settings.subaddress,
-    mainDomain: settings.domains[0] ?? '',
-  });
+  directories.push(domainDirectory(storages, accounts), defaultDirectory(storages, accounts));
+  directories.push(postmasterDirectory(mailRoot));
+  const resolve = createResolver({ directories, domains, subaddress, mainDomain: own[0] ?? '' });
   return {
     resolve,
     query,
@@ -231,142 +193,95 @@ async function openRouting(settings: Settings, steward: Steward | undefined, log
     /** A decision step by step, and the reply that RCPT would get. */
     async explain(text: string): Promise<{ code: number; steps: string[] }> {
       const steps: string[] = [];
-      const address = parseAddress(text);
-      const shown = ({ code, status, text: words }: Reply): string => `=> ${code} ${status} ${words}`;
-      if (address === undefined) return { code: replies.badRecipient.code, steps: [shown(replies.badRecipient)] };
       const explained: Resolve = mailbox =>
         resolve(mailbox, line => steps.push(line)).catch((error: unknown) => {
           steps.push(`cannot tell: ${error instanceof Error ? error.message : String(error)}`);
           throw error;
         });
-      const { reply } = await answerRecipient(address, false, { resolve: explained, senderCheck: 'off', log });
-      return { code: reply.code, steps: [...steps, shown(reply)] };
+      const address = parseAddress(text);
+      const policy = { resolve: explained, senderCheck: 'off', log } as const;
+      const { reply } = address ? await answerRecipient(address, false, policy) : { reply: replies.badRecipient };
+      return { code: reply.code, steps: [...steps, `=> ${reply.code} ${reply.status} ${reply.text}`] };
     },
   };
 }
 
 /** What keeps mail, here or until another server has it. */
 function openSending(settings: Settings, steward: Steward | undefined, resolve: Resolve, log: Log) {
-  const { hostname, relay, externalTls } = settings;
-  const maildir = new MaildirStorage({ clock, random, log });
+  const { hostname, relay, externalTls, dataFolder } = settings;
+  const common = { hostname, ...system, log };
+  const maildir = new MaildirStorage(common);
   // Never asked without a steward: then no directory has such routes.
-  const account = steward?.storage(join(settings.dataFolder, 'spool'), random) ?? maildir;
+  const account = steward?.storage(join(dataFolder, 'spool'), random) ?? maildir;
   const storages: Readonly<Record<Route['kind'], Storage>> = { maildir, account };
   const own = new Set(Object.values(networkInterfaces()).flatMap(list => (list ?? []).map(({ address }) => address)));
   const isSelf = (host: string): boolean => host === hostname || own.has(host);
-  const remote = new OutboundTransport({ hostname, relay, externalTls, port: 25, dns, isSelf, clock, random, log });
-  const local = localTransport({ storages, resolve, remote, isRelayed: relay !== undefined });
-  const report = createReport({ hostname, resolve, queue: () => queue, clock, random, log });
-  const queue: DiskQueue = new DiskQueue({
-    folder: join(settings.dataFolder, 'queue'),
-    relay: relay !== undefined,
-    transports: { remote, local },
-    report,
-    ...settings.queue,
-    clock,
-    random,
-    log,
-  });
+  const remote = new OutboundTransport({ ...common, relay, externalTls, port: 25, dns, isSelf });
+  const isRelayed = relay !== undefined;
+  const transports = { remote, local: localTransport({ storages, resolve, remote, isRelayed }) };
+  const report = createReport({ ...common, resolve, queue: () => queue });
+  const options = { ...common, ...settings.queue, folder: join(dataFolder, 'queue'), relay: isRelayed };
+  const queue: DiskQueue = new DiskQueue({ ...options, transports, report });
   return { storages, remote, queue, report };
 }
 
 /** Who may log in. */
 function openLogins(settings: Settings, steward: Steward | undefined, query: Query | undefined, log: Log) {
-  const isShared = (client: string): boolean => matcher(sharedAddresses())(client);
-  const folder = join(settings.dataFolder, 'state');
   const { users, domains, supports } = settings;
   const offered = supports.find(({ name }) => name === 'AUTH')?.parameter?.split(' ');
+  const [folder, mainDomain] = [join(settings.dataFolder, 'state'), domains[0] ?? ''];
   const throttle = { isShared, clientKey };
-  const mainDomain = domains[0] ?? '';
-  return createAuthenticator({ ...throttle, users, mainDomain, offered, folder, steward, query, clock, random, log });
+  return createAuthenticator({ ...throttle, users, mainDomain, offered, folder, steward, query, ...system, log });
 }
 
+type Parts = { resolve: Resolve; authenticator: Authenticator } & ReturnType<typeof openSending>;
 /** What takes mail from the network. */
-async function openInbound(
-  settings: Settings,
-  parent: Parent | undefined,
-  { resolve, storages, queue, report }: { resolve: Resolve } & ReturnType<typeof openSending>,
-  authenticator: Authenticator,
-  log: Log,
-): Promise<Listeners> {
-  const { hostname, maxSizeBytes, tls } = settings;
-  const spoolFolder = join(settings.dataFolder, 'spool');
-  const readPem = async (pem: Pem): Promise<string> => ('text' in pem ? pem.text : readFile(pem.file, 'utf8'));
-  const { cert, key } = tls;
-  const certificates = await Certificates.open({
-    readPair:
-      cert && key
-        ? async () => {
-            const files = parent ? await parent.steward.readTlsFiles() : {};
-            return { cert: files.cert ?? (await readPem(cert)), key: files.key ?? (await readPem(key)) };
-          }
-        : undefined,
-    hostname,
-    folder: join(settings.dataFolder, 'tls'),
-    minVersion: tls.minVersion,
-    clock,
-    random,
-    log,
-  });
-  const reload = (): void => void certificates.check();
-  if (parent) parent.orders.reload = reload;
-  else process.on('SIGHUP', reload);
+async function openInbound(settings: Settings, steward: Steward | undefined, parts: Parts, log: Log) {
+  const { resolve, storages, queue, report, authenticator } = parts;
+  const { hostname, maxSizeBytes, tls, dataFolder, senderCheck, maxSessions, maxSessionsPerClient } = settings;
+  const { cert, key, minVersion } = tls;
+  const common = { hostname, ...system, log };
+  const readPem = async ({ text, file = '' }: Pem): Promise<string> => text ?? readFile(file, 'utf8');
+  const readPair = async (): Promise<Pair | undefined> => {
+    if (!cert || !key) return undefined;
+    const files = await steward?.readTlsFiles();
+    return { cert: files?.cert ?? (await readPem(cert)), key: files?.key ?? (await readPem(key)) };
+  };
+  const certificates = await Certificates.open({ ...common, readPair, folder: join(dataFolder, 'tls'), minVersion });
+  orders.reload = () => void certificates.check();
 
   const mechanisms = authenticator.mechanisms.join(' ');
-  const parameters = { SIZE: String(maxSizeBytes), LIMITS: `RCPTMAX=${maxRecipients}`, AUTH: mechanisms };
+  const limits = `RCPTMAX=${maxRecipients}`;
+  const parameters: Readonly<Record<string, string>> = { SIZE: `${maxSizeBytes}`, LIMITS: limits, AUTH: mechanisms };
   const extensions = settings.supports
     .filter(({ name }) => name !== 'AUTH' || mechanisms !== '')
-    .map(({ name }) =>
-      name in parameters ? { name, parameter: parameters[name as keyof typeof parameters] } : { name },
-    );
-  const policy = { resolve, senderCheck: settings.senderCheck, log };
-  const accept = { hostname, spoolFolder, storages, queue, report, clock, random, log };
+    .map(({ name }) => ({ name, parameter: parameters[name] ?? '' }));
+  const accept = { ...common, spoolFolder: join(dataFolder, 'spool'), storages, queue, report };
+  const policy = { resolve, senderCheck, log };
   const trusts = matcher(settings.trustedNetworks);
-  const shared = sharedAddresses();
-  if (shared.length > 0)
-    log.info(
-      { addresses: shared },
-      'behind a container proxy anyone may have these addresses: no limit per client for them (README: clients behind Docker)',
-    );
-  let isShared = matcher(shared);
-  setInterval(() => (isShared = matcher(sharedAddresses())), 60_000).unref();
-  const inherited = (socket: ListenSocket): ListenSocket => {
-    const found = parent?.sockets.find(({ host, port }) => port === socket.port && host === socket.host);
-    return found ? { ...socket, fd: found.fd } : socket;
-  };
+  const addresses = sharedAddresses();
+  const warning =
+    'behind a container proxy anyone may have these addresses: no limit per client for them (README: clients behind Docker)';
+  if (addresses.length > 0) log.info({ addresses }, warning);
+  const inherited = (await steward?.started)?.sockets ?? [];
+  const opened = ({ host, port }: Settings['listen'][number]) =>
+    inherited.find(socket => socket.port === port && socket.host === host);
   return new Listeners({
-    sockets: settings.listen.map(inherited),
-    maxSessions: settings.maxSessions,
-    maxSessionsPerClient: settings.maxSessionsPerClient,
-    isShared: client => isShared(client),
+    sockets: settings.listen.map(socket => ({ ...socket, ...opened(socket) })),
+    maxSessions,
+    maxSessionsPerClient,
+    isShared,
     onRefused: (client, reason, others) => log.warn({ client, reason, others }, 'clients were turned away'),
     open: (socket, { kind, port }, client, onClose) => {
-      // Asked anew: a network may have been attached a moment ago.
-      const isTrusted = trusts(client) && !matcher(sharedAddresses())(client);
-      return new Connection(
-        socket,
-        {
-          session: {
-            hostname,
-            extensions,
-            maxSizeBytes,
-            needsTls: tls.require === 'all' || (tls.require === 'submission' && kind !== 'smtp'),
-            needsLogin: kind !== 'smtp' && !isTrusted,
-            isSecure: kind === 'submissions',
-          },
-          accept,
-          policy,
-          authenticator,
-          isTrusted,
-          isSubmission: kind !== 'smtp',
-          secureContext: () => certificates.secureContext,
-          id: clock.now().toString(36) + random.hex(3),
-          listener: `${kind}:${port}`,
-          client,
-          log,
-        },
-        onClose,
-      );
+      const isTrusted = trusts(client) && !isShared(client);
+      const isSubmission = kind !== 'smtp';
+      const needsTls = tls.require === 'all' || (tls.require === 'submission' && isSubmission);
+      const needs = { needsTls, needsLogin: isSubmission && !isTrusted, isSecure: kind === 'submissions' };
+      const session = { hostname, extensions, maxSizeBytes, ...needs };
+      const id = clock.now().toString(36) + random.hex(3);
+      const who = { id, listener: `${kind}:${port}`, client, isTrusted, isSubmission };
+      const secureContext = () => certificates.secureContext;
+      return new Connection(socket, { ...who, session, accept, policy, authenticator, secureContext, log }, onClose);
     },
   });
 }

@@ -87,11 +87,9 @@ export function describeSettings(environment: Environment): { name: string; valu
 function load(environment: Environment) {
   const { sources, problems } = collect(environment, rows);
   const hasDatabase = databaseNames.some(name => sources.has(name));
-  const computed = new Map([
-    ['SLIM_STORAGES', `${hasDatabase ? '@POSTGRESQL\n' : ''}default=/var/mail/default`],
-    ['SLIM_LOG_FORMAT', environment.isTerminal ? 'pretty' : 'json'],
-  ]);
-  for (const [name, { initially = computed.get(name) }] of rows)
+  const storages = `${hasDatabase ? '@POSTGRESQL\n' : ''}default=/var/mail/default`;
+  const computed = { SLIM_STORAGES: storages, SLIM_LOG_FORMAT: environment.isTerminal ? 'pretty' : 'json' };
+  for (const [name, { initially = computed[name as keyof typeof computed] }] of rows)
     if (initially !== undefined && !sources.has(name)) sources.set(name, { text: initially, origin: 'default' });
   const texts = Object.fromEntries([...sources].map(([name, { text }]) => [name, text]));
   const clean = customCleanEnv(texts, table, cleaned => cleaned, {
@@ -147,10 +145,10 @@ function load(environment: Environment) {
 }
 
 /** PEM text, or the file that holds it and may change. */
-export type Pem = { readonly text: string } | { readonly file: string };
+export type Pem = { readonly text?: string; readonly file?: string };
 
 const pem = (source: Source | undefined): Pem | undefined =>
-  source && (source.isPath ? { file: source.text } : { text: source.text });
+  source && { [source.isPath ? 'file' : 'text']: source.text };
 
 function relay(host: string, clean: CleanedEnv<typeof table>) {
   const { SLIM_RELAY_PORT: port, SLIM_RELAY_TLS: tls, SLIM_RELAY_USER: user, SLIM_RELAY_PASSWORD: password } = clean;
@@ -176,55 +174,39 @@ function connectionString(given: Readonly<Record<string, string>>): string {
   return url.href;
 }
 
+type Clean = Partial<CleanedEnv<typeof table>>;
 /** What is wrong between variables that are each right; the ones that are not are undefined here. */
-function contradictions(
-  clean: Partial<CleanedEnv<typeof table>>,
-  hasDatabase: boolean,
-  isRoot: boolean,
-  isSet: (name: string) => boolean,
-) {
+function contradictions(clean: Clean, hasDatabase: boolean, isRoot: boolean, isSet: (name: string) => boolean) {
   const { SLIM_DOMAINS: hosted, SLIM_LISTEN: sockets, SLIM_SUPPORTS: supports, SLIM_STORAGES: entries = [] } = clean;
   const sources = new Set(entries.map(({ key }) => key));
   const users = new Set(clean.SLIM_USERS?.map(({ name }) => name));
   const mechanisms = supports?.find(({ name }) => name === 'AUTH')?.parameter?.split(' ') ?? ['PLAIN'];
   const isPlainRelay = clean.SLIM_RELAY_TLS === 'none';
-  const relayParts = ['PORT', 'TLS', 'USER', 'PASSWORD'].filter(part => isSet(`SLIM_RELAY_${part}`));
+  const relayParts = ['PORT', 'TLS', 'USER', 'PASSWORD'].map(part => `SLIM_RELAY_${part}`).filter(isSet);
   const needsStartTls = clean.SLIM_TLS_REQUIRE === 'all' && sockets?.some(({ kind }) => kind !== 'submissions');
-  const lacksStartTls = supports?.every(({ name }) => name !== 'STARTTLS');
   // A database hosts domains of its own.
   const isStranger = (domain: string): boolean => !hasDatabase && hosted?.includes(domain) === false;
   const strangers = entries.filter(entry => 'domain' in entry && isStranger(entry.domain)).map(({ key }) => key);
-  const rules = [
-    [strangers.length > 0, `SLIM_STORAGES: not in any of SLIM_DOMAINS: ${strangers.join(', ')}`],
-    [!clean.SLIM_TLS_CERT !== !clean.SLIM_TLS_KEY, 'SLIM_TLS_CERT, SLIM_TLS_KEY: only one is set'],
-    [needsStartTls && lacksStartTls, 'SLIM_TLS_REQUIRE="all": nobody could send without STARTTLS in SLIM_SUPPORTS'],
-    [sources.has('@POSTGRESQL') && !hasDatabase, 'SLIM_STORAGES="@POSTGRESQL": DATABASE_URL or PGHOST is not set'],
-    [users.has('@POSTGRESQL') && !hasDatabase, 'SLIM_USERS="@POSTGRESQL": DATABASE_URL or PGHOST is not set'],
-    [users.has('@PAM') && !isRoot, 'SLIM_USERS="@PAM": only a server started as root has it'],
-    [
+  const rules = {
+    [`SLIM_STORAGES: not in any of SLIM_DOMAINS: ${strangers.join(', ')}`]: strangers.length > 0,
+    'SLIM_TLS_CERT, SLIM_TLS_KEY: only one is set': !clean.SLIM_TLS_CERT !== !clean.SLIM_TLS_KEY,
+    'SLIM_TLS_REQUIRE="all": nobody could send without STARTTLS in SLIM_SUPPORTS':
+      needsStartTls && supports?.every(({ name }) => name !== 'STARTTLS'),
+    'SLIM_STORAGES="@POSTGRESQL": DATABASE_URL or PGHOST is not set': sources.has('@POSTGRESQL') && !hasDatabase,
+    'SLIM_USERS="@POSTGRESQL": DATABASE_URL or PGHOST is not set': users.has('@POSTGRESQL') && !hasDatabase,
+    'SLIM_USERS="@PAM": only a server started as root has it': users.has('@PAM') && !isRoot,
+    'SLIM_SUPPORTS: @PAM in SLIM_USERS cannot verify SCRAM, and AUTH offers nothing else: add PLAIN or LOGIN':
       users.has('@PAM') && mechanisms.every(name => name.startsWith('SCRAM')),
-      'SLIM_SUPPORTS: @PAM in SLIM_USERS cannot verify SCRAM, and AUTH offers nothing else: add PLAIN or LOGIN',
-    ],
-    [
-      relayParts.length > 0 && !isSet('SLIM_RELAY_HOST'),
-      `SLIM_RELAY_${relayParts.join(', SLIM_RELAY_')}: SLIM_RELAY_HOST is not set`,
-    ],
-    [
-      isSet('SLIM_RELAY_USER') !== isSet('SLIM_RELAY_PASSWORD'),
-      'SLIM_RELAY_USER, SLIM_RELAY_PASSWORD: only one is set',
-    ],
-    [
+    [`${relayParts.join(', ')}: SLIM_RELAY_HOST is not set`]: relayParts.length > 0 && !isSet('SLIM_RELAY_HOST'),
+    'SLIM_RELAY_USER, SLIM_RELAY_PASSWORD: only one is set': isSet('SLIM_RELAY_USER') !== isSet('SLIM_RELAY_PASSWORD'),
+    'SLIM_RELAY_TLS="none": SLIM_RELAY_USER would send its password in clear text':
       isPlainRelay && isSet('SLIM_RELAY_USER'),
-      'SLIM_RELAY_TLS="none": SLIM_RELAY_USER would send its password in clear text',
-    ],
-    [
+    'SLIM_RELAY_TLS="none", SLIM_EXTERNAL_TLS="required": they contradict each other; take one away':
       isPlainRelay && isSet('SLIM_EXTERNAL_TLS') && clean.SLIM_EXTERNAL_TLS === 'required',
-      'SLIM_RELAY_TLS="none", SLIM_EXTERNAL_TLS="required": they contradict each other; take one away',
-    ],
-    [sources.has('@PAM') && !isRoot, 'SLIM_STORAGES="@PAM": only a server started as root has it'],
-    [clean.SLIM_ACCOUNTS && !isRoot, 'SLIM_ACCOUNTS: only a server started as root makes accounts'],
-  ] as const;
-  return rules.flatMap(([isBroken, problem]) => (isBroken ? [problem] : []));
+    'SLIM_STORAGES="@PAM": only a server started as root has it': sources.has('@PAM') && !isRoot,
+    'SLIM_ACCOUNTS: only a server started as root makes accounts': clean.SLIM_ACCOUNTS && !isRoot,
+  };
+  return Object.entries(rules).flatMap(([problem, isBroken]) => (isBroken ? [problem] : []));
 }
 
 function freeze<T>(value: T): T {

@@ -75,11 +75,10 @@ const accountEntry = parser(
 );
 export const accounts = listOf(accountEntry, ({ name }) => name);
 
-const userWanted =
-  'wanted is @PAM, @POSTGRESQL, name:@GENERATE or name:secret, the name with or without a domain, the secret';
+const userWanted = 'wanted is @PAM, @POSTGRESQL, name:@GENERATE or name:secret, the name with or without a domain';
 /** A login: a bare name or an address. Secret as a whole, as above. */
 const user = parser(
-  `${userWanted} a password or SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`,
+  `${userWanted}, the secret a password or SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`,
   /^(?:(@PAM|@POSTGRESQL)|([^\s:@]+(?:@[^\s:@]+)?):(?:(@GENERATE)|(.+)))$/s,
   (source, given, generate, secret) => {
     if (secret.startsWith('SCRAM-SHA-256$') && !parseVerifier(secret)) return undefined;
@@ -130,10 +129,10 @@ export const sockets = listOf(socket, each => `${each.host ?? ''}:${each.port}`)
 const storageEntry = parser(
   'wanted is addr@domain=PATH, *@domain=PATH, default=PATH, @POSTGRESQL or @PAM',
   /^(?:(@POSTGRESQL|@PAM)|default=(.+)|("(?:[^"\\]|\\.)+"|[^\s"@]+)@([^@=]+)=(.+))$/,
-  (source, fallback, local, host, folder) => {
+  (source, fallback, local, name, folder) => {
     if (source) return { kind: 'source', key: source } as const;
     if (fallback) return { kind: 'default', key: 'default', path: path(fallback) } as const;
-    const entry = { domain: domain(host), path: path(folder) };
+    const entry = { domain: domain(name), path: path(folder) };
     if (local === '*') return { kind: 'domain', key: `*@${entry.domain}`, ...entry } as const;
     const unquoted = local.replace(/^"(.*)"$/, '$1').replaceAll(/\\(.)/g, '$1');
     const mailbox = toMailbox({ local: unquoted, domain: entry.domain });

@@ -5,8 +5,8 @@
 import { isAscii } from 'node:buffer';
 import { existsSync } from 'node:fs';
 import { CannotTell, routeKey } from '../mail.ts';
-import type { Log, Prepared, Queue, QueueEntry, QueueRecipient, Report, Route, Storage } from '../mail.ts';
-import type { Envelope, Recipient } from '../smtp/envelope.ts';
+import type { Log, Outcome, Prepared, Queue, QueueEntry, QueueRecipient, Report, Route, Storage } from '../mail.ts';
+import type { Envelope } from '../smtp/envelope.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
 import type { Clock, Random } from '../system.ts';
 import type { Destination } from './policy.ts';
@@ -17,80 +17,75 @@ const maxReceivedLines = 100; // no way through honest servers makes more
 /** How much of a message is searched for Received lines: 100 of 650 octets fit. */
 const maxHeadOctets = 64 * 1024;
 
-export type AcceptOptions = {
-  readonly hostname: string;
-  readonly spoolFolder: string;
-  readonly storages: Readonly<Record<Route['kind'], Storage>>;
-  readonly queue: Queue;
-  readonly report: Report;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly log: Log;
-};
-
-/** What the trace and the log say about the session; `isSubmission`: an author's own server, which completes the header. */
-export type Origin = Readonly<{
-  session: string;
-  client: string;
-  tls: string | undefined;
-  login: string | undefined;
-  isSubmission: boolean;
+export type AcceptOptions = Readonly<{
+  hostname: string;
+  spoolFolder: string;
+  storages: Readonly<Record<Route['kind'], Storage>>;
+  queue: Queue;
+  report: Report;
+  clock: Clock;
+  random: Random;
+  log: Log;
 }>;
+
+/** What the trace and the log say about the session; with `isSubmission` an author's own server completes the header. */
+export type Origin = Readonly<Record<'session' | 'client', string> & Record<'tls' | 'login', string | undefined>> & {
+  readonly isSubmission: boolean;
+};
+type Destinations = readonly (Destination | undefined)[];
 
 export class Incoming {
   readonly startedAt: number;
-  readonly #id: string;
   readonly #options: AcceptOptions;
-  readonly #envelope: Envelope;
+  readonly #entry: Omit<QueueEntry, 'is8Bit' | 'recipients'>;
   readonly #recipients: readonly QueueRecipient[];
-  /** Where the copies go that stay here, each once, by its key. */
-  readonly #routes: ReadonlyMap<string, Route>;
-  readonly #shared: ReadonlySet<QueueRecipient>;
+  readonly #destinations: Destinations;
+  readonly #routes: ReadonlyMap<string, Route>; // where the copies go that stay here, each once, by its key
   readonly #facts: Readonly<Record<string, unknown>>;
   readonly #spool: Spool;
   readonly #header: SubmittedHeader | undefined;
-  readonly #skipBytes: number;
   #sizeBytes = 0;
   #isAscii = true;
   #failure: unknown;
   #refusal: Reply | undefined;
 
   /** `destinations`: of each recipient of the envelope. */
-  constructor(options: AcceptOptions, envelope: Envelope, destinations: readonly Destination[], origin: Origin) {
-    const { hostname, clock, random, spoolFolder } = options;
-    this.startedAt = clock.now();
-    this.#id = this.startedAt.toString(36) + random.hex(5);
-    this.#options = options;
-    this.#envelope = envelope;
-    this.#recipients = envelope.recipients.map((recipient, at) => toQueue(recipient, destinations[at]));
-    this.#shared = new Set(this.#recipients.filter((_, at) => destinations[at]?.found?.via === 'shared'));
-    this.#routes = new Map(
-      this.#recipients.flatMap(({ routes = [] }) => routes.map(route => [routeKey(route), route])),
-    );
-
-    const { reversePath, recipients, helo, protocol } = envelope;
-    const from = reversePath === '' ? '' : reversePath.text;
-    const to = recipients.slice(0, 20).map(recipient => recipient.address.text);
-    const keys = [...this.#routes.keys()].slice(0, 20);
+  constructor(options: AcceptOptions, envelope: Envelope, destinations: Destinations, origin: Origin) {
     const { isSubmission, ...session } = origin;
-    const mail = { helo, protocol, from, to, recipients: recipients.length, routes: keys };
-    this.#facts = { ...session, message: this.#id, ...mail };
+    const { hostname, clock, random, spoolFolder } = options;
+    const { reversePath, recipients, helo, protocol, isUtf8, ret, envelopeId } = envelope;
+    const { client, tls } = session;
+    this.#options = options;
+    this.#destinations = destinations;
+    this.startedAt = clock.now();
+    const id = this.startedAt.toString(36) + random.hex(5);
+    const from = reversePath === '' ? '' : reversePath.text;
+    this.#recipients = recipients.map(({ address, notify, originalRecipient }, at) => {
+      const { domain = '', found } = destinations[at] ?? {};
+      const wish = { ...(notify && { notify }), ...(originalRecipient && { originalRecipient }) };
+      return { address: address.text, domain, ...(found && { routes: found.routes }), ...wish };
+    });
+    const routes = this.#recipients.flatMap(recipient => recipient.routes ?? []);
+    this.#routes = new Map(routes.map(route => [routeKey(route), route]));
+    const to = recipients.slice(0, 20).map(({ address }) => address.text);
+    const envelopeFacts = { helo, protocol, from, to, recipients: recipients.length };
+    this.#facts = { ...session, message: id, ...envelopeFacts, routes: [...this.#routes.keys()].slice(0, 20) };
 
-    const { client, tls } = origin;
     const date = new Date(this.startedAt).toUTCString().replace('GMT', '+0000');
-    if (isSubmission) this.#header = new SubmittedHeader(date, `<${this.#id}@${hostname}>`);
+    if (isSubmission) this.#header = new SubmittedHeader(date, `<${id}@${hostname}>`);
     const returnPath = `Return-Path: <${from}>\n`;
-    this.#skipBytes = Buffer.byteLength(returnPath);
     const trace = [
       `Received: from ${helo} ([${client.includes(':') ? 'IPv6:' : ''}${client}])`,
       `\tby ${hostname} with ${protocol}${tls === undefined ? '' : ` (${tls})`}`,
       // Only a single recipient is named, so that no Bcc is given away.
-      `\tid ${this.#id}${recipients.length === 1 ? `\n\tfor <${to[0]}>` : ''}; ${date}\n`,
+      `\tid ${id}${recipients.length === 1 ? `\n\tfor <${to[0]}>` : ''}; ${date}\n`,
     ].join('\n');
-    const maildir = [...this.#routes.values()].find(route => route.kind === 'maildir');
+    const kept = { id, from, isUtf8, receivedAt: this.startedAt, skipBytes: Buffer.byteLength(returnPath) };
+    this.#entry = { ...kept, ...(ret && { ret }), ...(envelopeId && { envelopeId }) };
+    const maildir = routes.find(route => route.kind === 'maildir');
     // A Maildir that has never had mail has no tmp/ yet.
     const folder = maildir && existsSync(`${maildir.path}/tmp`) ? `${maildir.path}/tmp` : spoolFolder;
-    this.#spool = new Spool(`${folder}/${this.#id}`, Buffer.from(returnPath + trace));
+    this.#spool = new Spool(`${folder}/${id}`, Buffer.from(returnPath + trace));
   }
 
   /** Takes content. A promise is to be waited for before the next call. A failure is kept for commit(). */
@@ -108,7 +103,7 @@ export class Incoming {
   async commit(): Promise<Reply> {
     const reply = await this.#store().catch((error: NodeJS.ErrnoException) => {
       const isFull = error.code === 'ENOSPC' || error.code === 'EDQUOT';
-      const fields = { message: this.#id, error: String(error) };
+      const fields = { message: this.#entry.id, error: String(error) };
       this.#options.log.error(fields, 'a message could not be stored; its sender will try again');
       return replies.notStored(error instanceof CannotTell ? error.status : isFull ? '4.3.1' : '4.3.0');
     });
@@ -129,6 +124,7 @@ export class Incoming {
     if (this.#refusal !== undefined) return this.#refusal;
     if (this.#failure !== undefined) throw this.#failure;
     const { storages, queue, report, log } = this.#options;
+    const { id } = this.#entry;
     const message = await this.#spool.finish();
     const [header = ''] = (await this.#spool.head(maxHeadOctets)).toString('latin1').split('\n\n', 1);
     if ((header.match(/^received:/gim)?.length ?? 0) > maxReceivedLines + 1) return replies.loop; // one is ours
@@ -136,29 +132,23 @@ export class Incoming {
     const prepared: Prepared[] = [];
     const later = new Set<string>();
     let failure: unknown;
-    for (const [kind, entries] of Map.groupBy(this.#routes, ([, route]) => route.kind)) {
+    for (const [kind, routes] of Map.groupBy(this.#routes.values(), route => route.kind))
       try {
-        prepared.push(
-          await storages[kind].prepare(
-            entries.map(([, route]) => route),
-            message,
-          ),
-        );
+        prepared.push(await storages[kind].prepare(routes, message));
       } catch (error) {
         failure = error;
-        for (const [key] of entries) later.add(key);
+        for (const route of routes) later.add(routeKey(route));
       }
-    }
     const waiting = this.#recipients.flatMap(recipient => {
       // Each copy once, whoever it was for.
       const routes = recipient.routes?.filter(route => later.delete(routeKey(route)));
       return routes?.length === 0 ? [] : [{ ...recipient, ...(routes && { routes }) }];
     });
-    const entry = this.#entry(waiting);
+    const entry = { ...this.#entry, is8Bit: !this.#isAscii, recipients: waiting };
     try {
       if (failure !== undefined && prepared.length === 0 && waiting.every(({ routes }) => routes)) throw failure;
       if (failure !== undefined)
-        log.warn({ message: this.#id, error: String(failure) }, 'a copy cannot be made now and waits in the queue');
+        log.warn({ message: id, error: String(failure) }, 'a copy cannot be made now and waits in the queue');
       if (waiting.length > 0) prepared.push(await queue.prepare(entry, message));
     } catch (error) {
       await Promise.all(prepared.map(copies => copies.abort()));
@@ -166,53 +156,21 @@ export class Incoming {
     }
     await Promise.all(prepared.map(copies => copies.commit()));
 
-    const outcomes = this.#recipients.flatMap(recipient => {
+    const delivery = { kind: 'delivered', status: '2.0.0', text: 'delivered to its mailbox' } as const;
+    const outcomes = this.#recipients.flatMap((recipient, at): Outcome[] => {
       const isDone = recipient.routes && !waiting.some(({ address }) => address === recipient.address);
-      if (!isDone || !recipient.notify?.includes('SUCCESS')) return [];
-      const action = this.#shared.has(recipient) ? ('expanded' as const) : ('delivered' as const);
-      return [
-        {
-          recipient,
-          action,
-          delivery: { kind: 'delivered' as const, status: '2.0.0', text: 'delivered to its mailbox' },
-        },
-      ];
+      const action = this.#destinations[at]?.found?.via === 'shared' ? 'expanded' : 'delivered';
+      return isDone && recipient.notify?.includes('SUCCESS') ? [{ recipient, action, delivery }] : [];
     });
     if (outcomes.length > 0)
       await report(entry, message, outcomes).catch((error: unknown) =>
-        log.error({ message: this.#id, error: String(error) }, 'a notice of success could not be kept'),
+        log.error({ message: id, error: String(error) }, 'a notice of success could not be kept'),
       );
-    return replies.kept(waiting.length > 0 ? 'Queued' : 'Delivered', this.#id);
-  }
-
-  #entry(recipients: readonly QueueRecipient[]): QueueEntry {
-    const { reversePath, isUtf8, ret, envelopeId } = this.#envelope;
-    return {
-      id: this.#id,
-      from: reversePath === '' ? '' : reversePath.text,
-      isUtf8,
-      is8Bit: !this.#isAscii,
-      ...(ret && { ret }),
-      ...(envelopeId && { envelopeId }),
-      receivedAt: this.startedAt,
-      skipBytes: this.#skipBytes,
-      recipients,
-    };
+    return replies.kept(waiting.length > 0 ? 'Queued' : 'Delivered', id);
   }
 
   #log(outcome: string, reply?: string): void {
     const { clock, log } = this.#options;
     log.info({ ...this.#facts, size: this.#sizeBytes, reply, ms: clock.now() - this.startedAt }, outcome);
   }
-}
-
-function toQueue({ address, notify, originalRecipient }: Recipient, destination?: Destination): QueueRecipient {
-  const { domain = '', found } = destination ?? {};
-  return {
-    address: address.text,
-    domain,
-    ...(found && { routes: found.routes }),
-    ...(notify && { notify }),
-    ...(originalRecipient && { originalRecipient }),
-  };
 }

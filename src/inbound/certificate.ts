@@ -15,7 +15,7 @@ export type Pair = { readonly cert: string; readonly key: string };
 type Subject = { readonly hostname: string; readonly clock: Clock; readonly random: Random };
 export type CertificateOptions = Subject & {
   /** Reads the configured pair (files, steward or settings) and rejects when it is not there; undefined: none is set. */
-  readonly readPair: (() => Promise<Pair>) | undefined;
+  readonly readPair: (() => Promise<Pair | undefined>) | undefined;
   readonly folder: string; // where the self-signed pair is kept; it must exist
   readonly minVersion: 'TLSv1.2' | 'TLSv1.3';
   readonly log: Log;
@@ -28,7 +28,6 @@ const ciphers = 'ECDHE+AESGCM:ECDHE+CHACHA20'; // and, for TLS 1.3, OpenSSL's ow
 /** The pair in use. One context serves all sockets: `new TLSSocket(socket, {isServer: true, secureContext})`. */
 export class Certificates {
   readonly #options: CertificateOptions;
-  readonly #timer = setInterval(() => void this.check(), 60_000).unref();
   #context: SecureContext | undefined;
   #seen = ''; // what was read last: each content is judged once
 
@@ -44,6 +43,7 @@ export class Certificates {
 
   private constructor(options: CertificateOptions) {
     this.#options = options;
+    setInterval(() => void this.check(), 60_000).unref();
   }
 
   /** What the next handshake uses. */
@@ -64,10 +64,6 @@ export class Certificates {
       if (this.#seen === seen) this.#seen = reason; // it could not be read at all
       if (this.#seen !== seen) log.warn({ reason }, 'the configured certificate cannot be used; it is looked at again');
     }
-  }
-
-  close(): void {
-    clearInterval(this.#timer);
   }
 
   /** Checks everything before it changes anything. Throws on a pair that is no good. */
@@ -91,10 +87,10 @@ async function selfSigned(options: CertificateOptions): Promise<Pair> {
     const isValid = leaf.checkPrivateKey(createPrivateKey(pem)) && leaf.validToDate.getTime() > options.clock.now();
     if (isValid && leaf.checkHost(options.hostname)) return { cert: pem, key: pem };
   } catch {} // missing or damaged: make a new one
-  const { cert, key } = await createCertificate(options);
-  await writeFile(`${path}.new`, `${cert}\n${key}`, { mode: 0o600, flush: true });
+  const pair = await createCertificate(options);
+  await writeFile(`${path}.new`, `${pair.cert}\n${pair.key}`, { mode: 0o600, flush: true });
   await rename(`${path}.new`, path);
-  return { cert, key };
+  return pair;
 }
 
 /** A new self-signed ECDSA P-256 certificate for one name, valid for ten years. */

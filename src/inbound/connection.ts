@@ -22,21 +22,19 @@ const maxFailedLogins = 3;
 /** What the sessions' accepted recipients lead to; kept here so that an idle session has no map of its own. */
 const destinationOf = new WeakMap<Recipient, Destination>();
 
-export type ConnectionOptions = {
-  readonly session: SessionOptions;
-  readonly accept: AcceptOptions;
-  readonly policy: Policy;
-  readonly authenticator: Authenticator | undefined;
-  /** May relay without login (SLIM_TRUSTED_NETWORKS). */
-  readonly isTrusted: boolean;
-  readonly isSubmission: boolean;
-  readonly secureContext: () => SecureContext;
-  /** For the log: which socket was used, and the client's address without `::ffff:`. */
-  readonly id: string;
-  readonly listener: string;
-  readonly client: string;
-  readonly log: Log;
-};
+export type ConnectionOptions = Readonly<{
+  session: SessionOptions;
+  accept: AcceptOptions;
+  policy: Policy;
+  authenticator: Authenticator | undefined;
+  isTrusted: boolean; // may relay without login (SLIM_TRUSTED_NETWORKS)
+  isSubmission: boolean;
+  secureContext: () => SecureContext;
+  id: string; // this and the next two for the log: which socket was used, the client's address without `::ffff:`
+  listener: string;
+  client: string;
+  log: Log;
+}>;
 
 export class Connection {
   readonly #options: ConnectionOptions;
@@ -119,18 +117,8 @@ export class Connection {
       await this.#event();
     }
     clearTimeout(this.#timer);
-    const { helo } = this.#session;
-    const fields = {
-      session: id,
-      listener,
-      client,
-      helo,
-      tls: this.#tls,
-      login: this.#login?.name,
-      ...this.#counts,
-      end: this.#end,
-    };
-    log.info({ ...fields, ms: accept.clock.now() - startedAt }, 'session ended');
+    const who = { session: id, listener, client, helo: this.#session.helo, tls: this.#tls, login: this.#login?.name };
+    log.info({ ...who, ...this.#counts, end: this.#end, ms: accept.clock.now() - startedAt }, 'session ended');
   }
 
   async #carryOut(action: Action): Promise<void> {
@@ -144,9 +132,8 @@ export class Connection {
       }
       case 'authenticate':
         this.#session.answer(await this.#authenticate(action.mechanism, action.response));
-        return this.#counts.failedLogins >= maxFailedLogins
-          ? this.#session.end(replies.tooMany('failed logins'))
-          : undefined;
+        if (this.#counts.failedLogins >= maxFailedLogins) this.#session.end(replies.tooMany('failed logins'));
+        return;
       case 'sender': {
         const { reversePath } = action.sender;
         const reply = this.#login && (await answerSender(this.#login, reversePath, this.#options.policy));
@@ -162,17 +149,10 @@ export class Connection {
       }
       case 'begin': {
         const { accept, id, client, isSubmission } = this.#options;
-        const destinations = action.envelope.recipients.map(
-          recipient => destinationOf.get(recipient) ?? { domain: '' },
-        );
-        const login = this.#login?.name;
-        const origin = {
-          session: id,
-          client,
-          tls: this.#tls,
-          login,
-          isSubmission: isSubmission || login !== undefined,
-        };
+        const destinations = action.envelope.recipients.map(recipient => destinationOf.get(recipient));
+        const [tls, login] = [this.#tls, this.#login?.name];
+        const isAuthors = isSubmission || login !== undefined;
+        const origin = { session: id, client, tls, login, isSubmission: isAuthors };
         this.#incoming = new Incoming(accept, action.envelope, destinations, origin);
         return this.#session.answer(replies.sendMessage);
       }
@@ -200,10 +180,9 @@ export class Connection {
   }
 
   async #authenticate(mechanism: string | undefined, response: Buffer | undefined): Promise<Reply> {
-    const { authenticator, client, id, log, session } = this.#options;
+    const { authenticator, client, id, log } = this.#options;
     if (mechanism !== undefined) {
-      const offered = session.extensions.find(({ name }) => name === 'AUTH')?.parameter?.split(' ');
-      if (!authenticator || !offered?.includes(mechanism)) return replies.unknownMechanism;
+      if (!authenticator?.mechanisms.includes(mechanism)) return replies.unknownMechanism;
       this.#exchange = authenticator.begin(mechanism, client, type => this.#binding(type));
     }
     const reply = (await this.#exchange?.step(response)) ?? replies.internalError;

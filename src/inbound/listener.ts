@@ -7,28 +7,24 @@ import { type Server, type Socket, createServer } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Reply, encodeReply, replies } from '../smtp/reply.ts';
 
-export type ListenSocket = {
-  readonly kind: 'smtp' | 'submission' | 'submissions';
-  /** undefined: every address, IPv6 and IPv4. */
-  readonly host: string | undefined;
-  readonly port: number;
-  /** A socket that listens already, opened by the steward. */
-  readonly fd?: number;
-};
-
-export type ListenerOptions = {
-  readonly sockets: readonly ListenSocket[];
-  /** 0: no limit. */
-  readonly maxSessions: number;
-  readonly maxSessionsPerClient: number;
-  /** Addresses behind which every client may hide (a container's gateway): no limit for each of them. */
-  readonly isShared: (client: string) => boolean;
-  readonly open: (socket: Socket, listener: ListenSocket, client: string, onClose: () => void) => Session;
-  /** A client was turned away, and that many more since the last call, which is a minute ago or longer. */
-  readonly onRefused: (client: string, reason: string, more: number) => void;
-};
+export type ListenSocket = Readonly<{
+  kind: 'smtp' | 'submission' | 'submissions';
+  host: string | undefined; // undefined: every address, IPv6 and IPv4
+  port: number;
+  fd?: number; // a socket that listens already, opened by the steward
+}>;
 
 type Session = { drain(): void; end(reply: Reply): void };
+export type ListenerOptions = Readonly<{
+  sockets: readonly ListenSocket[];
+  maxSessions: number; // 0: no limit
+  maxSessionsPerClient: number;
+  /** Addresses behind which every client may hide (a container's gateway): no limit for each of them. */
+  isShared: (client: string) => boolean;
+  open: (socket: Socket, listener: ListenSocket, client: string, onClose: () => void) => Session;
+  /** A client was turned away, and that many more since the last call, which is a minute ago or longer. */
+  onRefused: (client: string, reason: string, more: number) => void;
+}>;
 
 const advice: Readonly<Record<string, string>> = {
   EADDRINUSE: 'another program listens there; stop it or choose another port in SLIM_LISTEN',
@@ -102,8 +98,8 @@ export class Listeners {
     const session = open(socket, listener, client, () => {
       this.#sessions.delete(session);
       const left = (this.#perClient.get(key) ?? 1) - 1;
-      if (left > 0) this.#perClient.set(key, left);
-      else this.#perClient.delete(key);
+      if (left === 0) this.#perClient.delete(key);
+      else this.#perClient.set(key, left);
     });
     this.#sessions.add(session);
   }

@@ -12,6 +12,9 @@ export function sharedAddresses(): readonly string[] {
   return [...new Set([...own.map(({ address }) => address), ...fromRoutes()])];
 }
 
+/** Asked anew each time: a network may have been attached a moment ago. */
+export const isShared = (client: string): boolean => matcher(sharedAddresses())(client);
+
 /** Whether a client's address (without `::ffff:`) is among addresses and networks (`address/bits`). */
 export function matcher(networks: readonly string[]): (client: string) => boolean {
   // A list for each family: in one list an IPv6 network such as ::/32 would hold every IPv4 address.

@@ -21,23 +21,21 @@ export class SubmittedHeader {
     if (this.#held === undefined) return data;
     const from = Math.max(0, this.#held.length - 1);
     this.#held += data.toString('latin1');
-    const end = this.#held.startsWith('\n') ? 0 : this.#held.indexOf('\n\n', from) + 1;
-    const isWhole = end > 0 || this.#held.startsWith('\n');
-    if (!isWhole && !isEnd) return this.#held.length > maxHeaderOctets ? undefined : Buffer.alloc(0);
-    const text =
-      this.#complete(isWhole ? this.#held.slice(0, end) : this.#held) + (isWhole ? this.#held.slice(end) : '');
+    const found = this.#held.startsWith('\n') ? 0 : this.#held.indexOf('\n\n', from) + 1 || -1;
+    if (found < 0 && !isEnd) return this.#held.length > maxHeaderOctets ? undefined : Buffer.alloc(0);
+    const end = found < 0 ? this.#held.length : found;
+    const text = this.#complete(this.#held.slice(0, end)) + this.#held.slice(end);
     this.#held = undefined;
     return Buffer.from(text, 'latin1');
   }
 
   #complete(header: string): string {
     const fields = header.split(/(?<=\n)(?![ \t])/).filter(Boolean);
-    const bodyAt = fields.findIndex(each => !field.test(each)); // a line that is no field: the body has begun
-    const names = fields.map((each, at) =>
-      at < bodyAt || bodyAt < 0 ? each.split(':', 1).join().trim().toLowerCase() : '',
-    );
+    const body = fields.findIndex(each => !field.test(each)); // a line that is no field: the body has begun
+    const named = body < 0 ? fields : fields.slice(0, body);
+    const names = named.map(each => each.split(':', 1).join().trim().toLowerCase());
     const added = Object.entries(this.#missing).map(([name, line]) => (names.includes(name) ? '' : line));
     const kept = fields.filter((_, at) => !/^(?:resent-)?bcc$/.test(names[at] ?? ''));
-    return [...added, bodyAt === 0 ? '\n' : '', ...kept].join('');
+    return [...added, body === 0 ? '\n' : '', ...kept].join('');
   }
 }

@@ -19,13 +19,14 @@ const listDomains = {
     UNION SELECT lower(domain) COLLATE "C" FROM smtp WHERE to_regclass('smtp_lower') IS NULL ORDER BY 1`,
 };
 
-export class TableDomains implements Domains {
-  readonly #options: { database: Database; settings: readonly string[]; file: string; log: Log };
-  /** Of the table; undefined until the database has answered for the first time. */
-  #known: readonly string[] | undefined;
+/** `settings`: SLIM_DOMAINS, canonical. `file`: where the last known domains are kept; its folder exists. */
+type Options = Readonly<{ database: Database; settings: readonly string[]; file: string; log: Log }>;
 
-  /** `settings`: SLIM_DOMAINS, canonical. `file`: where the last known domains are kept; its folder exists. */
-  constructor(options: { database: Database; settings: readonly string[]; file: string; log: Log }) {
+export class TableDomains implements Domains {
+  readonly #options: Options;
+  #known: readonly string[] | undefined; // of the table; undefined until the database has answered for the first time
+
+  constructor(options: Options) {
     this.#options = options;
   }
 

@@ -14,22 +14,13 @@ const createIndex = 'CREATE INDEX smtp_lower ON smtp (lower(domain) COLLATE "C",
 const makeIndex = `BEGIN; SET LOCAL statement_timeout = 0;
   DO $$ BEGIN IF to_regclass('smtp_lower') IS NULL THEN ${createIndex}; END IF; END $$; COMMIT`;
 
-/**
- * Connects at the first query, not before: a database that is down never stops the server from starting. `routes`: whether
- * the table `smtp` is asked at all.
- */
+/** `routes`: whether the table `smtp` is asked at all. A database that is down never stops the server from starting. */
 export async function openDatabase(settings: Readonly<PoolConfig>, routes: boolean, log: Log): Promise<Database> {
   const { default: pg } = await import('pg');
-  const pool = new pg.Pool({
-    ...settings,
-    // No sequential scan where an index is: a plan made for a table of four rows may live to see a million.
-    options: `-c enable_seqscan=off -c statement_timeout=${timeoutMs}`,
-    application_name: 'slimsmtp',
-    max: 4,
-    connectionTimeoutMillis: 3_000,
-    query_timeout: timeoutMs,
-  });
-  return new Database(pool, routes, log);
+  // No sequential scan where an index is: a plan made for a table of four rows may live to see a million.
+  const options = `-c enable_seqscan=off -c statement_timeout=${timeoutMs}`;
+  const limits = { max: 4, connectionTimeoutMillis: 3_000, query_timeout: timeoutMs };
+  return new Database(new pg.Pool({ ...settings, ...limits, options, application_name: 'slimsmtp' }), routes, log);
 }
 
 export class Database {
@@ -41,9 +32,7 @@ export class Database {
   #attempt: Promise<unknown> | undefined;
 
   constructor(pool: Pool, routes: boolean, log: Log) {
-    this.#pool = pool;
-    this.#routes = routes;
-    this.#log = log;
+    [this.#pool, this.#routes, this.#log] = [pool, routes, log];
     // An idle connection that breaks; whoever asks next gets a new one.
     pool.on('error', error => log.debug({ error: describe(error) }, 'a connection to PostgreSQL broke'));
   }
@@ -60,11 +49,9 @@ export class Database {
   async #ask(statement: Statement, values: readonly unknown[]): Promise<readonly Row[]> {
     try {
       const { rows } = await this.#pool.query<Row>({ ...statement, values: [...values] });
-      if (!this.isUp) {
-        this.#log.info({}, 'PostgreSQL answers');
-        // Not waited for: in a table of millions it takes a while, and until then look-ups are only slow.
-        if (this.#routes) void this.#makeIndex();
-      }
+      if (!this.isUp) this.#log.info({}, 'PostgreSQL answers');
+      // Not waited for: in a table of millions it takes a while, and until then look-ups are only slow.
+      if (!this.isUp && this.#routes) void this.#makeIndex();
       this.isUp = true;
       return rows;
     } catch (error) {
@@ -83,11 +70,9 @@ export class Database {
   /** Makes the index that finds rows however they are capitalised, where it is missing and may be made. */
   async #makeIndex(): Promise<void> {
     const query = { text: makeIndex, query_timeout: 600_000 };
-    await this.#pool.query(query).catch(error => {
-      const advice =
-        'look-ups are slow without an index that could not be made: please run the statement in PostgreSQL';
-      this.#log.warn({ statement: createIndex, error: describe(error) }, advice);
-    });
+    const advice = 'look-ups are slow without an index that could not be made: please run the statement in PostgreSQL';
+    const warn = (error: unknown) => this.#log.warn({ statement: createIndex, error: describe(error) }, advice);
+    await this.#pool.query(query).catch(warn);
   }
 }
 

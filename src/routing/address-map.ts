@@ -6,11 +6,11 @@ import type { Accounts, Directory, Found, Mailbox } from '../mail.ts';
 import { show } from './resolver.ts';
 
 /** SLIM_STORAGES. Paths are absolute. */
-export type AddressMap = {
-  readonly addresses: readonly { readonly mailbox: Mailbox; readonly path: string }[];
-  readonly domains: readonly { readonly domain: string; readonly path: string }[];
-  readonly default?: string | undefined;
-};
+export type AddressMap = Readonly<{
+  addresses: readonly { readonly mailbox: Mailbox; readonly path: string }[];
+  domains: readonly { readonly domain: string; readonly path: string }[];
+  default?: string | undefined;
+}>;
 
 export function addressDirectory(map: AddressMap, accounts: Accounts | undefined): Directory {
   const paths = new Map(map.addresses.map(({ mailbox, path }) => [show(mailbox), path]));
@@ -19,28 +19,25 @@ export function addressDirectory(map: AddressMap, accounts: Accounts | undefined
 
 export function domainDirectory(map: AddressMap, accounts: Accounts | undefined): Directory {
   const paths = new Map(map.domains.map(({ domain, path }) => [domain, path]));
-  return pathDirectory('*@domain', accounts, mailbox => paths.get(mailbox.domain), { via: 'catch-all' });
+  return pathDirectory('*@domain', accounts, ({ domain }) => paths.get(domain), 'catch-all');
 }
 
 export function defaultDirectory(map: AddressMap, accounts: Accounts | undefined): Directory {
-  return pathDirectory('default', accounts, () => map.default, { via: 'catch-all' });
+  return pathDirectory('default', accounts, () => map.default, 'catch-all');
 }
 
 /** RFC 5321 §4.5.1: mail for postmaster is never refused as unknown. Asked last, after `default`. */
-export function postmasterDirectory(mailRoot: string): Directory {
-  const home = join(mailRoot, 'postmaster');
-  const find = ({ local }: Mailbox): string | undefined => (local === 'postmaster' ? home : undefined);
-  return pathDirectory('postmaster', undefined, find, {}, mailRoot);
+export function postmasterDirectory(root: string): Directory {
+  const path = join(root, 'postmaster');
+  const find = ({ local }: Mailbox) => (local === 'postmaster' ? path : undefined);
+  return pathDirectory('postmaster', undefined, find, undefined, root);
 }
 
-/** `accounts` is undefined where there is no steward; `root` is what must be there already, the path itself if unset. */
-function pathDirectory(
-  name: string,
-  accounts: Accounts | undefined,
-  find: (mailbox: Mailbox) => string | undefined,
-  how: Pick<Found, 'via'> = {},
-  root?: string,
-): Directory {
+type Find = (mailbox: Mailbox) => string | undefined;
+type Via = Found['via'];
+/** `accounts` is undefined where there is no steward; `top` is what must be there already, the path itself if unset. */
+function pathDirectory(name: string, accounts: Accounts | undefined, find: Find, via?: Via, top?: string): Directory {
+  const how = via && { via };
   return {
     name,
     async lookup(mailbox, explain) {
@@ -48,7 +45,7 @@ function pathDirectory(
       if (path === undefined) return undefined;
       explain(`${name}: ${show(mailbox)} is kept in ${path}`);
       const owner = await accounts?.owner(path);
-      if (owner === undefined) return { routes: [{ kind: 'maildir', path, root: root ?? path }], ...how };
+      if (owner === undefined) return { routes: [{ kind: 'maildir', path, root: top ?? path }], ...how };
       explain(`${path} lies in the home of ${owner.name}: delivered as that account`);
       return { routes: [{ kind: 'account', account: owner.name, folder: relative(owner.home, path) }], ...how };
     },

@@ -16,16 +16,14 @@ export type Query = (
   values: readonly (readonly string[])[],
 ) => Promise<readonly Readonly<Record<string, string | null>>[]>;
 
-export type TableOptions = {
-  readonly query: Query;
-  /** undefined: this server cannot deliver to Unix accounts at all. */
-  readonly accounts: Accounts | undefined;
-  readonly mailRoot: string;
-  /** Whether a catch-all takes what a mistaken row leaves undefined. */
-  readonly hasDefault: boolean;
-  readonly clock: Clock;
-  readonly log: Log;
-};
+export type TableOptions = Readonly<{
+  query: Query;
+  accounts: Accounts | undefined; // undefined: this server cannot deliver to Unix accounts at all
+  mailRoot: string;
+  hasDefault: boolean; // whether a catch-all takes what a mistaken row leaves undefined
+  clock: Clock;
+  log: Log;
+}>;
 
 // COLLATE "C": as in the index (see postgres/pool.ts), or PostgreSQL would not use it.
 const address = {
@@ -126,16 +124,13 @@ export class TableDirectory implements Directory {
     const minute = Math.floor(this.#options.clock.now() / 60_000);
     if (minute !== this.#minute) this.#logged.clear();
     this.#minute = minute;
-    if (this.#logged.has(text)) return;
+    const fields = { mailbox: show(mailbox), mistake };
+    if (!this.#logged.has(text)) this.#options.log.warn(fields, 'a row of table smtp leads nowhere');
     this.#logged.add(text);
-    this.#options.log.warn({ mailbox: show(mailbox), mistake }, 'a row of table smtp leads nowhere');
   }
 }
 
-/**
- * The name as one component of a path: never '.', '..' or hidden, no '/' and no control characters. Different names
- * stay different: '%' is always encoded.
- */
+/** As one component of a path: never '.', '..' or hidden, no '/', no controls; '%' too, so that names stay different. */
 export function toFileName(name: string): string {
   return name.replace(/^\.|[%/\p{Cc}]/gu, part => (part === '.' ? '%2E' : encodeURIComponent(part)));
 }

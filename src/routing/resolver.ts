@@ -5,13 +5,10 @@
 import { type Directory, type Domains, type Mailbox, type Resolve, toMailbox } from '../mail.ts';
 
 export type ResolverOptions = {
-  /** In the order in which they are asked; the last may know everything. */
-  readonly directories: readonly Directory[];
+  readonly directories: readonly Directory[]; // in the order in which they are asked; the last may know everything
   readonly domains: Domains;
-  /** What separates a mailbox from its subaddress; '' is none. */
-  readonly subaddress: string;
-  /** The domain of the bare `<postmaster>`: the first of SLIM_DOMAINS. */
-  readonly mainDomain: string;
+  readonly subaddress: string; // what separates a mailbox from its subaddress; '' is none
+  readonly mainDomain: string; // the domain of the bare `<postmaster>`: the first of SLIM_DOMAINS
 };
 
 /** `explain` gets the reasons, a line each. */
@@ -27,13 +24,12 @@ export function createResolver({ directories, domains, subaddress, mainDomain }:
     const end = subaddress === '' ? -1 : local.indexOf(subaddress);
     const locals = end > 0 ? [local, local.slice(0, end)] : [local];
     const mailboxes = locals.flatMap(each => toMailbox({ local: each, domain }) ?? []);
-    for (const directory of directories) {
+    for (const directory of directories)
       for (const mailbox of mailboxes) {
         const found = await directory.lookup(mailbox, explain);
         if (found !== undefined) return { kind: 'local', ...found };
         explain(`${directory.name}: no entry for ${show(mailbox)}`);
       }
-    }
     return { kind: 'unknown' };
   };
 }

@@ -1,17 +1,16 @@
 // The transport of mail that stays here but could not be delivered at once: the queue tries it again through this.
 // Promises: each recipient on its own, so that one full mailbox holds up no other; what cannot be told is deferred.
 // Never decides anew where mail goes, unless that could not be told when it was taken (`routes` is empty).
-import { CannotTell, toMailbox } from '../mail.ts';
-import type { Delivery, Prepared, QueueRecipient, Resolve, Route, Storage, StoredMessage, Transport } from '../mail.ts';
+import { CannotTell, type Prepared, type Resolution, type Resolve, type Storage, toMailbox } from '../mail.ts';
+import type { Delivery, QueueEntry, QueueRecipient, Route, StoredMessage, Transport } from '../mail.ts';
 import { parseAddress } from '../smtp/address.ts';
 
-export type LocalOptions = {
-  readonly storages: Readonly<Record<Route['kind'], Storage>>;
-  readonly resolve: Resolve;
-  /** For a recipient that turns out to be elsewhere. */
-  readonly remote: Transport;
-  readonly isRelayed: boolean;
-};
+export type LocalOptions = Readonly<{
+  storages: Readonly<Record<Route['kind'], Storage>>;
+  resolve: Resolve;
+  remote: Transport; // for a recipient that turns out to be elsewhere
+  isRelayed: boolean;
+}>;
 
 export function localTransport({ storages, resolve, remote, isRelayed }: LocalOptions): Transport {
   async function store(routes: readonly Route[], message: StoredMessage): Promise<Delivery> {
@@ -27,32 +26,27 @@ export function localTransport({ storages, resolve, remote, isRelayed }: LocalOp
     return { kind: 'delivered', status: '2.0.0', text: 'delivered to its mailbox' };
   }
 
-  async function find({ address, routes = [] }: QueueRecipient): Promise<readonly Route[] | 'unknown' | 'elsewhere'> {
-    if (routes.length > 0) return routes;
+  async function attempt(recipient: QueueRecipient, entry: QueueEntry, message: StoredMessage) {
+    const { address, domain, routes = [] } = recipient;
     const parsed = parseAddress(address);
     const mailbox = parsed && toMailbox(parsed);
-    const found = mailbox ? await resolve(mailbox) : ({ kind: 'unknown' } as const);
-    return found.kind === 'local' ? found.routes : found.kind;
+    const unknown: Resolution = { kind: 'unknown' };
+    const found = routes.length > 0 ? { kind: 'local' as const, routes } : mailbox ? await resolve(mailbox) : unknown;
+    if (found.kind === 'local') return [await store(found.routes, message)];
+    if (found.kind === 'elsewhere') return remote.deliver(isRelayed ? 'relay' : domain, entry, message, [recipient]);
+    return [{ kind: 'failed' as const, status: '5.1.1', text: 'there is no such mailbox' }];
   }
 
   return {
     async deliver(_destination, entry, message, recipients) {
       const deliveries: Delivery[] = [];
-      for (const recipient of recipients) {
+      for (const recipient of recipients)
         try {
-          const routes = await find(recipient);
-          if (routes === 'unknown')
-            deliveries.push({ kind: 'failed', status: '5.1.1', text: 'there is no such mailbox' });
-          else if (routes !== 'elsewhere') deliveries.push(await store(routes, message));
-          else
-            deliveries.push(
-              ...(await remote.deliver(isRelayed ? 'relay' : recipient.domain, entry, message, [recipient])),
-            );
+          deliveries.push(...(await attempt(recipient, entry, message)));
         } catch (error) {
           const status = error instanceof CannotTell ? error.status : '4.3.0';
           deliveries.push({ kind: 'deferred', status, text: `it cannot be stored now: ${String(error)}` });
         }
-      }
       return deliveries;
     },
   };

@@ -11,15 +11,16 @@ import { FolderSync, sync } from '../stable.ts';
 
 type Copy = { readonly maildir: string; readonly temporary: string; readonly final: string };
 type Unsynced = { readonly fd: number; readonly path: string };
+type System = { readonly clock: Clock; readonly random: Random; readonly log: Log };
 
 /** Rejects with CannotTell, or with the error of the system call that failed. */
 export class MaildirStorage implements Storage {
-  readonly #system: { readonly clock: Clock; readonly random: Random; readonly log: Log };
+  readonly #system: System;
   readonly #folders = new FolderSync();
   /** Maildirs whose folders are made and synced, or about to be: a delivery waits for that, whoever made them. */
   readonly #known = new Map<string, Promise<void>>();
 
-  constructor(system: { readonly clock: Clock; readonly random: Random; readonly log: Log }) {
+  constructor(system: System) {
     this.#system = system;
   }
 
@@ -62,8 +63,7 @@ export class MaildirStorage implements Storage {
   }
 
   #made(maildir: string, root: string): Promise<void> {
-    // About 200 octets each: beyond 2 MB, all are looked at once more.
-    if (this.#known.size > 10_000) this.#known.clear();
+    if (this.#known.size > 10_000) this.#known.clear(); // about 2 MB: all are looked at once more
     const made = this.#known.get(maildir) ?? this.#make(maildir, root);
     this.#known.set(maildir, made);
     return made;

@@ -12,8 +12,7 @@ export async function sweep(folder: string, system: { clock: Clock; log: Log }, 
   try {
     for await (const { name } of isMaildir ? await opendir(`${folder}/tmp`) : []) {
       const path = `${folder}/tmp/${name}`;
-      // Gone meanwhile: its delivery went on.
-      const found = await lstat(path).catch(() => undefined);
+      const found = await lstat(path).catch(() => undefined); // gone meanwhile: its delivery went on
       if (!found?.isFile() || system.clock.now() - Math.max(found.mtimeMs, found.atimeMs) < 36 * 3600_000) continue;
       await unlink(path);
       system.log.info({ path }, 'removed the stale file of a crashed delivery');

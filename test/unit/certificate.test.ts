@@ -92,7 +92,6 @@ async function serve(
     random: systemRandom,
     log: { debug: note('debug'), info: note('info'), warn: note('warn'), error: note('error') },
   });
-  t.after(() => certificates.close());
   const server = createServer(socket => {
     const secure = new TLSSocket(socket, { isServer: true, secureContext: certificates.secureContext });
     secure.on('error', () => socket.destroy());
