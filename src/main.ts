@@ -219,7 +219,7 @@ function openSending(settings: Settings, steward: Steward | undefined, resolve: 
   const remote = new OutboundTransport({ ...common, relay, externalTls, port: 25, dns, isSelf });
   const isRelayed = relay !== undefined;
   const transports = { remote, local: localTransport({ storages, resolve, remote, isRelayed }) };
-  const report = createReport({ ...common, resolve, queue: () => queue });
+  const report = createReport({ ...common, ...settings.queue, resolve, queue: () => queue });
   const options = { ...common, ...settings.queue, folder: join(dataFolder, 'queue'), relay: isRelayed };
   const queue: DiskQueue = new DiskQueue({ ...options, transports, report });
   return { storages, remote, queue, report };

@@ -4,7 +4,7 @@
 // Of SASLprep (RFC 4013) it does what matters in passwords that people type: NFKC and one kind of space. Anything
 // that is not UTF-8 is taken as the octets that it is, as PostgreSQL does.
 import { isUtf8 } from 'node:buffer';
-import { createHash, createHmac, pbkdf2, timingSafeEqual } from 'node:crypto';
+import { createHmac, hash, pbkdf2, timingSafeEqual } from 'node:crypto';
 import { promisify } from 'node:util';
 
 /** What a server keeps of a password. */
@@ -12,7 +12,7 @@ export type Verifier = Readonly<{ iterations: number; salt: Buffer; storedKey: B
 
 const derive = promisify(pbkdf2);
 const hmac = (key: Buffer, text: string): Buffer => createHmac('sha256', key).update(text).digest();
-const hash = (octets: Buffer): Buffer => createHash('sha256').update(octets).digest();
+const sha256 = (octets: Buffer): Buffer => hash('sha256', octets, 'buffer');
 /** RFC 7677 §4 wants this many at least. */
 const fewestIterations = 4096;
 /** A second of one core, about: more is a mistake in a verifier, or a server that wants our time. */
@@ -24,9 +24,8 @@ export function parseVerifier(text: string): Verifier | undefined {
     /^SCRAM-SHA-256\$([1-9]\d{0,6}):([A-Za-z0-9+/]+=*)\$([A-Za-z0-9+/]{43}=):([A-Za-z0-9+/]{43}=)$/.exec(text) ?? [];
   const [salt, storedKey, serverKey] = fields.map(field => Buffer.from(field, 'base64'));
   const iterations = Number(count);
-  return salt && storedKey && serverKey && iterations <= mostIterations
-    ? { iterations, salt, storedKey, serverKey }
-    : undefined;
+  if (!salt || !storedKey || !serverKey || iterations > mostIterations) return undefined;
+  return { iterations, salt, storedKey, serverKey };
 }
 
 export function formatVerifier({ iterations, salt, storedKey, serverKey }: Verifier): string {
@@ -35,23 +34,20 @@ export function formatVerifier({ iterations, salt, storedKey, serverKey }: Verif
 }
 
 /** A new verifier, with a salt of 16 octets as PostgreSQL makes them. */
-export async function makeVerifier(
-  password: string | Buffer,
-  random: { hex(octets: number): string },
-): Promise<Verifier> {
+export async function makeVerifier(password: string | Buffer, random: { hex(octets: number): string }) {
   const [iterations, salt] = [fewestIterations, Buffer.from(random.hex(16), 'hex')];
   const { clientKey, serverKey } = await keys(password, salt, iterations);
-  return { iterations, salt, storedKey: hash(clientKey), serverKey };
+  return { iterations, salt, storedKey: sha256(clientKey), serverKey };
 }
 
 export async function checkPassword(verifier: Verifier, password: string | Buffer): Promise<boolean> {
   const { clientKey } = await keys(password, verifier.salt, verifier.iterations);
-  return timingSafeEqual(hash(clientKey), verifier.storedKey);
+  return timingSafeEqual(sha256(clientKey), verifier.storedKey);
 }
 
 /** Whether a client's proof shows that it knows the password. */
 export function checkProof({ storedKey }: Verifier, authMessage: string, proof: Buffer): boolean {
-  return timingSafeEqual(hash(xor(proof, hmac(storedKey, authMessage))), storedKey);
+  return timingSafeEqual(sha256(xor(proof, hmac(storedKey, authMessage))), storedKey);
 }
 
 /** The server's last message, which shows the client that the server knows its verifier. */
@@ -84,7 +80,7 @@ export async function clientFinal(
   const { clientKey, serverKey } = await keys(password, Buffer.from(salt, 'base64'), iterations);
   const unproven = `c=${channel.toString('base64')},r=${nonce}`;
   const authMessage = `${first},${challenge},${unproven}`;
-  const proof = xor(clientKey, hmac(hash(clientKey), authMessage)).toString('base64');
+  const proof = xor(clientKey, hmac(sha256(clientKey), authMessage)).toString('base64');
   return { response: `${unproven},p=${proof}`, expected: serverFinal({ serverKey }, authMessage) };
 }
 
@@ -95,14 +91,8 @@ async function keys(password: string | Buffer, salt: Buffer, iterations: number)
 
 function prepare(text: string | Buffer): Buffer {
   const octets = Buffer.from(text);
-  return isUtf8(octets)
-    ? Buffer.from(
-        octets
-          .toString()
-          .replace(/\p{Zs}/gu, ' ')
-          .normalize('NFKC'),
-      )
-    : octets;
+  const typed = octets.toString().replace(/\p{Zs}/gu, ' ');
+  return isUtf8(octets) ? Buffer.from(typed.normalize('NFKC')) : octets;
 }
 
 const xor = (a: Buffer, b: Buffer): Buffer => Buffer.from(a.map((octet, i) => octet ^ (b[i] ?? 0)));

@@ -10,15 +10,16 @@ import { type Reply, replies } from '../smtp/reply.ts';
 
 /** Yields challenges, takes responses, returns how it ended. May throw CannotTell. */
 export type Dialogue = AsyncGenerator<string, Login | Reply, Buffer>;
+/** For a name that nobody has: a made-up verifier, the same work for its password, and no login. */
+type Who = Readonly<{ login: Login | undefined; verifier: Verifier; isRight(password: Buffer): Promise<boolean> }>;
 export type Desk = {
-  /** Whether that is the login's password. */
-  verify(text: string, password: Buffer): Promise<Login | Reply>;
-  /** The login's verifier, or a made-up one and no login. */
-  verifier(text: string): Promise<{ readonly verifier: Verifier; readonly login: Login | undefined } | Reply>;
+  identify(text: string): Promise<Who | Reply>;
   /** What we add to a client's nonce. */
   nonce(): string;
   /** The data of a channel binding. */
   binding(type: string): Buffer | undefined;
+  /** Whether the client was offered SCRAM-SHA-256-PLUS. */
+  readonly offersPlus: boolean;
 };
 
 /** Best first. */
@@ -26,10 +27,10 @@ export const mechanisms = ['SCRAM-SHA-256-PLUS', 'SCRAM-SHA-256', 'PLAIN', 'LOGI
 const firstMessage = /^((n|y|p=([A-Za-z0-9.-]+)),(?:a=([^,]*))?,)(n=([^,]*),r=([!-+\--~]+)(?:,.*)?)$/s;
 const finalMessage = /^(c=([A-Za-z0-9+/=]+),r=([!-+\--~]+)(?:,.*)?),p=([A-Za-z0-9+/=]+)$/s;
 
-/** `initial`: the response that came with AUTH. `offersPlus`: whether the client was offered SCRAM-SHA-256-PLUS. */
-export function open(mechanism: string, initial: Buffer | undefined, desk: Desk, offersPlus: boolean): Dialogue {
+/** `initial`: the response that came with AUTH. */
+export function open(mechanism: string, initial: Buffer | undefined, desk: Desk): Dialogue {
   if (mechanism === 'PLAIN') return plain(initial, desk);
-  return mechanism === 'LOGIN' ? login(initial, desk) : scram(mechanism.endsWith('-PLUS'), initial, desk, offersPlus);
+  return mechanism === 'LOGIN' ? login(initial, desk) : scram(mechanism.endsWith('-PLUS'), initial, desk);
 }
 
 async function* plain(initial: Buffer | undefined, desk: Desk): Dialogue {
@@ -40,16 +41,22 @@ async function* plain(initial: Buffer | undefined, desk: Desk): Dialogue {
   const authzid = octets.toString('utf8', 0, first);
   // Nobody acts for another.
   if (authzid !== '' && authzid !== text) return replies.loginFailed;
-  return desk.verify(text, octets.subarray(last + 1));
+  return verify(text, octets.subarray(last + 1), desk);
 }
 
 async function* login(initial: Buffer | undefined, desk: Desk): Dialogue {
   const text = initial ?? (yield 'Username:');
   const password = yield 'Password:';
-  return isUtf8(text) ? desk.verify(text.toString(), password) : replies.badResponse;
+  return isUtf8(text) ? verify(text.toString(), password, desk) : replies.badResponse;
 }
 
-async function* scram(isPlus: boolean, initial: Buffer | undefined, desk: Desk, offersPlus: boolean): Dialogue {
+async function verify(text: string, password: Buffer, desk: Desk): Promise<Login | Reply> {
+  const who = await desk.identify(text);
+  if ('code' in who) return who;
+  return ((await who.isRight(password)) && who.login) || replies.loginFailed;
+}
+
+async function* scram(isPlus: boolean, initial: Buffer | undefined, desk: Desk): Dialogue {
   const octets = initial ?? (yield '');
   const first = isUtf8(octets) && firstMessage.exec(octets.toString());
   if (!first) return replies.badResponse;
@@ -57,9 +64,9 @@ async function* scram(isPlus: boolean, initial: Buffer | undefined, desk: Desk, 
   if (/=(?!2C|3D)/.test(name + authzid)) return replies.badResponse;
   const bound = type === undefined ? Buffer.alloc(0) : desk.binding(type);
   // 'y' says that we offer no -PLUS: where we do, someone on the way has taken it off our list (RFC 5802 §6).
-  if (!bound || isPlus !== (type !== undefined) || (flag === 'y' && offersPlus)) return replies.loginFailed;
+  if (!bound || isPlus !== (type !== undefined) || (flag === 'y' && desk.offersPlus)) return replies.loginFailed;
   if (authzid !== '' && authzid !== name) return replies.loginFailed;
-  const who = await desk.verifier(name.replaceAll('=2C', ',').replaceAll('=3D', '='));
+  const who = await desk.identify(name.replaceAll('=2C', ',').replaceAll('=3D', '='));
   if ('code' in who) return who;
 
   const { salt, iterations } = who.verifier;

@@ -7,9 +7,9 @@ import { type Verifier, parseVerifier } from '../scram.ts';
 import type { Clock } from '../system.ts';
 
 /** `id` is the whole address, however the login was written; `keys` are the forms to look for, best first. */
-export type Name = Readonly<{ text: string; address: Mailbox; id: string; keys: readonly string[] }>;
+export type Name = Readonly<{ address: Mailbox; id: string; keys: readonly string[] }>;
 /** How a login is checked: by a verifier, or by PAM as that Unix account. */
-export type Found = { readonly source: string } & ({ readonly verifier: Verifier } | { readonly account: string });
+export type Found = Readonly<{ source: string; verifier?: Verifier; account?: string }>;
 /** undefined: it does not know the name. Rejects with CannotTell. */
 export type Source = (name: Name) => Promise<Found | undefined>;
 
@@ -38,7 +38,7 @@ export function parseName(text: string, mainDomain: string): Name | undefined {
   if (!address || local.includes('@')) return undefined;
   const id = `${address.local}@${address.domain}`;
   const bare = address.domain === mainDomain ? [local, address.local] : [];
-  return { text, address, id, keys: at < 0 ? bare : [text, id, ...bare] };
+  return { address, id, keys: at < 0 ? bare : [text, id, ...bare] };
 }
 
 export function accountSource(accounts: Accounts | undefined, mainDomain: string): Source {

@@ -152,8 +152,9 @@ function summary(destination: string, refusals: readonly (Refusal & Target)[]): 
   if (because !== 'tls') return { ...delivery, remote, isUnreachable };
   // 4.7.4 is of the policy alone: what is wrong with a relay is our operator's matter, and no sender's.
   if (destination === 'relay') return { ...delivery, status: '4.7.5', remote, isUnreachable };
-  const text = `no server of ${destination} offers TLS, and SLIM_EXTERNAL_TLS=required forbids plain text`;
-  return { ...delivery, status: '4.7.4', text: `${text} (${remote}: ${delivery.text})`, remote };
+  // Our words, and nobody else's: no `remote`.
+  const text = `no server of ${destination} that was reached offers TLS, and SLIM_EXTERNAL_TLS=required forbids plain text`;
+  return { ...delivery, status: '4.7.4', text: `${text} (${remote}: ${delivery.text})` };
 }
 
 /** A relay that wants a login of us has nothing against the message. */

@@ -30,11 +30,7 @@ export type Notice = { readonly content: Buffer; readonly isUtf8: boolean; reado
 /** In the order in which they are told: what NOTIFY must have, the subject, and words before the recipients. */
 const kinds: Readonly<Record<Outcome['action'], readonly [notify: Notify, subject: string, words: string]>> = {
   failed: ['FAILURE', 'could not be delivered', 'could not be delivered to:'],
-  delayed: [
-    'DELAY',
-    'is delayed',
-    'is late; it is still tried, and you need not send it again. It has not yet reached:',
-  ],
+  delayed: ['DELAY', 'is delayed', 'is late; it is still tried: you need not send it again. It has not yet reached:'],
   relayed: ['SUCCESS', 'was passed on', 'was handed to a server that will not tell whether it was delivered to:'],
   expanded: ['SUCCESS', 'was delivered', 'was delivered to the members of:'],
   delivered: ['SUCCESS', 'was delivered', 'was delivered to:'],
@@ -48,10 +44,7 @@ const advice: readonly (readonly [status: RegExp, words: string])[] = [
   [/^5\.4\.6/, 'The mail goes round in circles. The postmaster of the domain has to mend that.'],
   [/^5\.[34]\./, 'The other server could not be reached, or did not work, all this time. Try again later.'],
   [/^5\.6\./, 'The other server cannot take this kind of content or address. Send plain text from a plain address.'],
-  [
-    /^[45]\.7\.4/,
-    'The other server offers no encryption, and this one sends nothing in the clear. Ask your postmaster.',
-  ],
+  [/^[45]\.7\.4/, 'The other server offers no encryption, and this one sends nothing in clear. Ask your postmaster.'],
   [/^5\.7\./, 'The other server refuses the mail; its words say why. Your postmaster may know what to do.'],
   [/^5/, 'If these words do not help you, show them to your postmaster.'],
 ];
@@ -70,14 +63,14 @@ export async function buildNotice(options: NoticeOptions): Promise<Notice | unde
   const addresses = outcomes.flatMap(({ recipient }) => [recipient.address, recipient.originalRecipient ?? '']);
   const isUtf8 = entry.isUtf8 && !isAscii(Buffer.concat([header, Buffer.from(entry.from + addresses.join(''))]));
   const told = { ...options, outcomes, clean: cleaner(isUtf8) };
-  const returnedType = isUtf8
-    ? ['message/global', 'message/global-headers']
-    : ['message/rfc822', 'text/rfc822-headers'];
-  const parts = [
-    [`text/plain; charset=${isUtf8 ? 'utf-8' : 'us-ascii'}`, Buffer.from(wordsFor(told))],
-    [`message/${isUtf8 ? 'global-' : ''}delivery-status`, Buffer.from(fieldsFor(told))],
-    [returnedType[isFull ? 0 : 1], isFull ? content : header],
-  ] as const;
+  const [charset, status, fullType, headerType] = isUtf8
+    ? (['utf-8', 'global-delivery-status', 'message/global', 'message/global-headers'] as const)
+    : (['us-ascii', 'delivery-status', 'message/rfc822', 'text/rfc822-headers'] as const);
+  const parts: readonly (readonly [string, Buffer])[] = [
+    [`text/plain; charset=${charset}`, Buffer.from(wordsFor(told))],
+    [`message/${status}`, Buffer.from(fieldsFor(told))],
+    isFull ? [fullType, content] : [headerType, header],
+  ];
   const is8Bit = parts.some(([, octets]) => !isAscii(octets));
   const boundary = `=_${random.hex(16)}`;
   const top = [
@@ -108,7 +101,8 @@ function wordsFor({ entry, outcomes, hostname, lifetimeMs, clean }: Told): strin
   for (const [action, group] of Map.groupBy(outcomes, outcome => outcome.action)) {
     lines.push(...wrap(`Your mail ${kinds[action][2]}`));
     for (const { recipient, delivery } of group) {
-      const said = `${delivery.remote === undefined ? 'The reason' : `${clean(delivery.remote)} said`}: ${clean(delivery.text)}`;
+      const who = delivery.remote === undefined ? 'The reason' : `${clean(delivery.remote)} said`;
+      const said = `${who}: ${clean(delivery.text)}`;
       const [, help = ''] = advice.find(([pattern]) => pattern.test(delivery.status)) ?? [];
       lines.push('', `  ${clean(recipient.address)}`, ...wrap(said, '    '), ...wrap(help, '    '));
     }
@@ -172,10 +166,8 @@ const fromXtext = (text: string): string =>
 /** Makes text from outside part of a line: no control characters, a bounded length, non-ASCII only where it may be. */
 function cleaner(isUtf8: boolean) {
   return (text: string): string => {
-    const line = text
-      .slice(0, maxWordsLength)
-      .replaceAll(/[\p{Cc}\u2028\u2029]+/gu, ' ')
-      .trim();
+    const cut = text.slice(0, maxWordsLength);
+    const line = cut.replaceAll(/[\p{Cc}\u2028\u2029]+/gu, ' ').trim();
     return isUtf8 ? line.toWellFormed() : line.replaceAll(/[^ -~]/g, '?');
   };
 }

@@ -436,11 +436,11 @@ export class DiskQueue implements Queue {
   #log(job: Job, record: StoredEntry, recipients: readonly StoredRecipient[], isAttempt: boolean): void {
     const age = Math.round((this.#options.clock.now() - record.receivedAt) / 1000);
     for (const [, [first, ...others]] of Map.groupBy(recipients, ({ last }) => JSON.stringify(last))) {
-      const { kind = 'deferred', status, text, remote } = first?.last ?? unexplained;
+      const { kind = 'deferred', status, text, remote, tls } = first?.last ?? unexplained;
       if (!first || (!isAttempt && kind === 'deferred')) continue;
       const to = [first, ...others].slice(0, 20).map(({ address }) => address);
       const mail = { message: record.id, destination: job.destination.name, from: record.from, to };
-      const attempt = { remote, reply: text, status, recipients: 1 + others.length, attempt: first.attempts, age };
+      const attempt = { remote, tls, reply: text, status, recipients: 1 + others.length, attempt: first.attempts, age };
       this.#options.log.info({ ...mail, ...attempt }, sentences[kind]);
     }
   }

@@ -13,8 +13,8 @@ import { getent } from './nss.ts';
 
 /** `folder` is SLIM_DATA/accounts; homes are made in `homes`. */
 export type AccountFiles = Readonly<{ folder: string; homes: string; clock: Clock; random: Random }>;
-export type KeptAccount = Readonly<{ name: string; uid: number; home: string; locked: boolean }>;
 type Wanted = Readonly<{ name: string; password?: string | undefined }>;
+export type KeptAccount = Readonly<{ name: string; uid: number; home: string; locked: boolean }>;
 /** The lines of each file, by name. */
 type Tables = Record<'passwd' | 'group' | 'shadow', Map<string, string>>;
 
@@ -111,16 +111,15 @@ function find(table: ReadonlyMap<string, string>, name: string): string {
 }
 
 /** Whether the system knows an account or a group of that name or number. */
-async function isTaken(key: string): Promise<boolean> {
-  return !!((await getent('passwd', key)) ?? (await getent('group', key)));
-}
+const isTaken = async (key: string): Promise<boolean> =>
+  !!((await getent('passwd', key)) ?? (await getent('group', key)));
 
 /** Makes the home and returns its uid. A home that was left by an account of that name is taken up, with its uid. */
 async function makeHome(homes: string, home: string): Promise<number> {
   const left = fs.lstatSync(home, { throwIfNoEntry: false })?.uid ?? 0;
   // What removed accounts have left must not become a stranger's by its uid.
   const owners = new Set(fs.readdirSync(homes).map(name => fs.lstatSync(join(homes, name)).uid));
-  let uid = left === 0 ? 1000 : left;
+  let uid = left || 1000;
   if (left === 0) while (owners.has(uid) || (await isTaken(`${uid}`))) uid += 1;
   if (uid < 1000 || uid > 59_999 || (await isTaken(`${uid}`)))
     throw new Error(`${home} cannot belong to uid ${uid}: chown it to root, or move it away`);
@@ -134,7 +133,7 @@ async function makeHome(homes: string, home: string): Promise<number> {
 function read(folder: string): Tables {
   const table = (name: string): Map<string, string> => {
     const path = join(folder, name);
-    const lines = fs.existsSync(path) ? fs.readFileSync(path, 'utf8').split('\n').filter(Boolean) : [];
+    const lines = fs.existsSync(path) ? (fs.readFileSync(path, 'utf8').match(/.+/g) ?? []) : [];
     return new Map(lines.map(line => [line.split(':', 1).join(), line]));
   };
   return { passwd: table('passwd'), group: table('group'), shadow: table('shadow') };

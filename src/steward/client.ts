@@ -7,13 +7,13 @@ import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CannotTell, type Account, type Accounts, type Message, type Storage } from '../mail.ts';
 import type { Random } from '../system.ts';
+import { remember } from './nss.ts';
 import { isAccountName, isPassword, statusOf } from './protocol.ts';
 import type { Order, Question, Reply, Start, TlsFiles } from './protocol.ts';
 
 const lookUpMs = 10_000;
 /** More than the steward gives its PAM child. */
 const authenticateMs = 50_000;
-const rememberMs = 4_000;
 /** Writing and syncing a large message on a slow disk; RFC 5321 §4.5.3.2.6 lets the client wait ten minutes. */
 const depositMs = 60_000;
 
@@ -22,24 +22,22 @@ export class Steward {
   /** What the steward hands over first. */
   readonly started: Promise<Start>;
   readonly accounts: Accounts = {
-    find: async name =>
-      isAccountName(name) ? ((await this.#ask({ kind: 'account', name })) as Account | undefined) : undefined,
-    owner: path => this.#owner(path),
+    find: async name => (isAccountName(name) ? this.#ask<Account | undefined>({ kind: 'account', name }) : undefined),
+    // Of the PATHs in the settings: every mail asks, and each answer costs the steward a walk through folders.
+    owner: remember(path => this.#ask<Account | undefined>({ kind: 'owner', path })),
   };
-  /** Of the PATHs in the settings: every mail asks, and each answer costs the steward a walk through folders. */
-  readonly #owners = new Map<string, Promise<Account | undefined>>();
   readonly #waiting = new Map<number, (reply: Reply) => void>();
   #last = 0;
 
   constructor(onOrder: (order: 'stop' | 'reload') => void) {
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(signal, () => {});
     process.on('disconnect', () => process.exit(1));
-    const { promise, resolve } = Promise.withResolvers<Start>();
-    this.started = promise;
-    process.on('message', (message: Order | Reply) => {
-      if ('id' in message) this.#waiting.get(message.id)?.(message);
-      else if (message.kind === 'start') resolve(message);
-      else onOrder(message.kind);
+    this.started = new Promise(resolve => {
+      process.on('message', (message: Order | Reply) => {
+        if ('id' in message) this.#waiting.get(message.id)?.(message);
+        else if (message.kind === 'start') resolve(message);
+        else onOrder(message.kind);
+      });
     });
   }
 
@@ -50,8 +48,8 @@ export class Steward {
   }
 
   /** Those of the configured TLS files that are for root to read. */
-  async readTlsFiles(): Promise<TlsFiles> {
-    return (await this.#ask({ kind: 'tls' })) as TlsFiles;
+  readTlsFiles(): Promise<TlsFiles> {
+    return this.#ask({ kind: 'tls' });
   }
 
   /** The storage of `account` routes. The spool folder is the one that the steward reads. */
@@ -62,7 +60,7 @@ export class Steward {
         const spool = random.hex(16);
         const path = join(spoolFolder, spool);
         const token = (this.#last += 1);
-        const end = (kind: 'commit' | 'abort') => this.#ask({ kind, token }, depositMs);
+        const end = (kind: 'commit' | 'abort') => this.#ask<void>({ kind, token }, depositMs);
         try {
           await write(path, message);
           await this.#ask({ kind: 'prepare', spool, targets }, depositMs, token);
@@ -74,25 +72,14 @@ export class Steward {
           rmSync(path, { force: true });
         }
         return {
-          commit: async () => void (await end('commit')),
-          abort: async () => void (await end('abort').catch(() => {})),
+          commit: () => end('commit'),
+          abort: () => end('abort').catch(() => {}),
         };
       },
     };
   }
 
-  #owner(path: string): Promise<Account | undefined> {
-    const known = this.#owners.get(path);
-    if (known) return known;
-    const owner = this.#ask({ kind: 'owner', path }) as Promise<Account | undefined>;
-    const forget = (): unknown => this.#owners.delete(path);
-    this.#owners.set(path, owner);
-    owner.catch(forget);
-    setTimeout(forget, rememberMs).unref();
-    return owner;
-  }
-
-  async #ask(question: Question, deadlineMs = lookUpMs, id = (this.#last += 1)): Promise<unknown> {
+  async #ask<T>(question: Question, deadlineMs = lookUpMs, id = (this.#last += 1)): Promise<T> {
     const { promise, resolve } = Promise.withResolvers<Reply>();
     this.#waiting.set(id, resolve);
     const timer = setTimeout(resolve, deadlineMs, { id, error: 'the steward did not answer in time' });
@@ -101,7 +88,7 @@ export class Steward {
     clearTimeout(timer);
     this.#waiting.delete(id);
     if (error !== undefined) throw new CannotTell(error, status === undefined ? {} : { status });
-    return result;
+    return result as T;
   }
 }
 

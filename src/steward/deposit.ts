@@ -61,7 +61,7 @@ export async function deposit(options: DepositOptions, spool: string, places: re
       let maildir = enter(account, account.home);
       for (const part of folder.split('/').filter(Boolean)) maildir = enter(account, within(maildir, part), maildir);
       const [tmp = 0, fresh = 0] = ['tmp', 'new', 'cur'].map(part => enter(account, within(maildir, part), maildir));
-      sweep(tmp, options.clock);
+      sweep(tmp, options.clock.now() - staleMs);
       const name = uniqueName(options.clock, options.random);
       const file = open(within(tmp, name), O_WRONLY | O_CREAT | O_EXCL);
       copies.push({ tmp, fresh, file, name });
@@ -112,18 +112,16 @@ async function all<T>(items: readonly T[], work: (item: T) => Promise<void>): Pr
 function remove(path: string): void {
   try {
     fs.unlinkSync(path);
-  } catch {
-    // Not there (any more), or the account took it: then it is not ours to remove.
-  }
+  } catch {} // not there (any more), or the account took it: then it is not ours to remove
 }
 
 /** Removes what a crash of ours left in tmp/ (maildir(5)), by its name: nothing else in a home is ours to remove. */
-function sweep(tmp: number, clock: Clock): void {
+function sweep(tmp: number, before: number): void {
   const folder = fs.opendirSync(within(tmp));
   // Only so many: the account may have put millions there.
   for (let left = 100, entry = folder.readSync(); left > 0 && entry; left -= 1, entry = folder.readSync()) {
     const [, seconds] = /^(\d+)\.M\d+P\d+Q\d+R[0-9a-f]{8}\./.exec(entry.name) ?? [];
-    if (Number(seconds) * 1000 < clock.now() - staleMs) remove(within(tmp, entry.name));
+    if (Number(seconds) * 1000 < before) remove(within(tmp, entry.name));
   }
   folder.closeSync();
 }

@@ -26,21 +26,30 @@ export async function findUser(name: string): Promise<{ readonly uid: number; re
   return found === name ? { uid: Number(uid), gid: Number(gid) } : undefined;
 }
 
-/** The accounts that may receive mail. An answer, also that there is none, is remembered for a while. */
+/** Remembers an answer, also that there is none, for a while; what is on its way is not asked again. */
+export function remember<T>(ask: (key: string) => Promise<T>): (key: string) => Promise<T> {
+  const known = new Map<string, Promise<T>>();
+  return key => {
+    const kept = known.get(key);
+    if (kept) return kept;
+    const answer = ask(key);
+    const forget = (): unknown => known.delete(key);
+    known.set(key, answer);
+    answer.then(() => setTimeout(forget, keptMs).unref(), forget);
+    return answer;
+  };
+}
+
+/** The accounts that may receive mail. */
 export function createAccounts(ownUid: number): Accounts {
-  const known = new Map<string, Promise<Account | undefined>>();
   // Strangers choose the names: eight processes at once and no more, each waiting for the last one in its lane.
   const lanes = Array<Promise<unknown>>(8).fill(Promise.resolve());
 
-  function look(key: string): Promise<Account | undefined> {
-    const kept = known.get(key);
-    if (kept) return kept;
+  const look = remember(key => {
     const account = (lanes.shift() ?? Promise.resolve()).then(() => lookUp(key, ownUid));
-    const forget = (): unknown => known.delete(key);
-    lanes.push(account.then(() => void setTimeout(forget, keptMs).unref(), forget));
-    known.set(key, account);
+    lanes.push(account.catch(() => {}));
     return account;
-  }
+  });
 
   return {
     async find(name) {

@@ -20,32 +20,44 @@ type Pam = {
 type Question = { readonly id: number; readonly name: string; readonly password: string };
 type Answer = { readonly id: number; readonly isRight?: boolean; readonly error?: string };
 
-/** The steward's side. */
-export class PamChild {
-  readonly #argv: readonly [string, ...string[]];
-  readonly #environment: Readonly<Record<string, string>>;
-  readonly #waiting = new Map<number, (answer: Answer) => void>();
-  #child: ChildProcess | undefined;
-  #asked = 0;
-  #answered = 0;
+/** The steward's side. `argv` is as for the network process; `pam` takes the place of its verb. */
+export function openPam([script, , ...rest]: readonly [string, ...string[]], environment: NodeJS.ProcessEnv) {
+  const waiting = new Map<number, (answer: Answer) => void>();
+  let current: ChildProcess | undefined;
+  let asked = 0;
+  let answers = 0;
 
-  /** As the network process is started; `pam` takes the place of its verb. */
-  constructor(argv: readonly [string, ...string[]], environment: Readonly<Record<string, string>>) {
-    this.#argv = argv;
-    this.#environment = environment;
+  /** Whatever waits for it has no answer, and the next question starts another. */
+  function end(child: ChildProcess): void {
+    child.kill('SIGKILL');
+    if (current !== child) return;
+    current = undefined;
+    for (const [id, resolve] of waiting) resolve({ id, error: 'the PAM child has ended' });
+    waiting.clear();
+  }
+
+  function start(): ChildProcess {
+    const env = { ...environment, UV_THREADPOOL_SIZE: '16', LC_ALL: 'C' };
+    const child = fork(script, ['pam', ...rest], { env, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+    child.on('message', (answer: Answer) => {
+      answers += 1;
+      waiting.get(answer.id)?.(answer);
+      waiting.delete(answer.id);
+    });
+    return child.on('exit', () => end(child)).on('error', () => end(child));
   }
 
   /** Rejects when PAM has given no clear answer. */
-  async authenticate(name: string, password: string): Promise<boolean> {
-    if (this.#waiting.size >= mostWaiting) throw new Error('too many logins wait for PAM');
-    const child = (this.#child ??= this.#start());
-    const [id, answered] = [(this.#asked += 1), this.#answered];
+  async function authenticate(name: string, password: string): Promise<boolean> {
+    if (waiting.size >= mostWaiting) throw new Error('too many logins wait for PAM');
+    const child = (current ??= start());
+    const [id, answersBefore] = [(asked += 1), answers];
     const { promise, resolve } = Promise.withResolvers<Answer>();
-    this.#waiting.set(id, resolve);
+    waiting.set(id, resolve);
     child.send({ id, name, password } satisfies Question, () => {}); // an error is the child's end
     const timer = setTimeout(() => {
       resolve({ id, error: 'PAM did not answer in time' });
-      if (answered === this.#answered) this.#end(child); // all its threads hang
+      if (answers === answersBefore) end(child); // all its threads hang
     }, deadlineMs);
     const { isRight, error } = await promise;
     clearTimeout(timer);
@@ -53,33 +65,7 @@ export class PamChild {
     return isRight;
   }
 
-  close(): void {
-    if (this.#child) this.#end(this.#child);
-  }
-
-  #start(): ChildProcess {
-    const [script, , ...rest] = this.#argv;
-    const child = fork(script, ['pam', ...rest], {
-      env: { ...this.#environment, UV_THREADPOOL_SIZE: '16', LC_ALL: 'C' },
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-    });
-    child.on('message', (answer: Answer) => {
-      this.#answered += 1;
-      this.#waiting.get(answer.id)?.(answer);
-      this.#waiting.delete(answer.id);
-    });
-    const end = (): void => this.#end(child);
-    return child.on('exit', end).on('error', end);
-  }
-
-  /** Whatever waits for it has no answer, and the next question starts another. */
-  #end(child: ChildProcess): void {
-    child.kill('SIGKILL');
-    if (this.#child !== child) return;
-    this.#child = undefined;
-    for (const [id, resolve] of this.#waiting) resolve({ id, error: 'the PAM child has ended' });
-    this.#waiting.clear();
-  }
+  return { authenticate, close: (): void => void (current && end(current)) };
 }
 
 /** The child, the hidden verb `pam`. Leaves with the steward. */
@@ -92,15 +78,11 @@ export function runPam(file = serviceFile): Promise<never> {
       if (!existsSync(file)) throw new Error(`${file} is missing: copy docker/pam.conf there`);
       // A .node file beside the bundle, which no bundler can take in.
       const pam = createRequire(import.meta.url)('authenticate-pam') as Pam;
-      pam.authenticate(
-        name,
-        password,
-        error => {
-          if (error === undefined || refusals.test(error)) answer({ isRight: error === undefined });
-          else answer({ error: `PAM: ${error}` });
-        },
-        { serviceName: 'slimsmtp' },
-      );
+      const end = (error?: string): void => {
+        if (error === undefined || refusals.test(error)) answer({ isRight: error === undefined });
+        else answer({ error: `PAM: ${error}` });
+      };
+      pam.authenticate(name, password, end, { serviceName: 'slimsmtp' });
     } catch (error) {
       answer({ error: (error as Error).message });
     }

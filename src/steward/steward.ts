@@ -3,7 +3,7 @@
 // Promises: a request is answered or refused, whatever it holds; what a dead network process left open is removed.
 // Never parses mail or speaks to the network, never hands its own environment (secrets) on. Whoever breaks into the
 // network process can end this one (by leaving with 69, by garbage on the channel): that stops mail, and gains nothing.
-import { fork, type ChildProcess } from 'node:child_process';
+import { fork, type ChildProcess, type StdioOptions } from 'node:child_process';
 import { once } from 'node:events';
 import { lstat, readFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
@@ -13,7 +13,7 @@ import type { Log, Prepared } from '../mail.ts';
 import type { Clock, Random } from '../system.ts';
 import { deposit, type Place } from './deposit.ts';
 import { createAccounts } from './nss.ts';
-import { PamChild } from './pam.ts';
+import { openPam } from './pam.ts';
 import { parseRequest, statusOf } from './protocol.ts';
 import type { Order, Reply, Request, Socket, Target, TlsFiles } from './protocol.ts';
 
@@ -81,8 +81,9 @@ export async function runSteward(options: StewardOptions): Promise<number> {
 /** Opens the sockets. With addresses (not names) it waits for nothing but Node's own next ticks. */
 async function listen(sockets: StewardOptions['sockets']): Promise<Server[]> {
   // As in inbound/listener.ts: [::] leaves IPv4 to a socket of its own, no host is both.
-  const options = ({ host, port }: Omit<Socket, 'fd'>) => ({ host, port, backlog: 1024, ipv6Only: host !== undefined });
-  const servers = sockets.map(socket => createServer().listen(options(socket)));
+  const servers = sockets.map(({ host, port }) =>
+    createServer().listen({ host, port, backlog: 1024, ipv6Only: host !== undefined }),
+  );
   await Promise.all(servers.map(server => once(server, 'listening')));
   return servers;
 }
@@ -91,10 +92,9 @@ async function listen(sockets: StewardOptions['sockets']): Promise<Server[]> {
 function start(options: StewardOptions, servers: readonly Server[]): ChildProcess {
   const [script, ...args] = options.argv;
   // No public name for it: `send(server)` would keep the socket open here, and accepting, until the child confirms.
-  const opened = servers as unknown as readonly { readonly _handle: { readonly fd: number } }[];
-  const fds = opened.map(({ _handle }) => _handle.fd);
+  const fds = (servers as unknown as { _handle: { fd: number } }[]).map(({ _handle }) => _handle.fd);
+  const stdio: StdioOptions = ['ignore', 'inherit', 'inherit', 'ipc', ...fds];
   try {
-    const stdio: ('ignore' | 'inherit' | 'ipc' | number)[] = ['ignore', 'inherit', 'inherit', 'ipc', ...fds];
     const child = fork(script, args, { ...options.runAs, env: options.environment, stdio });
     const sockets = options.sockets.map((socket, index) => ({ ...socket, fd: 4 + index }));
     tell(child, { kind: 'start', settings: options.settings, sockets });
@@ -141,17 +141,23 @@ async function serve(child: ChildProcess, options: StewardOptions): Promise<numb
 function openDesk({ clock, random, spoolFolder, tlsFiles, runAs, argv, environment }: StewardOptions) {
   const ownUid = runAs?.uid ?? process.getuid?.() ?? 0;
   const accounts = createAccounts(ownUid);
-  const pam = new PamChild(argv, environment);
+  const pam = openPam(argv, environment);
   const open = new Map<number, Promise<Prepared>>();
 
-  async function prepare(spool: string, targets: readonly Target[]): Promise<Prepared> {
-    const places: Place[] = [];
-    for (const { account: name, folder } of targets) {
+  async function prepare({ id, spool, targets }: Extract<Request, { kind: 'prepare' }>): Promise<void> {
+    if (open.has(id) || open.size >= 1000) throw new Error('too many deposits at once');
+    const findPlace = async ({ account: name, folder }: Target): Promise<Place> => {
       const account = await accounts.find(name);
       if (!account) throw new Error(`there is no account ${name} for mail (any more)`);
-      places.push({ account, folder });
-    }
-    return deposit({ spoolFolder, spoolUid: ownUid, clock, random }, spool, places);
+      return { account, folder };
+    };
+    const prepared = Promise.all(targets.map(findPlace)).then(places =>
+      deposit({ spoolFolder, spoolUid: ownUid, clock, random }, spool, places),
+    );
+    open.set(id, prepared);
+    // A failed one has left nothing: it is only taken off the books.
+    prepared.catch(() => open.get(id) === prepared && open.delete(id));
+    await prepared;
   }
 
   /** Ends a deposit, once; an `abort` may well come before it is prepared. */
@@ -178,15 +184,8 @@ function openDesk({ clock, random, spoolFolder, tlsFiles, runAs, argv, environme
         return accounts.owner(request.path);
       case 'authenticate':
         return (await accounts.find(request.name)) !== undefined && pam.authenticate(request.name, request.password);
-      case 'prepare': {
-        const { id, spool, targets } = request;
-        if (open.has(id) || open.size >= 1000) throw new Error('too many deposits at once');
-        const prepared = prepare(spool, targets);
-        open.set(id, prepared);
-        // A failed one has left nothing: it is only taken off the books.
-        prepared.catch(() => open.get(id) === prepared && open.delete(id));
-        return void (await prepared);
-      }
+      case 'prepare':
+        return prepare(request);
       case 'commit':
       case 'abort':
         return end(request.token, request.kind);
@@ -197,10 +196,9 @@ function openDesk({ clock, random, spoolFolder, tlsFiles, runAs, argv, environme
     }
   }
 
-  function close(): void {
+  const close = (): void => {
     pam.close();
     for (const token of open.keys()) end(token, 'abort').catch(() => {});
-  }
-
+  };
   return { carryOut, close };
 }

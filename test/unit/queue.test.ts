@@ -433,10 +433,8 @@ describe('destinations', () => {
     q.state.answer = () => greylisted;
     for (const id of ['a', 'b', 'c']) await q.add(id, [`${id}@dead`]);
     await q.settled();
-    await q.settled();
     for (let step = 0; step < 7; step += 1) await q.pass(minute);
     await q.add('later', ['later@dead']);
-    await q.settled();
     await q.settled();
     for (let step = 0; step < 30; step += 1) await q.pass(minute); // four attempts each, the next after an hour
     q.state.answer = () => unreachable;
