@@ -130,13 +130,15 @@ with smtplib.SMTP(address, 587) as server:
     return response;
   },
 };
+const sample = new Set(['swaks, LOGIN after STARTTLS', 'curl', 'nodemailer']);
 const mailbox = (source: Source, text: string): Promise<Buffer[]> => servers[source].operator.mails(text);
 
 describe('side by side', { concurrency: 4 }, () => {
   for (const [index, [source, name, password]] of users.entries()) {
     // An address with more than ten failures would not be heard any more.
     const isFirst = users[index - 1]?.[0] !== source;
-    for (const [title, attempt] of Object.entries(clients))
+    // Every client with the first source; what a client does differs no more with the others, and each run costs seconds.
+    for (const [title, attempt] of Object.entries(clients).filter(([it]) => index === 0 || sample.has(it)))
       test(`${title}: ${source} lets ${name} in by the right password, and not by a wrong one`, async () => {
         const [right, wrong] = [marker(), marker()];
         await attempt(source, name, password, right);

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test, type TestContext } from 'node:test';
@@ -15,8 +16,8 @@ import { RunningSteward } from './steward.harness.ts';
 const spoolFolder = mkdtempSync(join(tmpdir(), 'slim-steward-'));
 after(() => rmSync(spoolFolder, { recursive: true }));
 
-function run(t: TestContext, options: Record<string, unknown> = {}, env?: NodeJS.ProcessEnv): RunningSteward {
-  const steward = new RunningSteward({ spoolFolder, settings: { spoolFolder }, ...options }, env);
+function run(t: TestContext, options: Record<string, unknown> = {}, host?: string, port?: number): RunningSteward {
+  const steward = new RunningSteward({ spoolFolder, settings: { spoolFolder }, ...options }, host, port);
   t.after(() => steward.stop('SIGKILL'));
   return steward;
 }
@@ -164,57 +165,57 @@ describe('a network process', () => {
     assert.deepEqual(await steward.line('order'), { order: 'reload' });
   });
 
+  test('SIGTERM to every process of the group reaches the network process once, as an order', async () => {
+    const { pid } = await steward.ask({ ask: 'self' });
+    const printed = steward.lines.length;
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.kill(Number(pid), signal);
+    assert.equal(await steward.ask({ ask: 'find', of: 'root' }), null);
+    assert.equal(await steward.stop(), 0);
+    assert.deepEqual(
+      steward.lines.slice(printed).filter(line => 'order' in line),
+      [{ order: 'stop' }],
+    );
+  });
+});
+
+/** Those that end in a way of their own, side by side: most of the time they wait for processes to start. */
+describe('a network process of its own', { concurrency: true }, () => {
   test('a port that is in use is said, with its number', async t => {
-    const { port } = await steward.line('port');
-    const second = run(t, { sockets: [{ host: '127.0.0.1', port }] });
-    assert.match(String((await second.line('failed'))['failed']), new RegExp(`EADDRINUSE.*${port}`));
+    const port = await taken(t);
+    const steward = run(t, {}, '127.0.0.1', port);
+    assert.match(String((await steward.line('failed'))['failed']), new RegExp(`EADDRINUSE.*${port}`));
   });
 
-  test('[::] leaves IPv4 to a socket of its own', async t => {
-    const { port } = await steward.line('port');
-    const second = run(t, { sockets: [{ host: '::', port }] });
-    assert.deepEqual(await Promise.race([second.line('port'), second.line('failed')]), { port });
-  });
+  for (const status of [69, 78])
+    test(`leaves with ${status} and is not started again, and its status is passed on; [::] leaves IPv4 to a socket of its own`, async t => {
+      const port = await taken(t);
+      const steward = run(t, {}, '::', port);
+      assert.deepEqual(await steward.line('port|failed'), { port });
+      await steward.ask({ ask: 'exit', status });
+      if (steward.process.exitCode === null) await once(steward.process, 'exit');
+      assert.equal(steward.process.exitCode, status);
+    });
 
-  test('one that dies is started again and gets the socket again', async () => {
+  test('dies, is started again and gets the socket again', async t => {
+    const steward = run(t);
     await steward.ask({ ask: 'exit', status: 1 });
     await steward.line('port', steward.lines.length);
     assert.equal(await steward.ask({ ask: 'find', of: 'root' }), null);
   });
-});
 
-for (const status of [69, 78])
-  test(`a network process that leaves with ${status} is not started again, and its status is passed on`, async t => {
-    const steward = run(t);
-    await steward.ask({ ask: 'exit', status });
-    if (steward.process.exitCode === null) await once(steward.process, 'exit');
-    assert.equal(steward.process.exitCode, status);
+  test('does not stop in time and is ended', async t => {
+    const steward = run(t, { settings: { spoolFolder, deaf: true }, stopWithinMs: 100 });
+    const { pid } = await steward.ask({ ask: 'self' });
+    assert.equal(await steward.stop(), 1);
+    await gone(Number(pid));
   });
 
-test('SIGTERM to every process of the group reaches the network process once, as an order', async t => {
-  const steward = run(t);
-  const { pid } = await steward.ask({ ask: 'self' });
-  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.kill(Number(pid), signal);
-  assert.deepEqual(await steward.ask({ ask: 'tls' }), {});
-  assert.equal(await steward.stop(), 0);
-  assert.deepEqual(
-    steward.lines.filter(line => 'order' in line),
-    [{ order: 'stop' }],
-  );
-});
-
-test('a network process that does not stop in time is ended', async t => {
-  const steward = run(t, { settings: { spoolFolder, deaf: true }, stopWithinMs: 100 });
-  const { pid } = await steward.ask({ ask: 'self' });
-  assert.equal(await steward.stop(), 1);
-  await gone(Number(pid));
-});
-
-test('the network process leaves when the steward is killed', async t => {
-  const steward = run(t);
-  const { pid } = await steward.ask({ ask: 'self' });
-  await steward.stop('SIGKILL');
-  await gone(Number(pid));
+  test('leaves when the steward is killed', async t => {
+    const steward = run(t);
+    const { pid } = await steward.ask({ ask: 'self' });
+    await steward.stop('SIGKILL');
+    await gone(Number(pid));
+  });
 });
 
 test('a password is kept as a hash that crypt knows, salted, and never cut', () => {
@@ -224,6 +225,14 @@ test('a password is kept as a hash that crypt knows, salted, and never cut', () 
   for (const unfit of ['', 'a\0b', 'a\nb', 'a'.repeat(127)])
     assert.throws(() => hashPassword(unfit, systemRandom), /1 to 126/);
 });
+
+/** A port of IPv4 that is in use until the test ends. */
+async function taken(t: TestContext): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  t.after(() => server.close());
+  return (server.address() as AddressInfo).port;
+}
 
 /** Waits until a process has ended (a zombie has: it is for someone else to reap). */
 async function gone(pid: number): Promise<void> {

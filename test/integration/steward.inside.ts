@@ -16,7 +16,7 @@ import {
 import { createAccounts, findUser } from '../../src/steward/nss.ts';
 import { systemClock, systemRandom } from '../../src/system.ts';
 import { storageContract } from '../contract/storage.ts';
-import { RunningSteward } from '../unit/steward.harness.ts';
+import { RunningSteward } from './steward.harness.ts';
 
 const data = '/var/lib/slimsmtp';
 const spoolFolder = `${data}/spool`;

@@ -29,7 +29,7 @@ if (process.argv[2] === 'steward') {
   const status = await runSteward({
     ...(JSON.parse(process.argv[3] ?? '') as Omit<StewardOptions, 'argv'>),
     argv: [import.meta.filename, 'network'],
-    environment: cleanEnvironment(process.env),
+    environment: { ...cleanEnvironment(process.env), NODE_COMPILE_CACHE: process.env['NODE_COMPILE_CACHE'] ?? '' },
     clock: systemClock,
     random: systemRandom,
     log: { debug: log('debug'), info: log('info'), warn: log('warn'), error: log('error') },
