@@ -58,8 +58,8 @@ export class Database {
       const text = describe(error);
       // Class 22, 'data exception': what the encoding of the database cannot hold is in none of its rows.
       if (text.startsWith('22')) return [];
-      // 42P01, no such table: an answer, and whoever asked says which.
-      const isTableMissing = text.startsWith('42P01') && this.isUp === true;
+      // 42P01, no such table: of `users` that is an answer, and whoever asked makes it; without `smtp` there are no routes.
+      const isTableMissing = text.startsWith('42P01') && !text.includes('"smtp"');
       if (this.isUp !== false && !isTableMissing)
         this.#log.warn({ error: text }, 'PostgreSQL cannot answer: 451 until it can');
       this.isUp = isTableMissing;

@@ -6,6 +6,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { setPriority } from 'node:os';
 
 const serviceFile = '/etc/pam.d/slimsmtp';
 const mostWaiting = 200;
@@ -70,6 +71,7 @@ export function openPam([script, , ...rest]: readonly [string, ...string[]], env
 
 /** The child, the hidden verb `pam`. Leaves with the steward. */
 export function runPam(file = serviceFile): Promise<never> {
+  setPriority(10); // hashing is heavy on purpose: who has a session comes first
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(signal, () => {});
   process.on('disconnect', () => process.kill(process.pid, 'SIGKILL')); // exit would wait for threads that hang
   process.on('message', ({ id, name, password }: Question) => {

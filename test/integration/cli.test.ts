@@ -13,7 +13,11 @@ function slimsmtp(words: readonly string[], settings: Record<string, string> = {
   const environment = { SLIM_DOMAINS: 'example.com', SLIM_DATA: join(folder, 'data'), SLIM_STORAGES: 'default=/tmp/x' };
   const done = spawnSync(
     process.execPath,
-    [...process.execArgv, join(import.meta.dirname, '../../src/cli.ts'), ...words],
+    [
+      ...process.execArgv.filter(flag => !flag.startsWith('--import')),
+      join(import.meta.dirname, '../../src/cli.ts'),
+      ...words,
+    ],
     {
       cwd: folder,
       env: { PATH: process.env['PATH'], ...environment, ...settings },

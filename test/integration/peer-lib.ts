@@ -190,6 +190,7 @@ export function operate(server: { getId(): string }) {
       if (selector.length > 0) return list(...selector);
       next ??= last
         .catch(() => {})
+        .then(() => new Promise(resolve => setTimeout(resolve, 500)))
         .then(() => {
           next = undefined;
           const asked = list();

@@ -6,8 +6,8 @@ import { eventually } from './client.ts';
 import { docker, openStage } from './compose-lib.ts';
 import { type Operator, type World, letter, login, marker, openWorld, operate, transact } from './peer-lib.ts';
 
-const messages = Number(process.env['TEST_CRASH_MESSAGES'] ?? 200);
-const kills = Number(process.env['TEST_CRASH_KILLS'] ?? 10);
+const messages = Number(process.env['TEST_CRASH_MESSAGES'] ?? 100);
+const kills = Number(process.env['TEST_CRASH_KILLS'] ?? 4);
 
 const stage = openStage(after);
 let world: World<'good'>;

@@ -122,7 +122,7 @@ test('a stranger behind a published port looks like the gateway, which is in the
   const gateways = new Set(networks.map(({ Gateway }) => Gateway));
   const came = async (): Promise<boolean> =>
     (await operate(trusting).log()).some(line => gateways.has(String(line['client'])));
-  await eventually('the stranger came as a gateway', came, 5000);
+  await eventually('the stranger came as a gateway', came, 30_000);
 });
 
 test('smuggling: what is no proper end of a message never leaves, and what looks like commands arrives as text', async () => {
