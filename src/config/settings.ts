@@ -184,6 +184,7 @@ function contradictions(clean: Clean, hasDatabase: boolean, isRoot: boolean, isS
   const isPlainRelay = clean.SLIM_RELAY_TLS === 'none';
   const relayParts = ['PORT', 'TLS', 'USER', 'PASSWORD'].map(part => `SLIM_RELAY_${part}`).filter(isSet);
   const needsStartTls = clean.SLIM_TLS_REQUIRE === 'all' && sockets?.some(({ kind }) => kind !== 'submissions');
+  const has = (extension: string): boolean => supports?.some(({ name }) => name === extension) === true;
   // A database hosts domains of its own.
   const isStranger = (domain: string): boolean => !hasDatabase && hosted?.includes(domain) === false;
   const strangers = entries.filter(entry => 'domain' in entry && isStranger(entry.domain)).map(({ key }) => key);
@@ -191,7 +192,8 @@ function contradictions(clean: Clean, hasDatabase: boolean, isRoot: boolean, isS
     [`SLIM_STORAGES: not in any of SLIM_DOMAINS: ${strangers.join(', ')}`]: strangers.length > 0,
     'SLIM_TLS_CERT, SLIM_TLS_KEY: only one is set': !clean.SLIM_TLS_CERT !== !clean.SLIM_TLS_KEY,
     'SLIM_TLS_REQUIRE="all": nobody could send without STARTTLS in SLIM_SUPPORTS':
-      needsStartTls && supports?.every(({ name }) => name !== 'STARTTLS'),
+      needsStartTls && supports && !has('STARTTLS'),
+    'SLIM_SUPPORTS: SMTPUTF8 needs 8BITMIME (RFC 6531): take away both, or none': has('SMTPUTF8') && !has('8BITMIME'),
     'SLIM_STORAGES="@POSTGRESQL": DATABASE_URL or PGHOST is not set': sources.has('@POSTGRESQL') && !hasDatabase,
     'SLIM_USERS="@POSTGRESQL": DATABASE_URL or PGHOST is not set': users.has('@POSTGRESQL') && !hasDatabase,
     'SLIM_USERS="@PAM": only a server started as root has it': users.has('@PAM') && !isRoot,

@@ -466,3 +466,8 @@ test('the queue has the times of the contract, and takes others', () => {
   assert.match(problems({ SLIM_RETRY: '1m,soon' }).join(), /^SLIM_RETRY="soon": a duration/);
   assert.deepEqual([load({}).externalTls, load({}).senderCheck], ['required', 'strict']);
 });
+
+test('SMTPUTF8 is not announced without 8BITMIME', () => {
+  assert.match(problems({ SLIM_SUPPORTS: 'default,-8BITMIME' }).join(), /^SLIM_SUPPORTS: SMTPUTF8 needs 8BITMIME/);
+  assert.deepEqual(problems({ SLIM_SUPPORTS: 'default,-8BITMIME,-SMTPUTF8' }), []);
+});
