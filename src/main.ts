@@ -121,7 +121,7 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
   const routing = await openRouting(settings, steward, log);
   const sending = openSending(settings, steward, routing.resolve, log);
   const { queue } = sending;
-  const authenticator = await openLogins(settings, steward, routing.query, log);
+  const authenticator = settings.users.length > 0 ? await openLogins(settings, steward, routing.query, log) : undefined;
   const listeners = await openInbound(settings, steward, { ...routing, ...sending, authenticator }, log);
   const health = (): object => ({
     listening: listeners.isListening,
@@ -135,7 +135,8 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
     control = await openControl(controlPath(settings), {
       health,
       resolve: routing.explain,
-      auth: (login: string) => authenticator.check(...(JSON.parse(login) as [string, string])),
+      auth: (login: string) =>
+        authenticator?.check(...(JSON.parse(login) as [string, string])) ?? { ok: false, source: 'no SLIM_USERS' },
       queue: (selector: string) => queue.list(JSON.parse(selector)),
       act: (action: string) => queue.act(...(JSON.parse(action) as Parameters<typeof queue.act>)),
     });
@@ -234,7 +235,7 @@ function openLogins(settings: Settings, steward: Steward | undefined, query: Que
   return createAuthenticator({ ...throttle, users, mainDomain, offered, folder, steward, query, ...system, log });
 }
 
-type Parts = { resolve: Resolve; authenticator: Authenticator } & ReturnType<typeof openSending>;
+type Parts = { resolve: Resolve; authenticator: Authenticator | undefined } & ReturnType<typeof openSending>;
 /** What takes mail from the network. */
 async function openInbound(settings: Settings, steward: Steward | undefined, parts: Parts, log: Log) {
   const { resolve, storages, queue, report, authenticator } = parts;
@@ -250,7 +251,7 @@ async function openInbound(settings: Settings, steward: Steward | undefined, par
   const certificates = await Certificates.open({ ...common, readPair, folder: join(dataFolder, 'tls'), minVersion });
   orders.reload = () => void certificates.check();
 
-  const mechanisms = authenticator.mechanisms.join(' ');
+  const mechanisms = authenticator?.mechanisms.join(' ') ?? '';
   const limits = `RCPTMAX=${maxRecipients}`;
   const parameters: Readonly<Record<string, string>> = { SIZE: `${maxSizeBytes}`, LIMITS: limits, AUTH: mechanisms };
   const extensions = settings.supports
