@@ -120,9 +120,16 @@ test('a stranger behind a published port looks like the gateway, which is in the
     stranger.socket.destroy();
   }
   const gateways = new Set(networks.map(({ Gateway }) => Gateway));
-  const came = async (): Promise<boolean> =>
-    (await operate(trusting).log()).some(line => gateways.has(String(line['client'])));
-  await eventually('the stranger came as a gateway', came, 30_000);
+  const came = async (): Promise<boolean> => {
+    // A session that ends well: Docker's proxy may keep the end of one that was cut off to itself.
+    const stranger = await dial(trusting.getMappedPort(25));
+    await stranger.say('QUIT');
+    stranger.socket.destroy();
+    return (await operate(trusting).log()).some(line => gateways.has(String(line['client'])));
+  };
+  await eventually('the stranger came as a gateway', came, 30_000).catch(async error => {
+    throw new Error(`${[...gateways].join(' ')}\n${await docker('logs', trusting.getId())}`, { cause: error });
+  });
 });
 
 test('smuggling: what is no proper end of a message never leaves, and what looks like commands arrives as text', async () => {
