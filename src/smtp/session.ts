@@ -151,7 +151,8 @@ export class Session {
     const isLogin = isResponse || /^AUTH /i.test(line);
     const maxOctets = isLogin ? maxLoginLineOctets : /^(?:MAIL|RCPT) /i.test(line) ? maxPathLineOctets : maxLineOctets;
     if (lf + 1 > maxOctets) return this.#say(replies.lineTooLong);
-    if (/[\p{Cc}\ufffd]/u.test(line)) return this.#say(replies.badCharacter);
+    // U+2028 and U+2029 too: they end lines for much software that reads headers and logs.
+    if (/[\p{Cc}\p{Zl}\p{Zp}\ufffd]/u.test(line)) return this.#say(replies.badCharacter);
     if (!isResponse) return this.#command(line);
     return line === '*' ? this.#say(replies.loginCancelled) : this.#authenticate(line);
   }
