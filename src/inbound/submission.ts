@@ -35,7 +35,8 @@ export class SubmittedHeader {
     const named = body < 0 ? fields : fields.slice(0, body);
     const names = named.map(each => each.split(':', 1).join().trim().toLowerCase());
     const added = Object.entries(this.#missing).map(([name, line]) => (names.includes(name) ? '' : line));
-    const kept = fields.filter((_, at) => !/^(?:resent-)?bcc$/.test(names[at] ?? ''));
+    // Also behind what is no field: readers that skip it would take it for a field.
+    const kept = body === 0 ? fields : fields.filter(each => !/^(?:resent-)?bcc[ \t]*:/i.test(each));
     return [...added, body === 0 ? '\n' : '', ...kept].join('');
   }
 }
