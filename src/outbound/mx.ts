@@ -34,7 +34,8 @@ export async function findTargets(domain: string, { dns, random, isSelf }: MxOpt
   };
   let records = await dns.mx(domain).catch(codeOf);
   if (records === 'ENOTFOUND' || records === 'EBADNAME') return failed('5.1.2', `there is no domain ${domain}`);
-  if (records === 'ENODATA') records = [{ exchange: domain, priority: 0 }]; // only then: else one may exist
+  // Only then: else one may exist. Empty: the domain is an alias of a name without MX.
+  if (records === 'ENODATA' || records.length === 0) records = [{ exchange: domain, priority: 0 }];
   if (typeof records === 'string') return cannotTell(records);
   if (records.length > 0 && records.every(({ exchange }) => exchange === '' || exchange === '.'))
     return failed('5.1.10', `${domain} takes no mail (null MX)`);
