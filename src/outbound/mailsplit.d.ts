@@ -5,6 +5,7 @@ declare module 'mailsplit' {
     readonly type: 'node';
     readonly contentType: string | false;
     readonly encoding: string;
+    readonly _boundary: Buffer | false;
     readonly headers: {
       readonly changed: boolean;
       hasHeader(name: string): boolean;

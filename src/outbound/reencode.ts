@@ -36,14 +36,15 @@ async function* split({ path, skipBytes }: Stored): AsyncGenerator<readonly [num
 async function survey(message: Stored): Promise<ReadonlySet<number> | string> {
   const dirty = new Set<number>();
   for await (const [place, part] of split(message)) {
-    const { contentType, encoding, headers } = part.type === 'node' ? part : part.node;
+    const { contentType, encoding, headers, _boundary: boundary } = part.type === 'node' ? part : part.node;
     if (part.type === 'node') {
       if (!isAscii(headers.build())) return 'its header has octets above 127';
       const isTouchable = !untouchable.test(contentType || '') && !headers.hasHeader('dkim-signature');
       if (!isTouchable) return 'it is signed or encrypted';
     } else if (part.value !== undefined && !isAscii(part.value)) {
       const isPlain = ['', '7bit', '8bit', 'binary'].includes(encoding || '');
-      if (part.type !== 'body' || !isPlain || /^(?:message|multipart)\//.test(contentType || ''))
+      // mailsplit splits at a boundary whatever the type says: such a 'text' is not one run of lines.
+      if (part.type !== 'body' || !isPlain || boundary !== false || /^(?:message|multipart)\//.test(contentType || ''))
         return 'it has octets above 127 where none may be encoded';
       dirty.add(place);
     }
