@@ -5,7 +5,7 @@
 // network process can end this one (by leaving with 69, by garbage on the channel): that stops mail, and gains nothing.
 import { fork, type ChildProcess, type StdioOptions } from 'node:child_process';
 import { once } from 'node:events';
-import { lstat, readFile } from 'node:fs/promises';
+import { lstat, readFile, readlink, realpath } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { dirname, resolve } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
@@ -168,12 +168,18 @@ function openDesk({ clock, random, spoolFolder, tlsFiles, runAs, argv, environme
     await (await prepared)?.[how]();
   }
 
-  /** Not from a folder of the network process's own: a link there could lead root anywhere, and it needs no root. */
+  /** Not by way of anything of the network process's own: a link there could lead root anywhere, and it needs no root. Nor what is no PEM. */
   async function readTls(path: string | undefined): Promise<string | undefined> {
-    if (path === undefined) return undefined;
-    for (let folder = dirname(resolve(path)); folder !== '/'; folder = dirname(folder))
-      if ((await lstat(folder)).uid === ownUid) return undefined;
-    return readFile(path, 'utf8');
+    let next = path;
+    while (next !== undefined) {
+      const folder = await realpath(dirname(resolve(next)));
+      for (const start of [resolve(next), folder])
+        for (let at = start; at !== '/'; at = dirname(at)) if ((await lstat(at)).uid === ownUid) return undefined;
+      next = (await lstat(next)).isSymbolicLink() ? resolve(folder, await readlink(next)) : undefined;
+    }
+    const text = path && (await readFile(path, 'utf8'));
+    if (text && !text.includes('-----BEGIN ')) throw new Error(`${path} is no PEM file`);
+    return text;
   }
 
   async function carryOut(request: Request): Promise<unknown> {

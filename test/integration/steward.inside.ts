@@ -29,7 +29,7 @@ before(async () => {
   runAs = (await findUser('slim')) ?? assert.fail('the image has no user slim');
   fs.mkdirSync(spoolFolder, { recursive: true, mode: 0o700 });
   fs.chownSync(spoolFolder, runAs.uid, runAs.gid);
-  fs.writeFileSync(key, 'for root only', { mode: 0o600 });
+  fs.writeFileSync(key, '-----BEGIN KEY----- for root only', { mode: 0o600 });
   await ensureAccounts(files, [{ name: 'anton', password: 'sésame' }, { name: 'berta' }]);
   steward = new RunningSteward({
     runAs,
@@ -158,7 +158,7 @@ test('a path in a home belongs to that account, any other to none', async () => 
 });
 
 test('a key that only root can read is handed over, and no other file is within reach', async () => {
-  assert.deepEqual(await steward.ask({ ask: 'tls' }), { key: 'for root only' });
+  assert.deepEqual(await steward.ask({ ask: 'tls' }), { key: '-----BEGIN KEY----- for root only' });
   const path = `${files.folder}/shadow`;
   const { cause, name } = await steward.ask({
     ask: 'deliver',
@@ -177,7 +177,7 @@ test('a TLS file in a folder of the network process, where it could be a link to
   const sockets = [{ host: '127.0.0.1', port: 0 }];
   const second = new RunningSteward({ runAs, spoolFolder, settings: { spoolFolder }, sockets, tlsFiles });
   t.after(() => second.stop());
-  assert.deepEqual(await second.ask({ ask: 'tls' }), { cert: 'for root only' });
+  assert.deepEqual(await second.ask({ ask: 'tls' }), { cert: '-----BEGIN KEY----- for root only' });
 });
 
 test("a folder of root's in a home is not touched, unless it is empty and so a crash's", async () => {
