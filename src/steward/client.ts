@@ -7,7 +7,6 @@ import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CannotTell, type Account, type Accounts, type Message, type Storage } from '../mail.ts';
 import type { Random } from '../system.ts';
-import { remember } from './nss.ts';
 import { isAccountName, isPassword, statusOf } from './protocol.ts';
 import type { Order, Question, Reply, Start, TlsFiles } from './protocol.ts';
 
@@ -23,9 +22,9 @@ export class Steward {
   readonly started: Promise<Start>;
   readonly accounts: Accounts = {
     find: async name => (isAccountName(name) ? this.#ask<Account | undefined>({ kind: 'account', name }) : undefined),
-    // Of the PATHs in the settings: every mail asks, and each answer costs the steward a walk through folders.
-    owner: remember(path => this.#ask<Account | undefined>({ kind: 'owner', path })),
+    owner: path => this.#owner(path),
   };
+  readonly #owners = new Map<string, Promise<Account | undefined>>();
   readonly #waiting = new Map<number, (reply: Reply) => void>();
   #last = 0;
 
@@ -77,6 +76,25 @@ export class Steward {
         };
       },
     };
+  }
+
+  /** Of the PATHs in the settings, which every mail asks for: asked anew every four seconds, and once known never waited for again,
+   * since a steward that hangs must not hold up mail that needs no root. */
+  #owner(path: string): Promise<Account | undefined> {
+    const known = this.#owners.get(path);
+    if (known) return known;
+    const ask = (): Promise<Account | undefined> => this.#ask({ kind: 'owner', path });
+    const refresh = async (): Promise<void> => {
+      const owner = await ask().catch(() => this.#owners.get(path));
+      this.#owners.set(path, Promise.resolve(owner));
+    };
+    const first = ask();
+    this.#owners.set(path, first);
+    first.then(
+      () => setInterval(() => void refresh(), 4000).unref(),
+      () => this.#owners.delete(path),
+    );
+    return first;
   }
 
   async #ask<T>(question: Question, deadlineMs = lookUpMs, id = (this.#last += 1)): Promise<T> {
