@@ -14,7 +14,11 @@ export async function openLog(level: string, format: 'json' | 'pretty', isGather
     return Object.assign(pino(options, stream), { flush: () => {} });
   }
   // A reader that stalls costs at most maxLength; after that lines are dropped, mail never.
-  const stream = pino.destination({ sync: !isGathered, minLength: isGathered ? 4096 : 0, maxLength: 16 * 1024 * 1024 });
+  const stream = pino.destination({
+    sync: !isGathered,
+    minLength: isGathered ? 12_288 : 0,
+    maxLength: 16 * 1024 * 1024,
+  });
   stream.on('error', () => {});
   if (isGathered) setInterval(() => stream.flush(), 250).unref();
   return Object.assign(pino(options, stream), { flush: () => stream.flushSync() });

@@ -1,25 +1,40 @@
 // What makes files and folders stable. Never tries a failed fsync again as if all were well: the kernel may have
 // dropped the pages, and the next one succeeds without them ('fsyncgate').
-import { closeSync, fsync, openSync } from 'node:fs';
+import { closeSync, fsync, openSync, unlinkSync, writevSync } from 'node:fs';
 
-type Round = { readonly ended: Promise<void>; next?: Promise<void> };
+type Folders = Map<string, Promise<void>>;
+/** `spoiled`: those that have failed with the turn before, without an fsync of their own. */
+type Turn = Readonly<{ folders: Folders; spoiled: ReadonlySet<string>; ended: Promise<unknown>; next: Folders }>;
 
-/** Fsyncs of folders: who comes while one is under way waits for the next, together with all others. */
+/**
+ * Fsyncs of folders, by turns on each file system: who comes during one waits for the next, together with all others.
+ * Ten folders that 20 sessions deliver to at once cost 2 fsyncs a message so, and 9 when each folder had turns of its own.
+ */
 export class FolderSync {
-  readonly #rounds = new Map<string, Round>();
+  readonly #turns = new Map<number, Turn>();
 
-  /** Resolves after an fsync of the folder that began after this call. */
-  sync(folder: string): Promise<void> {
-    const round = this.#rounds.get(folder);
-    if (round === undefined) return this.#begin(folder);
-    // It fails with the round before: what its deliveries renamed may have been on the pages that are lost.
-    return (round.next ??= round.ended.then(() => this.#begin(folder)));
+  /** Resolves after an fsync of the folder that began after this call. `fileSystem`: any number, the same for its neighbours. */
+  sync(folder: string, fileSystem = 0): Promise<void> {
+    const turn = this.#turns.get(fileSystem) ?? this.#begin(fileSystem, new Map(), new Set());
+    const waiting = turn.next.get(folder);
+    if (waiting) return waiting;
+    // It fails with the turn before: what its deliveries renamed may have been on the pages that are lost.
+    const before = turn.spoiled.has(folder) ? undefined : turn.folders.get(folder);
+    const synced = turn.ended.then(() => before).then(() => sync(folder));
+    turn.next.set(folder, synced);
+    return synced;
   }
 
-  #begin(folder: string): Promise<void> {
-    const round: Round = { ended: sync(folder).finally(() => this.#rounds.delete(folder)) };
-    this.#rounds.set(folder, round);
-    return round.ended;
+  #begin(fileSystem: number, folders: Folders, spoiled: ReadonlySet<string>): Turn {
+    const results = Promise.allSettled(folders.values());
+    const turn: Turn = { folders, spoiled, ended: results, next: new Map() };
+    this.#turns.set(fileSystem, turn);
+    void results.then(all => {
+      const failed = [...folders.keys()].filter((name, at) => all[at]?.status === 'rejected' && !spoiled.has(name));
+      if (turn.next.size > 0) this.#begin(fileSystem, turn.next, new Set(failed));
+      else this.#turns.delete(fileSystem);
+    });
+    return turn;
   }
 }
 
@@ -33,4 +48,19 @@ export function sync(path: string, open?: number): Promise<void> {
       else reject(Object.assign(error, { message: `${error.message} '${path}'` }));
     });
   });
+}
+
+/** Makes a file with that content and gives its descriptor, for sync(); where that fails it leaves none. Never replaces one. */
+export function create(path: string, parts: readonly Buffer[]): number {
+  const fd = openSync(path, 'wx', 0o600);
+  try {
+    const octets = parts.reduce((sum, part) => sum + part.length, 0);
+    // A regular file takes less than it is given only when the disk is full.
+    if (writevSync(fd, parts) !== octets) throw Object.assign(new Error(`no space for '${path}'`), { code: 'ENOSPC' });
+    return fd;
+  } catch (error) {
+    closeSync(fd);
+    unlinkSync(path);
+    throw error;
+  }
 }

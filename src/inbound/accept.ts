@@ -84,8 +84,9 @@ export class Incoming {
     this.#entry = { ...kept, ...(ret && { ret }), ...(envelopeId && { envelopeId }) };
     const maildir = routes.find(route => route.kind === 'maildir');
     // A Maildir that has never had mail has no tmp/ yet.
-    const folder = maildir && existsSync(`${maildir.path}/tmp`) ? `${maildir.path}/tmp` : spoolFolder;
-    this.#spool = new Spool(`${folder}/${id}`, Buffer.from(returnPath + trace));
+    const hasFolder = (): boolean => maildir !== undefined && existsSync(`${maildir.path}/tmp`);
+    const place = (): string => `${hasFolder() ? `${maildir?.path}/tmp` : spoolFolder}/${id}`;
+    this.#spool = new Spool(place, Buffer.from(returnPath + trace));
   }
 
   /** Takes content. A promise is to be waited for before the next call. A failure is kept for commit(). */
@@ -126,7 +127,7 @@ export class Incoming {
     const { storages, queue, report, log } = this.#options;
     const { id } = this.#entry;
     const message = await this.#spool.finish();
-    const [header = ''] = (await this.#spool.head(maxHeadOctets)).toString('latin1').split('\n\n', 1);
+    const header = await this.#spool.header(maxHeadOctets);
     if ((header.match(/^received:/gim)?.length ?? 0) > maxReceivedLines + 1) return replies.loop; // one is ours
 
     const prepared: Prepared[] = [];

@@ -1,6 +1,7 @@
 // One message while it comes in: small ones stay in memory, larger ones go to a file.
-// Promise: memory is bounded for one message and for all together; nothing is synced here, that is the storage's work.
-// The file is best made where it will be linked from (tmp/ of a Maildir), so that it is written only once.
+// Promise: memory is bounded for one message and for all together. To make it stable is the
+// storage's work; of a large one most is on the disk by then. The file is best made where it will be linked from (tmp/ of a Maildir),
+// so that it is written only once.
 import { type FileHandle, open, unlink } from 'node:fs/promises';
 import type { Message } from '../mail.ts';
 
@@ -11,17 +12,22 @@ const maxTotalBytes = 16 * 1024 * 1024;
 /** What a part costs besides its octets: content that drips octet by octet would take 500 times its size unseen. */
 const partOverheadBytes = 512;
 let totalBytes = 0;
+/** What is written of a file before it is synced for the first time, and each further time. */
+const syncEveryBytes = 4 * 1024 * 1024;
 
 export class Spool {
-  readonly #path: string;
+  readonly #place: () => string;
+  #path = '';
   #file: FileHandle | undefined;
   readonly #parts: Buffer[];
   #sizeBytes: number;
   #heldBytes = 0;
+  #unsyncedBytes = 0;
+  #synced: Promise<unknown> = Promise.resolve();
 
-  /** `path`: where a file is made when one is needed. `head` goes before what is written. */
-  constructor(path: string, head: Buffer) {
-    this.#path = path;
+  /** `place`: the path of a file, when one is needed. `head` goes before what is written. */
+  constructor(place: () => string, head: Buffer) {
+    this.#place = place;
     this.#parts = [head];
     this.#sizeBytes = head.length;
   }
@@ -38,14 +44,18 @@ export class Spool {
   async finish(): Promise<Message> {
     if (this.#file === undefined) return { kind: 'memory', parts: this.#parts, sizeBytes: this.#sizeBytes };
     await this.#flush();
+    await this.#synced;
     return { kind: 'file', path: this.#path, sizeBytes: this.#sizeBytes };
   }
 
-  /** The first octets of a finished message. */
-  async head(maxOctets: number): Promise<Buffer> {
+  /** The header of a finished message, as far as it lies within its first octets; as latin1. */
+  async header(maxOctets: number): Promise<string> {
     const octets = Math.min(maxOctets, this.#sizeBytes);
-    if (this.#file === undefined) return Buffer.concat(this.#parts, octets);
-    return (await this.#file.read(Buffer.alloc(octets), 0, octets, 0)).buffer;
+    let head = '';
+    if (this.#file) head = (await this.#file.read(Buffer.alloc(octets), 0, octets, 0)).buffer.toString('latin1');
+    else for (const part of this.#parts) head += part.toString('latin1', 0, octets - head.length);
+    const end = head.indexOf('\n\n');
+    return end < 0 ? head : head.slice(0, end);
   }
 
   /** Frees everything, whatever became of the message. Never rejects. */
@@ -61,12 +71,18 @@ export class Spool {
   }
 
   async #flush(): Promise<void> {
-    this.#file ??= await open(this.#path, 'wx+', 0o600);
+    this.#file ??= await open((this.#path = this.#place()), 'wx+', 0o600);
     const parts = this.#take();
     const octets = parts.reduce((sum, part) => sum + part.length, 0);
     // No copy into one buffer first: for 50 MB that raised the peak memory by another 20 MB. Writes go on where the last
     // one ended; a regular file takes less than it is given only when the disk is full.
     const { bytesWritten } = await this.#file.writev(parts);
     if (bytesWritten !== octets) throw Object.assign(new Error(`${bytesWritten} octets written`), { code: 'ENOSPC' });
+    this.#unsyncedBytes += octets;
+    if (this.#unsyncedBytes < syncEveryBytes) return;
+    this.#unsyncedBytes = 0;
+    // The disk works while the client still sends. One that fails here counts: a later one may succeed without those pages.
+    this.#synced = Promise.all([this.#synced, this.#file.datasync()]);
+    this.#synced.catch(() => undefined);
   }
 }

@@ -3,9 +3,9 @@
 // in reverse, json first. What a crash left half-made is swept at start; a json that cannot be read is left alone.
 // Never holds a body in memory. Small calls are synchronous, only fsyncs go to the pool.
 import fs from 'node:fs';
-import { copyFile, opendir, rm } from 'node:fs/promises';
+import { copyFile, opendir, unlink } from 'node:fs/promises';
 import type { Delivery, Log, Message, Prepared, QueueEntry, QueueRecipient, StoredMessage } from '../mail.ts';
-import { FolderSync, sync } from '../stable.ts';
+import { FolderSync, create, sync } from '../stable.ts';
 
 /** A recipient with its state. `last` that is not deferred, without `isDone`: only the notice of it is still owed. */
 export type StoredRecipient = QueueRecipient & {
@@ -35,12 +35,14 @@ export class QueueFolder {
     const path = `${this.#folder}/${entry.id}`;
     const files = [path, `${path}.json.tmp`, `${path}.json`] as const;
     const discardAll = (): void => files.forEach(discard);
-    if (fs.existsSync(path)) throw new Error(`the queue has ${entry.id} already`);
+    const isMemory = message.kind === 'memory';
+    // Rejects where the queue has that message already, which stays.
+    const fd = isMemory ? create(path, message.parts) : undefined;
+    if (!isMemory && !isLinked(message.path, path)) await copyFile(message.path, path, fs.constants.COPYFILE_EXCL);
+    const stable = [sync(path, fd)];
     try {
-      if (message.kind === 'memory') write(path, Buffer.concat(message.parts));
-      else if (!isLinked(message.path, path)) await copyFile(message.path, path, fs.constants.COPYFILE_EXCL);
-      write(files[1], JSON.stringify(entry));
-      await Promise.all([sync(files[0]), sync(files[1])]);
+      stable.push(this.#write(entry));
+      await Promise.all(stable);
     } catch (error) {
       discardAll();
       throw error;
@@ -59,7 +61,9 @@ export class QueueFolder {
 
   read(id: string): StoredEntry {
     const entry = JSON.parse(fs.readFileSync(`${this.#folder}/${id}.json`, 'utf8')) as StoredEntry | null;
-    if (entry?.id !== id || !Array.isArray(entry.recipients)) throw new Error('it is not a queue entry');
+    const isEntry = entry?.id === id && typeof entry.from === 'string' && Number.isFinite(entry.receivedAt);
+    if (!isEntry || !Array.isArray(entry.recipients) || !entry.recipients.every(isRecipient))
+      throw new Error('it is not a queue entry');
     return entry;
   }
 
@@ -71,8 +75,7 @@ export class QueueFolder {
   async update(entry: StoredEntry): Promise<void> {
     const path = `${this.#folder}/${entry.id}.json`;
     try {
-      write(`${path}.tmp`, JSON.stringify(entry));
-      await sync(`${path}.tmp`);
+      await this.#write(entry);
       fs.renameSync(`${path}.tmp`, path);
     } catch (error) {
       discard(`${path}.tmp`);
@@ -83,9 +86,14 @@ export class QueueFolder {
 
   async remove(id: string): Promise<void> {
     // Not synchronous: unlinking a file that was just synced waits for the journal, 2.4 ms at a time.
-    await rm(`${this.#folder}/${id}.json`, { force: true });
+    await removed(`${this.#folder}/${id}.json`);
     await this.#folders.sync(this.#folder);
-    await rm(`${this.#folder}/${id}`, { force: true });
+    await removed(`${this.#folder}/${id}`);
+  }
+
+  async #write(entry: StoredEntry): Promise<void> {
+    const path = `${this.#folder}/${entry.id}.json.tmp`;
+    await sync(path, create(path, [Buffer.from(JSON.stringify(entry))]));
   }
 
   /** Every entry; call it before anything is prepared. A turn of the event loop passes after each 128 or so. */
@@ -107,7 +115,17 @@ export class QueueFolder {
   }
 }
 
-const write = (path: string, content: Buffer | string): void => fs.writeFileSync(path, content, { mode: 0o600 });
+/** What scheduling needs of a recipient. */
+function isRecipient(each: Partial<StoredRecipient> | null): boolean {
+  const isTimed = Number.isFinite(each?.attempts) && Number.isFinite(each?.nextAt);
+  return isTimed && typeof each?.address === 'string' && typeof each.domain === 'string';
+}
+
+async function removed(path: string): Promise<void> {
+  await unlink(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT') throw error;
+  });
+}
 
 function isLinked(original: string, path: string): boolean {
   try {

@@ -2,7 +2,7 @@
 // Promises: a final outcome is on disk, and its notice before it, else the recipient stays; a dead destination holds up no
 // other; while it is down one attempt at a time probes it, and the rest waits in memory, told and given up in time.
 // Never more than 500 attempts at once, nor a body or an envelope in memory of what only waits. RFC 5321 §4.5.4, RFC 3461 §5.
-import { setImmediate, setTimeout } from 'node:timers/promises';
+import { setImmediate, setTimeout as pause } from 'node:timers/promises';
 import { toDomain } from '../mail.ts';
 import type { Delivery, Log, Message, Outcome, Prepared, Queue, QueueEntry, Report, Transport } from '../mail.ts';
 import type { Clock, Random } from '../system.ts';
@@ -10,6 +10,8 @@ import { QueueFolder, type StoredEntry, type StoredRecipient } from './disk.ts';
 
 /** At the same time: bounds memory and descriptors. One destination gets no more than its share. */
 const maxAttempts = 500;
+/** An attempt that goes on for so long most likely hangs. It costs no more than a socket, and leaves its place to another. */
+const [slowMs, maxAttemptsInAll] = [5000, 2000];
 const maxAttemptsPerDestination = 20;
 /** The destination of mail that stays here; no domain has such a name. */
 const here = '@local';
@@ -79,6 +81,10 @@ export class DiskQueue implements Queue {
   /** Jobs of destinations that back off, which are late or at their end. */
   readonly #overdue = new Set<Job>();
   readonly #active = new Set<Promise<void>>();
+  /** Done, and still on the disk, which did not let go of them: tried again each second, some at a time. */
+  readonly #unremoved = new Set<string>();
+  #slow = 0;
+  #ticked = 0;
   #timer: NodeJS.Timeout | undefined;
 
   constructor(options: QueueOptions) {
@@ -105,7 +111,7 @@ export class DiskQueue implements Queue {
   async stop(withinMs: number): Promise<void> {
     clearInterval(this.#timer);
     this.#timer = undefined;
-    await Promise.race([Promise.all(this.#active), setTimeout(withinMs, undefined, { ref: false })]);
+    await Promise.race([Promise.all(this.#active), pause(withinMs, undefined, { ref: false })]);
   }
 
   async prepare(entry: QueueEntry, message: Message): Promise<Prepared> {
@@ -113,15 +119,42 @@ export class DiskQueue implements Queue {
     const recipients = entry.recipients.map(recipient => ({ ...recipient, ...state }));
     const record = { ...entry, sizeBytes: message.sizeBytes, recipients };
     const { commit, abort } = await this.#disk.prepare(record, message);
-    return { commit: async () => (await commit(), this.#add(record), this.#dispatch()), abort };
+    return { commit: async () => (await commit(), this.#begin(record)), abort };
+  }
+
+  /** Most mail leaves at once: what that needs is not read from the disk again. */
+  #begin(record: StoredEntry): void {
+    const entry = this.#add(record);
+    entry.record ??= record;
+    this.#dispatch();
+    if (entry.users === 0) entry.record = undefined;
   }
 
   /** What became due is done. Every second. */
   tick(): void {
     const now = this.#options.clock.now();
+    if (now < this.#ticked) this.#replan(now);
+    this.#ticked = now;
     for (const [second, jobs] of this.#calendar) if (second * 1000 <= now) for (const job of jobs) this.#wake(job, now);
     for (const destination of this.#blocked) this.#offer(destination);
+    for (const id of [...this.#unremoved].slice(0, maxAttemptsPerDestination))
+      this.#disk.remove(id).then(
+        () => this.#unremoved.delete(id),
+        () => undefined,
+      );
     this.#dispatch();
+  }
+
+  /** The clock was put back: what was planned by the old one would come late by as much. */
+  #replan(now: number): void {
+    for (const destination of this.#destinations.values())
+      destination.blockedUntil = Math.min(destination.blockedUntil, now + this.#step(destination.failures));
+    for (const { jobs } of this.#entries.values())
+      for (const job of jobs) {
+        const isPlanned = this.#calendar.get(job.second)?.has(job); // neither running nor held
+        job.nextAt = Math.min(job.nextAt, this.#latest(job));
+        if (isPlanned) this.#schedule(job);
+      }
   }
 
   /** What waits, as plain objects; with an id also the recipients that do not wait any more. */
@@ -194,11 +227,13 @@ export class DiskQueue implements Queue {
     }
   }
 
-  #add(record: StoredEntry): void {
-    if (this.#entries.has(record.id)) return;
+  #add(record: StoredEntry): Entry {
+    const found = this.#entries.get(record.id);
+    if (found) return found;
     const entry: Entry = { id: record.id, receivedAt: record.receivedAt, jobs: [], users: 0 };
     this.#entries.set(entry.id, entry);
     this.#plan(entry, record);
+    return entry;
   }
 
   /** Brings the jobs of an entry, or that of one destination, up to what its record says. */
@@ -218,7 +253,7 @@ export class DiskQueue implements Queue {
       if (tried === undefined) this.#drop(job);
       else {
         job.attempts = Math.min(...tried.map(({ attempts }) => attempts));
-        job.nextAt = Math.min(...tried.map(({ nextAt }) => nextAt));
+        job.nextAt = Math.min(this.#latest(job), ...tried.map(({ nextAt }) => nextAt));
         const isUntold = delayNoticeMs < lifetimeMs && tried.some(({ isDelayTold }) => !isDelayTold);
         job.noticeAt = isUntold ? Math.max(entry.receivedAt + delayNoticeMs, job.quietUntil) : Infinity;
         this.#schedule(job);
@@ -268,7 +303,7 @@ export class DiskQueue implements Queue {
     const isDue = job.nextAt <= now;
     const isLate = now >= job.noticeAt || (isDue && now >= job.entry.receivedAt + this.#options.lifetimeMs);
     // An attempt that is only waiting for its turn says more than we could now.
-    const isAboutToRun = isDue && job.destination.failures === 0;
+    const isAboutToRun = isDue && (job.destination.failures === 0 || job.destination.blockedUntil <= now);
     this.#schedule(job);
     if (isLate && !isAboutToRun) this.#overdue.add(job);
   }
@@ -282,15 +317,19 @@ export class DiskQueue implements Queue {
     else this.#open.delete(destination);
   }
 
+  get #isFull(): boolean {
+    return this.#active.size >= Math.min(maxAttempts + this.#slow, maxAttemptsInAll);
+  }
+
   /** Runs what may run: one job of each destination in turn, so that a long queue takes no more than its share. */
   #dispatch(): void {
     if (this.#timer === undefined) return;
     for (const job of this.#overdue) {
-      if (this.#active.size >= maxAttempts) return;
+      if (this.#isFull) return;
       this.#run(job, false);
     }
     for (const destination of this.#open) {
-      if (this.#active.size >= maxAttempts) return;
+      if (this.#isFull) return;
       this.#open.delete(destination);
       const [first] = destination.ready;
       // The probe is who has waited least: the next back-off is as short as anyone here may expect.
@@ -307,6 +346,12 @@ export class DiskQueue implements Queue {
     this.#unschedule(job);
     job.isRunning = true;
     if (isAttempt) destination.running += 1;
+    let isSlow = false;
+    const slow = setTimeout(() => {
+      isSlow = true;
+      this.#slow += 1;
+      this.#dispatch();
+    }, slowMs).unref();
     const work = this.#use(entry, async record => {
       const recipients = pending(record).filter(to => !to.isHeld && this.#destination(to) === destination);
       const reasons = recipients.map(to => [to, to.last ?? destination.failure ?? unexplained] as const);
@@ -323,6 +368,8 @@ export class DiskQueue implements Queue {
         this.#schedule(job);
       })
       .finally(() => {
+        clearTimeout(slow);
+        if (isSlow) this.#slow -= 1;
         if (isAttempt) destination.running -= 1;
         this.#active.delete(work);
         this.#offer(destination);
@@ -413,7 +460,11 @@ export class DiskQueue implements Queue {
       entry.users -= 1;
       if (entry.users === 0) entry.writing = undefined;
       if (entry.users === 0 && !entry.isDirty) entry.record = undefined;
-      if (entry.users === 0 && isOver(record) && this.#entries.delete(entry.id)) await this.#disk.remove(entry.id);
+      if (entry.users === 0 && isOver(record) && this.#entries.delete(entry.id))
+        await this.#disk.remove(entry.id).catch((error: unknown) => {
+          this.#unremoved.add(entry.id);
+          this.#complain(entry, error);
+        });
     }
   }
 
@@ -452,6 +503,11 @@ export class DiskQueue implements Queue {
     const made = { name, ready: new Set<Job>(), jobs: 0, running: 0, failures: 0, blockedUntil: 0 };
     this.#destinations.set(name, made);
     return made;
+  }
+
+  /** No plan goes beyond the wait that its attempts allow, whatever the clock said when it was made. */
+  #latest({ attempts }: Job): number {
+    return this.#options.clock.now() + 1.1 * this.#step(attempts);
   }
 
   /** The wait after that many attempts, or failures. */

@@ -2,14 +2,14 @@
 // Promises: nothing shows before it is stable, a resolved commit is stable, a failed one leaves no file. Never makes a
 // folder outside the route's root, nor the root. The hot path: small calls are synchronous, only fsyncs go to the pool
 // (all asynchronous: 20-35 % slower); no stat of a known Maildir; one copy a file system, hard links for the rest.
-import { closeSync, constants, existsSync, linkSync, mkdirSync, openSync, renameSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, existsSync, linkSync, mkdirSync, openSync, renameSync, statSync } from 'node:fs';
 import { copyFile, unlink } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { CannotTell, type Log, type Message, type Prepared, type Route, type Storage } from '../mail.ts';
 import { type Clock, type Random, uniqueName } from '../system.ts';
-import { FolderSync, sync } from '../stable.ts';
+import { FolderSync, create, sync } from '../stable.ts';
 
-type Copy = { readonly maildir: string; readonly temporary: string; readonly final: string };
+type Copy = { readonly maildir: string; readonly temporary: string; readonly final: string; fileSystem: number };
 type Unsynced = { readonly fd: number; readonly path: string };
 type System = { readonly clock: Clock; readonly random: Random; readonly log: Log };
 
@@ -17,8 +17,8 @@ type System = { readonly clock: Clock; readonly random: Random; readonly log: Lo
 export class MaildirStorage implements Storage {
   readonly #system: System;
   readonly #folders = new FolderSync();
-  /** Maildirs whose folders are made and synced, or about to be: a delivery waits for that, whoever made them. */
-  readonly #known = new Map<string, Promise<void>>();
+  /** Maildirs whose folders are made and synced, or about to be, and their file system: a delivery waits for that, whoever made them. */
+  readonly #known = new Map<string, Promise<number>>();
 
   constructor(system: System) {
     this.#system = system;
@@ -32,8 +32,9 @@ export class MaildirStorage implements Storage {
         if (route.kind !== 'maildir') throw new CannotTell(`the Maildir storage has no ${route.kind} routes`);
         const name = uniqueName(this.#system.clock, this.#system.random);
         const path = `${route.path}/tmp/${name}`;
-        copies.push({ maildir: route.path, temporary: path, final: `${route.path}/new/${name}` });
-        await this.#made(route.path, route.root);
+        const copy: Copy = { maildir: route.path, temporary: path, final: `${route.path}/new/${name}`, fileSystem: 0 };
+        copies.push(copy);
+        copy.fileSystem = await this.#made(route.path, route.root);
         // Enough for four file systems; where links cannot be made at all, no thousand attempts a recipient.
         if (!unsynced.slice(-4).some(original => isLinked(original.path, path))) await write(message, path, unsynced);
       }
@@ -49,7 +50,7 @@ export class MaildirStorage implements Storage {
   async #commit(copies: readonly Copy[]): Promise<void> {
     try {
       for (const { temporary, final } of copies) renameSync(temporary, final);
-      await Promise.all(copies.map(({ maildir }) => this.#folders.sync(`${maildir}/new`)));
+      await Promise.all(copies.map(({ maildir, fileSystem }) => this.#folders.sync(`${maildir}/new`, fileSystem)));
     } catch (error) {
       await this.#remove(copies);
       throw error;
@@ -62,7 +63,7 @@ export class MaildirStorage implements Storage {
     await Promise.allSettled(copies.flatMap(({ temporary, final }) => [unlink(temporary), unlink(final)]));
   }
 
-  #made(maildir: string, root: string): Promise<void> {
+  #made(maildir: string, root: string): Promise<number> {
     if (this.#known.size > 10_000) this.#known.clear(); // about 2 MB: all are looked at once more
     const made = this.#known.get(maildir) ?? this.#make(maildir, root);
     this.#known.set(maildir, made);
@@ -70,7 +71,7 @@ export class MaildirStorage implements Storage {
   }
 
   /** Makes what is missing, and syncs every parent up to the root: who made one may have died before syncing it. */
-  async #make(maildir: string, root: string): Promise<void> {
+  async #make(maildir: string, root: string): Promise<number> {
     if (resolve(maildir) !== maildir || !`${maildir}/`.startsWith(`${root}/`))
       throw new CannotTell(`the Maildir ${maildir} is not below ${root}: nothing is delivered there`);
     if (!existsSync(root)) {
@@ -79,6 +80,7 @@ export class MaildirStorage implements Storage {
     }
     for (const name of ['new', 'cur', 'tmp']) mkdirSync(`${maildir}/${name}`, { recursive: true, mode: 0o700 });
     for (let folder = maildir; folder.length >= root.length; folder = dirname(folder)) await this.#folders.sync(folder);
+    return statSync(maildir).dev;
   }
 }
 
@@ -95,7 +97,5 @@ function isLinked(original: string, path: string): boolean {
 async function write(message: Message, path: string, unsynced: Unsynced[]): Promise<void> {
   const isMemory = message.kind === 'memory';
   if (!isMemory && !isLinked(message.path, path)) await copyFile(message.path, path, constants.COPYFILE_EXCL);
-  const fd = openSync(path, isMemory ? 'wx' : 'r', 0o600);
-  unsynced.push({ fd, path });
-  if (isMemory) writeFileSync(fd, Buffer.concat(message.parts));
+  unsynced.push({ fd: isMemory ? create(path, message.parts) : openSync(path, 'r'), path });
 }

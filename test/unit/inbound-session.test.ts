@@ -111,7 +111,7 @@ describe('a message', () => {
 describe('the messages in memory', () => {
   it('are bounded all together, and what is released makes room', async () => {
     server = await startServer(); // for its folder
-    const make = (name: string): Spool => new Spool(join(server.folder, 'spool', name), Buffer.from('trace\n'));
+    const make = (name: string): Spool => new Spool(() => join(server.folder, 'spool', name), Buffer.from('trace\n'));
     const piece = Buffer.alloc(200 * 1024);
     const first = Array.from({ length: 100 }, (_, count) => make(`first${count}`));
     const writes = first.map(spool => spool.write(piece));

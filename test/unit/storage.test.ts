@@ -41,7 +41,7 @@ function replace(calls: Partial<typeof fs>): void {
 const undoFaults = (): void =>
   replace({
     fsync: real.fsync,
-    writeFileSync: real.writeFileSync,
+    writevSync: real.writevSync,
     renameSync: real.renameSync,
     linkSync: real.linkSync,
   });
@@ -118,8 +118,11 @@ test('a folder sync that began before a delivery asked does not satisfy it, and 
   replaceFsync((_path, sync) => held.push(sync));
   const folders = new FolderSync();
   const ended: number[] = [];
-  const all = [1, 2, 3].map(number => folders.sync(root).then(() => ended.push(number)));
+  const ask = (number: number) => folders.sync(root).then(() => ended.push(number));
+  const all = [ask(1)];
+  await settle();
   assert.equal(held.length, 1);
+  all.push(ask(2), ask(3));
   held[0]?.();
   await all[0];
   await settle();
@@ -133,15 +136,22 @@ test('a folder sync that fails fails those who wait for the next round too, and 
   const ends: Done[] = [];
   replaceFsync((_path, _sync, done) => ends.push(done));
   const folders = new FolderSync();
-  const both = Promise.allSettled([folders.sync(root), folders.sync(root)]);
+  const first = folders.sync(root);
+  await settle();
+  const both = Promise.allSettled([first, folders.sync(root)]);
   ends[0]?.(fault('EIO'));
   assert.deepEqual(
     (await both).map(({ status }) => status),
     ['rejected', 'rejected'],
   );
   const later = folders.sync(root);
+  await settle();
   ends[1]?.(null);
   await later;
+  const [end, afterwards] = [ends.length, folders.sync(root)];
+  await settle();
+  ends[end]?.(null);
+  await afterwards;
 });
 
 test('an fsync of the file that fails names it, and neither copy is left', async () => {
@@ -173,7 +183,7 @@ test('a rename that fails removes what was renamed before it', async () => {
 for (const code of ['ENOSPC', 'EDQUOT']) {
   test(`${code} is passed on, for its reply of its own, and nothing is left`, async () => {
     replace({
-      writeFileSync: () => {
+      writevSync: () => {
         throw fault(code);
       },
     });
@@ -188,7 +198,7 @@ test('no file stays open, neither after success nor after failure', async () => 
     real.readdirSync('/proc/self/fd').filter(fd => tryLink(fd).startsWith(`${root}/`)).length;
   await (await storage.prepare([route('anton'), route('berta')], memory('x\n'))).commit();
   replace({
-    writeFileSync: () => {
+    writevSync: () => {
       throw fault('ENOSPC');
     },
   });
