@@ -114,10 +114,17 @@ export function openStage(after: (undo: () => Promise<void>) => void): Stage {
     },
     async postgres(network) {
       const seed = { source: `${root}docker/smtp.sql`, target: '/docker-entrypoint-initdb.d/smtp.sql' };
+      // testcontainers' own, every 250 ms, is cut off where the machine is busy; PostgreSQL takes its remains for a crash and restarts.
+      const ready = {
+        test: ['CMD', 'pg_isready', '-h', '127.0.0.1'] as ['CMD', ...string[]],
+        interval: 1000,
+        timeout: 30_000,
+        retries: 60,
+      };
       const container = new PostgreSqlContainer('postgres:17-trixie')
         .withNetwork(network)
         .withNetworkAliases('postgres');
-      const database = started(await container.withCopyFilesToContainer([seed]).start());
+      const database = started(await container.withCopyFilesToContainer([seed]).withHealthCheck(ready).start());
       const environment = { PGHOST: 'postgres', PGDATABASE: database.getDatabase(), PGUSER: database.getUsername() };
       return { database, environment: { ...environment, PGPASSWORD: database.getPassword() } };
     },
