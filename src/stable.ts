@@ -1,10 +1,16 @@
 // What makes files and folders stable. Never tries a failed fsync again as if all were well: the kernel may have
 // dropped the pages, and the next one succeeds without them ('fsyncgate').
 import { closeSync, fsync, openSync, unlinkSync, writevSync } from 'node:fs';
+import { constants } from 'node:os';
 
 type Folders = Map<string, Promise<void>>;
 /** `spoiled`: those that have failed with the turn before, without an fsync of their own. */
-type Turn = Readonly<{ folders: Folders; spoiled: ReadonlySet<string>; ended: Promise<unknown>; next: Folders }>;
+type Turn = Readonly<{
+  folders: Folders;
+  spoiled: ReadonlySet<string>;
+  ended: Promise<PromiseSettledResult<void>[]>;
+  next: Folders;
+}>;
 
 /**
  * Fsyncs of folders, by turns on each file system: who comes during one waits for the next, together with all others.
@@ -26,15 +32,18 @@ export class FolderSync {
   }
 
   #begin(fileSystem: number, folders: Folders, spoiled: ReadonlySet<string>): Turn {
-    const results = Promise.allSettled(folders.values());
-    const turn: Turn = { folders, spoiled, ended: results, next: new Map() };
+    const ended = Promise.allSettled(folders.values());
+    const turn: Turn = { folders, spoiled, ended, next: new Map() };
     this.#turns.set(fileSystem, turn);
-    void results.then(all => {
-      const failed = [...folders.keys()].filter((name, at) => all[at]?.status === 'rejected' && !spoiled.has(name));
-      if (turn.next.size > 0) this.#begin(fileSystem, turn.next, new Set(failed));
-      else this.#turns.delete(fileSystem);
-    });
+    void this.#follow(fileSystem, turn);
     return turn;
+  }
+
+  async #follow(fileSystem: number, { folders, spoiled, ended, next }: Turn): Promise<void> {
+    const results = await ended;
+    if (next.size === 0) return void this.#turns.delete(fileSystem);
+    const failed = [...folders.keys()].filter((name, at) => results[at]?.status === 'rejected' && !spoiled.has(name));
+    this.#begin(fileSystem, next, new Set(failed));
   }
 }
 
@@ -63,4 +72,11 @@ export function create(path: string, parts: readonly Buffer[]): number {
     unlinkSync(path);
     throw error;
   }
+}
+
+/** The enhanced status code for a file that could not be written: full, or anything else (RFC 3463 §3.4). */
+export function statusOf(error: unknown): '4.3.1' | '4.3.0' {
+  const { code, errno } = error as NodeJS.ErrnoException;
+  // libuv has no name for a quota that is used up, so Node's `code` is none either.
+  return code === 'ENOSPC' || errno === -constants.errno.EDQUOT ? '4.3.1' : '4.3.0';
 }

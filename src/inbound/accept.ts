@@ -8,6 +8,7 @@ import { CannotTell, routeKey } from '../mail.ts';
 import type { Log, Outcome, Prepared, Queue, QueueEntry, QueueRecipient, Report, Route, Storage } from '../mail.ts';
 import type { Envelope } from '../smtp/envelope.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
+import { statusOf } from '../stable.ts';
 import type { Clock, Random } from '../system.ts';
 import type { Destination } from './policy.ts';
 import { Spool } from './spool.ts';
@@ -102,11 +103,10 @@ export class Incoming {
 
   /** Stores the message, durably, and says what became of it. */
   async commit(): Promise<Reply> {
-    const reply = await this.#store().catch((error: NodeJS.ErrnoException) => {
-      const isFull = error.code === 'ENOSPC' || error.code === 'EDQUOT';
+    const reply = await this.#store().catch((error: unknown) => {
       const fields = { message: this.#entry.id, error: String(error) };
       this.#options.log.error(fields, 'a message could not be stored; its sender will try again');
-      return replies.notStored(error instanceof CannotTell ? error.status : isFull ? '4.3.1' : '4.3.0');
+      return replies.notStored(error instanceof CannotTell ? error.status : statusOf(error));
     });
     const outcome = reply.text.startsWith('Queued') ? 'message queued' : 'message delivered';
     this.#log(reply.code === 250 ? outcome : 'message refused', `${reply.code} ${reply.status}`);

@@ -7,7 +7,8 @@ import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CannotTell, type Account, type Accounts, type Message, type Storage } from '../mail.ts';
 import type { Random } from '../system.ts';
-import { isAccountName, isPassword, statusOf } from './protocol.ts';
+import { statusOf } from '../stable.ts';
+import { isAccountName, isPassword } from './protocol.ts';
 import type { Order, Question, Reply, Start, TlsFiles } from './protocol.ts';
 
 const lookUpMs = 10_000;

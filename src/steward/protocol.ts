@@ -26,11 +26,6 @@ export type Question =
 /** To one request: what was asked for, or why not, with the enhanced status code for the client. */
 export type Reply = Readonly<{ id: number; result?: unknown; error?: string; status?: string }>;
 
-/** The enhanced status code for a file that could not be written: full, or anything else (RFC 3463 §3.4). */
-export function statusOf(error: unknown): '4.3.1' | '4.3.0' {
-  return ['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '') ? '4.3.1' : '4.3.0';
-}
-
 /** The request that a message is, or undefined when it is none. Extra members are dropped. */
 export function parseRequest(message: unknown): Request | undefined {
   const { id, kind, name, path, password, spool, targets, token } = (message ?? {}) as Record<string, unknown>;

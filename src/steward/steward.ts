@@ -14,7 +14,8 @@ import type { Clock, Random } from '../system.ts';
 import { deposit, type Place } from './deposit.ts';
 import { createAccounts } from './nss.ts';
 import { openPam } from './pam.ts';
-import { parseRequest, statusOf } from './protocol.ts';
+import { statusOf } from '../stable.ts';
+import { parseRequest } from './protocol.ts';
 import type { Order, Reply, Request, Socket, Target, TlsFiles } from './protocol.ts';
 
 export type StewardOptions = {
@@ -173,8 +174,8 @@ function openDesk({ clock, random, spoolFolder, tlsFiles, runAs, argv, environme
     let next = path;
     while (next !== undefined) {
       const folder = await realpath(dirname(resolve(next)));
-      for (const start of [resolve(next), folder])
-        for (let at = start; at !== '/'; at = dirname(at)) if ((await lstat(at)).uid === ownUid) return undefined;
+      for (const way of [resolve(next), folder])
+        for (let at = way; at !== '/'; at = dirname(at)) if ((await lstat(at)).uid === ownUid) return undefined;
       next = (await lstat(next)).isSymbolicLink() ? resolve(folder, await readlink(next)) : undefined;
     }
     const text = path && (await readFile(path, 'utf8'));
