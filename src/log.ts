@@ -19,7 +19,9 @@ export async function openLog(level: string, format: 'json' | 'pretty', isGather
     minLength: isGathered ? 12_288 : 0,
     maxLength: 16 * 1024 * 1024,
   });
-  stream.on('error', () => {});
+  // Not even at the end are lines waited for that cannot be written: flushSync would try for ever.
+  let isBroken = false;
+  stream.on('error', () => (isBroken = true)).on('write', () => (isBroken = false));
   if (isGathered) setInterval(() => stream.flush(), 250).unref();
-  return Object.assign(pino(options, stream), { flush: () => stream.flushSync() });
+  return Object.assign(pino(options, stream), { flush: () => (isBroken ? stream.destroy() : stream.flushSync()) });
 }
