@@ -33,8 +33,8 @@ export class SubmittedHeader {
     const fields = header.split(/(?<=\n)(?![ \t])/).filter(Boolean);
     const body = fields.findIndex(each => !field.test(each)); // a line that is no field: the body has begun
     const named = body < 0 ? fields : fields.slice(0, body);
-    const names = named.map(each => each.split(':', 1).join().trim().toLowerCase());
-    const added = Object.entries(this.#missing).map(([name, line]) => (names.includes(name) ? '' : line));
+    const names = new Set(named.map(each => each.split(':', 1).join().trim().toLowerCase()));
+    const added = Object.entries(this.#missing).map(([name, line]) => (names.has(name) ? '' : line));
     // Also behind what is no field: readers that skip it would take it for a field.
     const kept = body === 0 ? fields : fields.filter(each => !/^(?:resent-)?bcc[ \t]*:/i.test(each));
     return [...added, body === 0 ? '\n' : '', ...kept].join('');
