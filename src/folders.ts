@@ -9,7 +9,7 @@ export type Owner = { readonly uid: number; readonly gid: number };
 
 const isItMounted = 'made a folder for mail: is the volume mounted?';
 /** What the network process writes; its own, 0700. */
-const parts = ['queue', 'spool', 'state', 'tls', 'run'];
+const parts = ['queue', 'spool', 'journal', 'state', 'tls', 'run'];
 
 /** As root: SLIM_DATA is root's (who could rename `accounts/` in it could make himself root); its parts are given away. */
 export function prepareDataAsRoot(dataFolder: string, owner: Owner): void {

@@ -142,6 +142,7 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
     });
     // Nobody else writes here: what lies in the spool is left from a crash, and was never acknowledged.
     for (const name of readdirSync(join(dataFolder, 'spool'))) unlinkSync(join(dataFolder, 'spool', name));
+    await sending.maildir.start(join(dataFolder, 'journal'));
     await queue.start();
     await listeners.open();
   } catch (error) {
@@ -159,6 +160,7 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
   await orders.stop.promise;
   log.info({ sessions: listeners.sessions }, 'stopping');
   await Promise.all([listeners.drain(drainMs), queue.stop(drainMs)]);
+  await sending.maildir.stop();
   sending.remote.close();
   control.close();
   log.info({}, 'stopped');
@@ -223,7 +225,7 @@ function openSending(settings: Settings, steward: Steward | undefined, resolve: 
   const report = createReport({ ...common, ...settings.queue, resolve, queue: () => queue });
   const options = { ...common, ...settings.queue, folder: join(dataFolder, 'queue'), relay: isRelayed };
   const queue: DiskQueue = new DiskQueue({ ...options, transports, report });
-  return { storages, remote, queue, report };
+  return { storages, maildir, remote, queue, report };
 }
 
 /** Who may log in. */

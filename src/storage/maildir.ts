@@ -8,6 +8,7 @@ import { dirname, resolve } from 'node:path';
 import { CannotTell, type Log, type Message, type Prepared, type Route, type Storage } from '../mail.ts';
 import { type Clock, type Random, uniqueName } from '../system.ts';
 import { FolderSync, create, sync } from '../stable.ts';
+import { Journal } from './journal.ts';
 
 type Copy = { readonly maildir: string; readonly temporary: string; readonly final: string; fileSystem: number };
 type Unsynced = { readonly fd: number; readonly path: string };
@@ -20,13 +21,26 @@ export class MaildirStorage implements Storage {
   /** Maildirs whose folders are made and synced, or about to be, and their file system: a delivery waits for that, whoever made them. */
   readonly #known = new Map<string, Promise<number>>();
 
+  #journal: Journal | undefined;
+
   constructor(system: System) {
     this.#system = system;
+  }
+
+  /** Puts right what a crash has left, and makes small messages stable by a journal in that folder from now on. */
+  async start(journalFolder: string): Promise<void> {
+    this.#journal = await Journal.open(journalFolder, this.#system);
+  }
+
+  /** After the last message. */
+  async stop(): Promise<void> {
+    await this.#journal?.close();
   }
 
   async prepare(routes: readonly Route[], message: Message): Promise<Prepared> {
     const copies: Copy[] = [];
     const unsynced: Unsynced[] = [];
+    let release: (() => void) | undefined;
     try {
       for (const route of routes) {
         if (route.kind !== 'maildir') throw new CannotTell(`the Maildir storage has no ${route.kind} routes`);
@@ -38,19 +52,28 @@ export class MaildirStorage implements Storage {
         // Enough for four file systems; where links cannot be made at all, no thousand attempts a recipient.
         if (!unsynced.slice(-4).some(original => isLinked(original.path, path))) await write(message, path, unsynced);
       }
-      await Promise.all(unsynced.splice(0).map(({ fd, path }) => sync(path, fd)));
+      // Where the journal does not take it, it is synced as a large message is.
+      if (message.kind === 'memory')
+        release = await this.#journal?.append(copies, message.parts).catch(() => undefined);
+      const written = unsynced.splice(0);
+      if (release) for (const { fd } of written) closeSync(fd);
+      else await Promise.all(written.map(({ fd, path }) => sync(path, fd)));
     } catch (error) {
       for (const { fd } of unsynced) closeSync(fd);
       await this.#remove(copies);
       throw error;
     }
-    return { commit: () => this.#commit(copies), abort: () => this.#remove(copies) };
+    return {
+      commit: () => this.#commit(copies, release !== undefined).finally(release),
+      abort: () => this.#remove(copies).finally(release),
+    };
   }
 
-  async #commit(copies: readonly Copy[]): Promise<void> {
+  async #commit(copies: readonly Copy[], isStable: boolean): Promise<void> {
     try {
       for (const { temporary, final } of copies) renameSync(temporary, final);
-      await Promise.all(copies.map(({ maildir, fileSystem }) => this.#folders.sync(`${maildir}/new`, fileSystem)));
+      if (!isStable)
+        await Promise.all(copies.map(({ maildir, fileSystem }) => this.#folders.sync(`${maildir}/new`, fileSystem)));
     } catch (error) {
       await this.#remove(copies);
       throw error;

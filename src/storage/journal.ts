@@ -1,0 +1,243 @@
+// The journal of small messages: it makes them stable before their files in Maildirs are.
+// Promises: a message whose append() has resolved survives a power cut: what is missing or torn of its files is written again
+// at the next start. One write and one fdatasync serve all who wait, in place of a sync of each file and folder.
+// A segment goes when the files that it speaks of are on the disk, a few seconds later: then `sync -f` has synced their whole
+// file systems (Node has no syncfs). Never refuses mail: where it has trouble, each file is synced as if it were not there.
+import { execFile } from 'node:child_process';
+import fs from 'node:fs';
+import { basename, dirname } from 'node:path';
+import { promisify } from 'node:util';
+import { crc32 } from 'node:zlib';
+import type { Log } from '../mail.ts';
+import { create, sync } from '../stable.ts';
+import type { Clock, Random } from '../system.ts';
+
+const checkpointMs = 5000;
+/** After trouble, until it is tried again. */
+const pauseMs = 5000;
+const maxSegmentOctets = 64 * 1024 * 1024;
+/** Syncing a whole file system may take long where others write to it, too. */
+const syncTimeoutMs = 10 * 60_000;
+
+const run = promisify(execFile);
+const fdatasync = promisify(fs.fdatasync);
+const writev = promisify(fs.writev);
+
+/** Where one file of a message is to stand at last, on its way there, and the number of its file system. */
+export type JournalFile = { readonly final: string; readonly temporary: string; readonly fileSystem: number };
+type System = { readonly clock: Clock; readonly random: Random; readonly log: Log };
+type Segment = {
+  readonly path: string;
+  readonly fd: number;
+  users: number;
+  octets: number;
+  readonly places: Map<number, string>;
+};
+type Message = Readonly<{ files: readonly JournalFile[]; parts: readonly Buffer[] }>;
+type Waiting = Message & {
+  readonly resolve: (release: () => void) => void;
+  readonly reject: (error: unknown) => void;
+};
+
+export class Journal {
+  readonly #folder: string;
+  readonly #system: System;
+  readonly #timer: NodeJS.Timeout;
+  #segment: Segment | undefined;
+  /** To go once nobody uses them. */
+  readonly #full = new Set<Segment>();
+  readonly #waiting: Waiting[] = [];
+  #isWriting = false;
+  #checking: Promise<void> | undefined;
+  #isPaused = false;
+
+  private constructor(folder: string, system: System) {
+    this.#folder = folder;
+    this.#system = system;
+    this.#timer = setInterval(() => void this.checkpoint(), checkpointMs).unref();
+  }
+
+  /** Puts right what a crash has left, then begins. undefined: this system has no `sync -f`. Call it before mail is taken. */
+  static async open(folder: string, system: System): Promise<Journal | undefined> {
+    const { log } = system;
+    const restored = fs.readdirSync(folder).map(name => restore(`${folder}/${name}`, log));
+    try {
+      await run('sync', ['-f', '/proc']); // whether there is one: of that file system there is nothing to sync
+      await syncAll(restored.flatMap(({ places }) => places));
+    } catch (error) {
+      const text = 'file systems cannot be synced by sync -f: each file is synced by itself, which is slower';
+      log.warn({ error: String(error) }, text);
+      return undefined;
+    }
+    for (const { path, isWhole } of restored) if (isWhole) fs.unlinkSync(path);
+    return new Journal(folder, system);
+  }
+
+  /** Resolves when the message is stable; call what it gives when its files are in place, or are not to be. Rejects where it is not kept. */
+  append(files: readonly JournalFile[], parts: readonly Buffer[]): Promise<() => void> {
+    return new Promise((resolve, reject) => {
+      if (this.#isPaused) return reject(new Error('the journal has trouble'));
+      this.#waiting.push({ files, parts, resolve, reject });
+      if (!this.#isWriting) void this.#write();
+    });
+  }
+
+  /** Lets go of what is in place and on the disk. */
+  checkpoint(): Promise<void> {
+    return (this.#checking ??= this.#check().finally(() => (this.#checking = undefined)));
+  }
+
+  /** After the last message: leaves nothing for the next start to look at. */
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#checking;
+    await this.checkpoint();
+  }
+
+  async #write(): Promise<void> {
+    this.#isWriting = true;
+    await new Promise(setImmediate); // who comes in this turn of the event loop is in the first group
+    for (let group; (group = this.#waiting.splice(0)).length > 0;) {
+      let begun: Segment | undefined;
+      try {
+        const segment = (begun = this.#segment ??= await this.#begin());
+        segment.users += group.length;
+        for (const { files } of group)
+          for (const { final, fileSystem } of files) segment.places.set(fileSystem, dirname(final));
+        const parts = group.flatMap(each => encode(each));
+        const octets = parts.reduce((sum, part) => sum + part.length, 0);
+        segment.octets += octets;
+        const { bytesWritten } = await writev(segment.fd, parts);
+        if (bytesWritten !== octets) throw Object.assign(new Error('no space for the journal'), { code: 'ENOSPC' });
+        await fdatasync(segment.fd);
+        for (const { resolve } of group) resolve(() => void (segment.users -= 1));
+        if (segment.octets > maxSegmentOctets) this.#retire();
+      } catch (error) {
+        // Nothing is written behind what may be torn, and no sync of it is tried again as if all were well.
+        if (begun) begun.users -= group.length;
+        this.#retire();
+        this.#isPaused = true;
+        setTimeout(() => (this.#isPaused = false), pauseMs).unref();
+        const fields = { folder: this.#folder, error: String(error) };
+        this.#system.log.warn(fields, 'the journal cannot be written now: each file is synced by itself');
+        for (const { reject } of group) reject(error);
+      }
+    }
+    this.#isWriting = false;
+  }
+
+  async #begin(): Promise<Segment> {
+    const path = `${this.#folder}/${this.#system.clock.now().toString(36)}${this.#system.random.hex(5)}`;
+    const fd = create(path, []);
+    await sync(this.#folder);
+    return { path, fd, users: 0, octets: 0, places: new Map() };
+  }
+
+  #retire(): void {
+    if (this.#segment) this.#full.add(this.#segment);
+    this.#segment = undefined;
+  }
+
+  async #check(): Promise<void> {
+    this.#retire();
+    const done = [...this.#full].filter(({ users }) => users === 0);
+    if (done.length === 0) return;
+    for (const segment of done) {
+      this.#full.delete(segment);
+      fs.closeSync(segment.fd);
+    }
+    const places = done.flatMap(segment => [...segment.places.values()]);
+    // What the disk did not take it may have forgotten: then the files are written once more, and never just synced again.
+    const again = (): Promise<void> =>
+      syncAll(done.flatMap(({ path }) => restore(path, this.#system.log, true).places));
+    await syncAll(places)
+      .catch(again)
+      .then(() => done.forEach(({ path }) => fs.unlinkSync(path)))
+      .catch((error: unknown) => {
+        const segments = done.map(({ path }) => path);
+        this.#system.log.error(
+          { segments, error: String(error) },
+          'mail is kept in the journal alone until the next start',
+        );
+      });
+  }
+}
+
+/** Syncs the file systems of these places; of one that has gone, that of its parent. */
+async function syncAll(places: readonly string[]): Promise<void> {
+  const there = places.map(place => {
+    let at = place;
+    while (!fs.existsSync(at)) at = dirname(at);
+    return at;
+  });
+  if (there.length > 0) await run('sync', ['-f', '--', ...new Set(there)], { timeout: syncTimeoutMs });
+}
+
+/** A record: lengths of both parts and a checksum, the names as JSON, the message. */
+function encode({ files, parts }: Message): readonly Buffer[] {
+  const names = Buffer.from(JSON.stringify(files.map(({ final, temporary }) => [final, temporary])));
+  const head = Buffer.alloc(12);
+  head.writeUInt32LE(names.length, 0);
+  head.writeUInt32LE(
+    parts.reduce((sum, part) => sum + part.length, 0),
+    4,
+  );
+  head.writeUInt32LE(
+    [names, ...parts].reduce((sum, part) => crc32(part, sum), 0),
+    8,
+  );
+  return [head, names, ...parts];
+}
+
+/** The records of a segment, up to one that is torn: that was never acknowledged, and nothing follows it. */
+function* records(path: string): Generator<{ names: readonly (readonly [string, string])[]; content: Buffer }> {
+  const fd = fs.openSync(path, 'r');
+  try {
+    const end = fs.fstatSync(fd).size;
+    const head = Buffer.alloc(12);
+    for (let at = 0; fs.readSync(fd, head, 0, 12, at) === 12;) {
+      const [length, octets] = [head.readUInt32LE(0), head.readUInt32LE(4)];
+      if (at + 12 + length + octets > end) return;
+      const rest = Buffer.alloc(length + octets);
+      if (fs.readSync(fd, rest, 0, rest.length, at + 12) !== rest.length || crc32(rest) !== head.readUInt32LE(8))
+        return;
+      yield {
+        names: JSON.parse(rest.toString('utf8', 0, length)) as [string, string][],
+        content: rest.subarray(length),
+      };
+      at += 12 + rest.length;
+    }
+  } finally {
+    fs.closeSync(fd);
+  }
+}
+
+/** Writes what is missing or torn of the files of a segment; with `isForced` all of them. Mail that somebody has read is in cur/. */
+function restore(path: string, log: Log, isForced = false) {
+  const places = new Set<string>();
+  const read = new Map<string, ReadonlyMap<string, string>>();
+  let [count, isWhole] = [0, true];
+  for (const { names, content } of records(path))
+    for (const [final, temporary] of names)
+      try {
+        const cur = `${dirname(dirname(final))}/cur`;
+        if (!read.has(cur)) read.set(cur, new Map(fs.readdirSync(cur).map(name => [name.split(':', 1).join(), name])));
+        const seen = read.get(cur)?.get(basename(final));
+        const place = seen === undefined || fs.existsSync(final) ? final : `${cur}/${seen}`;
+        places.add(dirname(final));
+        const isThere = fs.existsSync(place) && fs.readFileSync(place).equals(content);
+        fs.rmSync(temporary, { force: true });
+        if (isThere && !isForced) continue;
+        fs.closeSync(create(temporary, [content]));
+        fs.renameSync(temporary, place);
+        count += 1;
+      } catch (error) {
+        isWhole = false;
+        log.error(
+          { file: final, journal: path, error: String(error) },
+          'mail could not be restored: it stays in the journal',
+        );
+      }
+  if (count > 0) log.warn({ files: count }, 'mail was restored from the journal');
+  return { path, places: [...places], isWhole };
+}

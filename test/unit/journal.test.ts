@@ -1,0 +1,198 @@
+// The journal of small messages: what a crash or a power cut leaves of it, and that it never stands in the way of mail.
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { afterEach, beforeEach, test } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
+import type { Message, Prepared } from '../../src/mail.ts';
+import { Journal } from '../../src/storage/journal.ts';
+import { MaildirStorage } from '../../src/storage/maildir.ts';
+import { systemClock as clock, systemRandom as random } from '../../src/system.ts';
+
+let root = '';
+let said: string[] = [];
+const note = (_fields: object, text: string): void => void said.push(text);
+const system = { clock, random, log: { debug: note, info: note, warn: note, error: note } };
+const running: MaildirStorage[] = [];
+
+beforeEach(async () => {
+  root = await mkdtemp(`${tmpdir()}/journal-`);
+  fs.mkdirSync(`${root}/journal`);
+  fs.mkdirSync(`${root}/mail`);
+  said = [];
+});
+afterEach(async () => {
+  for (const storage of running.splice(0)) await storage.stop();
+  await rm(root, { recursive: true });
+});
+
+async function start(): Promise<MaildirStorage> {
+  const storage = new MaildirStorage(system);
+  await storage.start(`${root}/journal`);
+  running.push(storage);
+  return storage;
+}
+const memory = (...texts: string[]): Message => {
+  const parts = texts.map(text => Buffer.from(text));
+  return { kind: 'memory', parts, sizeBytes: Buffer.concat(parts).length };
+};
+const prepare = (storage: MaildirStorage, names: string[], ...texts: string[]): Promise<Prepared> =>
+  storage.prepare(
+    names.map(name => ({ kind: 'maildir', path: `${root}/mail/${name}`, root: `${root}/mail` })),
+    memory(...texts),
+  );
+const deliver = async (storage: MaildirStorage, names: string[], ...texts: string[]): Promise<void> =>
+  (await prepare(storage, names, ...texts)).commit();
+const list = (name: string, folder = 'new'): string[] => fs.readdirSync(`${root}/mail/${name}/${folder}`);
+const mail = (name: string, folder = 'new'): string[] =>
+  list(name, folder)
+    .map(file => fs.readFileSync(`${root}/mail/${name}/${folder}/${file}`, 'utf8'))
+    .toSorted();
+const segments = (): string[] => fs.readdirSync(`${root}/journal`);
+/** The journal as a crash would leave it, with the storage that wrote it out of the way. */
+async function crash(storage: MaildirStorage): Promise<void> {
+  const left = segments().map(name => [name, fs.readFileSync(`${root}/journal/${name}`)] as const);
+  running.splice(running.indexOf(storage), 1);
+  await storage.stop();
+  for (const [name, content] of left) fs.writeFileSync(`${root}/journal/${name}`, content);
+}
+
+test('what the power cut took of a Maildir is written again at the start, and the journal is done', async () => {
+  const first = await start();
+  await deliver(first, ['anton', 'berta'], 'Subject: 1\n', '\none\n');
+  await deliver(first, ['anton'], 'two\n');
+  await crash(first);
+  for (const name of list('anton')) fs.rmSync(`${root}/mail/anton/new/${name}`);
+  await start();
+  assert.deepEqual([mail('anton'), mail('berta')], [['Subject: 1\n\none\n', 'two\n'], ['Subject: 1\n\none\n']]);
+  assert.equal(fs.statSync(`${root}/mail/anton/new/${list('anton')[0]}`).mode & 0o777, 0o600);
+  assert.deepEqual([segments(), list('anton', 'tmp')], [[], []]);
+});
+
+test('a file that was torn is made whole in its place, also where a reader has moved it', async () => {
+  const first = await start();
+  await deliver(first, ['anton'], 'one\n');
+  await deliver(first, ['berta'], 'two\n');
+  await crash(first);
+  const [name = '', other = ''] = [list('anton')[0], list('berta')[0]];
+  fs.truncateSync(`${root}/mail/anton/new/${name}`, 0);
+  fs.renameSync(`${root}/mail/berta/new/${other}`, `${root}/mail/berta/cur/${other}:2,S`);
+  fs.truncateSync(`${root}/mail/berta/cur/${other}:2,S`, 2);
+  await start();
+  assert.deepEqual([mail('anton'), list('anton')], [['one\n'], [name]]);
+  assert.deepEqual([mail('berta', 'cur'), list('berta', 'cur'), list('berta')], [['two\n'], [`${other}:2,S`], []]);
+});
+
+test('what is there already is left as it is: no message comes twice', async () => {
+  const first = await start();
+  await deliver(first, ['anton'], 'one\n');
+  await crash(first);
+  const before = fs.statSync(`${root}/mail/anton/new/${list('anton')[0]}`).ino;
+  await start();
+  assert.equal(list('anton').length, 1);
+  assert.equal(fs.statSync(`${root}/mail/anton/new/${list('anton')[0]}`).ino, before);
+  assert.ok(!said.includes('mail was restored from the journal'));
+});
+
+test('a message that was stable, and not yet in its Maildir, is delivered at the start', async () => {
+  const first = await start();
+  await prepare(first, ['anton'], 'one\n');
+  assert.deepEqual([list('anton').length, list('anton', 'tmp').length, segments().length], [0, 1, 1]);
+  await crash(first);
+  await start();
+  assert.deepEqual([mail('anton'), list('anton', 'tmp')], [['one\n'], []]);
+});
+
+test('a record that was cut short is no message; those before it are', async () => {
+  const first = await start();
+  await deliver(first, ['anton'], 'one\n');
+  await deliver(first, ['anton'], 'two\n');
+  await crash(first);
+  for (const name of list('anton')) fs.rmSync(`${root}/mail/anton/new/${name}`);
+  const path = `${root}/journal/${segments()[0]}`;
+  fs.truncateSync(path, fs.statSync(path).size - 1);
+  await start();
+  assert.deepEqual(mail('anton'), ['one\n']);
+  assert.deepEqual(segments(), []);
+});
+
+test('a record that is spoilt within is no message', async () => {
+  const first = await start();
+  await deliver(first, ['anton'], 'one\n');
+  await crash(first);
+  for (const name of list('anton')) fs.rmSync(`${root}/mail/anton/new/${name}`);
+  const path = `${root}/journal/${segments()[0]}`;
+  const content = fs.readFileSync(path);
+  content[content.length - 2] = 0;
+  fs.writeFileSync(path, content);
+  await start();
+  assert.deepEqual(mail('anton'), []);
+});
+
+test('a segment goes at a checkpoint, but not while a message of it is still to be put in place', async () => {
+  const journal = await Journal.open(`${root}/journal`, system);
+  fs.mkdirSync(`${root}/mail/x/new`, { recursive: true });
+  const file = { final: `${root}/mail/x/new/1`, temporary: `${root}/mail/x/tmp/1`, fileSystem: 1 };
+  const release = await journal?.append([file], [Buffer.from('x\n')]);
+  await journal?.checkpoint();
+  assert.equal(segments().length, 1);
+  release?.();
+  await journal?.close();
+  assert.deepEqual(segments(), []);
+});
+
+test('mail that cannot be restored stays in the journal until it can', async () => {
+  const first = await start();
+  await deliver(first, ['anton'], 'one\n');
+  await crash(first);
+  fs.renameSync(`${root}/mail`, `${root}/away`); // a volume that is not mounted
+  await start();
+  assert.equal(segments().length, 1);
+  assert.ok(said.includes('mail could not be restored: it stays in the journal'));
+  fs.renameSync(`${root}/away`, `${root}/mail`);
+  fs.rmSync(`${root}/mail/anton/new/${list('anton')[0]}`);
+  await start();
+  assert.deepEqual([mail('anton'), segments()], [['one\n'], []]);
+});
+
+test('a journal that cannot be written stops no mail', async () => {
+  const storage = await start();
+  fs.rmdirSync(`${root}/journal`);
+  await deliver(storage, ['anton'], 'one\n');
+  await deliver(storage, ['anton'], 'two\n');
+  assert.deepEqual(mail('anton'), ['one\n', 'two\n']);
+  assert.equal(said.filter(text => text.startsWith('the journal cannot be written now')).length, 1);
+  fs.mkdirSync(`${root}/journal`);
+});
+
+test('where there is no `sync -f` each file is synced by itself', async () => {
+  const { PATH } = process.env;
+  process.env.PATH = '';
+  try {
+    const storage = await start();
+    await deliver(storage, ['anton'], 'one\n');
+    assert.deepEqual([mail('anton'), segments()], [['one\n'], []]);
+  } finally {
+    process.env.PATH = PATH;
+  }
+});
+
+test('a large message is not written twice: it stays out of the journal', async () => {
+  const storage = await start();
+  const path = `${root}/spooled`;
+  fs.writeFileSync(path, 'large\n');
+  const route = { kind: 'maildir', path: `${root}/mail/anton`, root: `${root}/mail` } as const;
+  await (await storage.prepare([route], { kind: 'file', path, sizeBytes: 6 })).commit();
+  assert.deepEqual([mail('anton'), segments()], [['large\n'], []]);
+});
+
+test('many at once are all kept, in few segments', async () => {
+  const storage = await start();
+  await Promise.all(Array.from({ length: 200 }, (_, at) => deliver(storage, ['anton'], `${at}\n`)));
+  await crash(storage);
+  for (const name of list('anton')) fs.rmSync(`${root}/mail/anton/new/${name}`);
+  await pause(1);
+  await start();
+  assert.equal(list('anton').length, 200);
+});
