@@ -2,7 +2,7 @@
 // Promises that a good new pair serves the next handshake without touching sessions, and that a pair that is missing,
 // broken or does not fit never takes the place of one that works: it is logged, once, and looked at again. Never in this
 // file: which socket needs TLS. RFC 8446, RFC 5246 and RFC 9325 §4 (forward secrecy, AEAD), RFC 5280.
-import { KeyObject, X509Certificate, createPrivateKey, webcrypto } from 'node:crypto';
+import { constants, KeyObject, X509Certificate, createPrivateKey, webcrypto } from 'node:crypto';
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type SecureContext, createSecureContext } from 'node:tls';
@@ -72,7 +72,9 @@ export class Certificates {
     const leaf = new X509Certificate(pair.cert);
     // createSecureContext compares them only where both are of one type, such as RSA.
     if (!leaf.checkPrivateKey(createPrivateKey(pair.key))) throw new Error('the key is of another certificate');
-    this.#context = createSecureContext({ ...pair, ciphers, honorCipherOrder: true, minVersion });
+    // Nobody needs renegotiation (TLS 1.2), and it makes us compute at a client's word.
+    const secureOptions = constants.SSL_OP_NO_RENEGOTIATION;
+    this.#context = createSecureContext({ ...pair, ciphers, honorCipherOrder: true, minVersion, secureOptions });
     log.info({ names: leaf.subjectAltName, from: leaf.validFrom, until: leaf.validTo }, 'certificate taken up');
   }
 }

@@ -4,6 +4,7 @@
 // RFC 5321 §4.5.3.2 (timeouts) and §3.8; RFC 3207, 4954.
 import { hash } from 'node:crypto';
 import type { Socket } from 'node:net';
+import { setImmediate } from 'node:timers/promises';
 import { type SecureContext, TLSSocket } from 'node:tls';
 import type { Authenticator, Exchange, Log, Login } from '../mail.ts';
 import type { Recipient } from '../smtp/envelope.ts';
@@ -18,6 +19,8 @@ const handshakeTimeoutMs = 60_000;
 const messageTimeoutMs = 60 * 60_000;
 const closingTimeoutMs = 5000;
 const maxFailedLogins = 3;
+/** What the kernel gives at once. */
+const fullReadOctets = 65_536;
 
 /** What the sessions' accepted recipients lead to; kept here so that an idle session has no map of its own. */
 const destinationOf = new WeakMap<Recipient, Destination>();
@@ -126,7 +129,11 @@ export class Connection {
       case 'read': {
         await this.#flush();
         const octets = this.#socket.read() as Buffer | null;
-        if (octets !== null) return this.#session.receive(octets);
+        if (octets !== null) {
+          this.#session.receive(octets);
+          // libuv reads up to 32 full buffers of one socket before it looks at another: 2 MB, which may be a million lines.
+          return octets.length < fullReadOctets ? undefined : setImmediate();
+        }
         if (this.#socket.readableEnded) this.#socket.end(); // it has its replies, or the deadline ends it
         return this.#isOpen ? this.#event() : undefined;
       }

@@ -6,12 +6,9 @@
 declare const parsed: unique symbol;
 
 export type Address = {
-  /** Local part, unquoted; at most 64 octets. Any printable character may be in it: never use it as a path. */
-  readonly local: string;
-  /** Domain or address literal as sent; '' only for `<postmaster>`. */
-  readonly domain: string;
-  /** As sent, without source route and angle brackets; at most 254 octets, so that a path has 256 (§4.5.3.1.3). */
-  readonly text: string;
+  readonly local: string; // unquoted, at most 64 octets; any printable character may be in it: never use it as a path
+  readonly domain: string; // or address literal, as sent; '' only for `<postmaster>`
+  readonly text: string; // as sent, without source route and brackets; at most 254 octets: a path has 256 (§4.5.3.1.3)
   readonly [parsed]: true;
 };
 

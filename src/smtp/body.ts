@@ -10,8 +10,7 @@ export class Body {
   readonly #isDotted: boolean;
   readonly #maxSizeBytes: number;
   #isLineStart = true;
-  // The last octets when they cannot be judged yet: CR, or dot or dot CR at the start of a line.
-  #held = nothing;
+  #held = nothing; // the last octets, when they cannot be judged yet: CR, or dot or dot CR at the start of a line
   #sizeBytes = 0;
   /** Why the message will be refused, as far as is known yet. Once set no content comes any more. */
   defect: 'malformed' | 'too big' | undefined;
@@ -26,6 +25,7 @@ export class Body {
   receive(octets: Buffer): { content: Buffer; rest: Buffer | undefined } {
     const b = this.#held.length > 0 ? Buffer.concat([this.#held, octets]) : octets;
     this.#held = nothing;
+    if (this.defect === 'malformed') return { content: nothing, rest: this.#isDotted ? this.#afterEnd(b) : undefined };
     let out = 0; // content is b[0..out)
     for (let i = 0, next = 0; i < b.length; i = next) {
       if (this.#isDotted && this.#isLineStart && b[i] === DOT) {
@@ -52,6 +52,15 @@ export class Body {
       next = lf + 1;
     }
     return { content: this.#content(b, out), rest: undefined };
+  }
+
+  /** Of a message that is refused already only the end matters: looking at each line would let floods of LF hold up everyone. */
+  #afterEnd(octets: Buffer): Buffer | undefined {
+    const b = this.#isLineStart ? Buffer.concat([Buffer.from('\r\n'), octets]) : octets;
+    const at = b.indexOf('\r\n.\r\n');
+    this.#isLineStart = false;
+    this.#held = Buffer.from(b.subarray(-4)); // perhaps its beginning
+    return at < 0 ? undefined : b.subarray(at + 5);
   }
 
   /** No more will come (BDAT): gives the line end that is missing, once, if it is. It is ours: SIZE does not count it. */

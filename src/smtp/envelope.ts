@@ -22,10 +22,8 @@ export type Sender = {
 };
 
 export type Envelope = Sender & {
-  /** What the client called itself in HELO or EHLO. */
-  readonly helo: string;
-  /** For the `with` clause of Received: SMTP, ESMTP, ESMTPS, UTF8SMTP, … (RFC 3848, RFC 6531 §4.3). */
-  readonly protocol: string;
+  readonly helo: string; // what the client called itself in HELO or EHLO
+  readonly protocol: string; // for the `with` clause of Received: SMTP, ESMTPS, UTF8SMTP, … (RFC 3848, RFC 6531 §4.3)
   readonly recipients: readonly Recipient[];
 };
 

@@ -145,6 +145,6 @@ describe('the body decoder', () => {
     const concat = t.mock.method(Buffer, 'concat');
     const body = new Body(true, 1e9);
     for (const octet of '..a\r\n.\r'.repeat(100)) body.receive(Buffer.from(octet));
-    for (const call of concat.mock.calls) assert.ok((call.result?.length ?? 0) <= 3);
+    for (const call of concat.mock.calls) assert.ok((call.result?.length ?? 0) <= 5);
   });
 });
