@@ -30,6 +30,7 @@ export class Certificates {
   readonly #options: CertificateOptions;
   #context: SecureContext | undefined;
   #seen = ''; // what was read last: each content is judged once
+  #endsAt = Infinity; // when the pair in use expires, until that was told
 
   /** Loads the configured pair or makes do with a self-signed one. Rejects only when that can neither be read nor kept. */
   static async open(options: CertificateOptions): Promise<Certificates> {
@@ -64,6 +65,9 @@ export class Certificates {
       if (this.#seen === seen) this.#seen = reason; // it could not be read at all
       if (this.#seen !== seen) log.warn({ reason }, 'the configured certificate cannot be used; it is looked at again');
     }
+    if (this.#options.clock.now() < this.#endsAt) return;
+    this.#endsAt = Infinity;
+    log.warn({}, 'the certificate has expired: it is served on, but who verifies it turns away; please renew it');
   }
 
   /** Checks everything before it changes anything. Throws on a pair that is no good. */
@@ -75,6 +79,7 @@ export class Certificates {
     // Nobody needs renegotiation (TLS 1.2), and it makes us compute at a client's word.
     const secureOptions = constants.SSL_OP_NO_RENEGOTIATION;
     this.#context = createSecureContext({ ...pair, ciphers, honorCipherOrder: true, minVersion, secureOptions });
+    this.#endsAt = leaf.validToDate.getTime();
     log.info({ names: leaf.subjectAltName, from: leaf.validFrom, until: leaf.validTo }, 'certificate taken up');
   }
 }

@@ -56,7 +56,7 @@ export class Listeners {
   async open(): Promise<void> {
     for (const socket of this.#options.sockets) {
       // Half-open: a client that closes its side behind QUIT still gets its replies.
-      const server = createServer({ noDelay: true, allowHalfOpen: true }, client => this.accept(client, socket));
+      const server = createServer({ noDelay: true, allowHalfOpen: true }, client => this.#take(client, socket));
       this.#servers.push(server);
       const { host, port, fd } = socket;
       // Without a host Node takes both families, or IPv4 where this host has no IPv6; [::] leaves IPv4 to a socket of its own.
@@ -77,6 +77,16 @@ export class Listeners {
     for (let waited = 0; waited < graceMs && this.#sessions.size > 0; waited += 20) await pause(20);
     for (const session of this.#sessions) session.end(replies.shuttingDown);
     if (this.#sessions.size > 0) await pause(200); // the last words are on their way
+  }
+
+  /** A surprise costs that client its connection, and nobody else anything. */
+  #take(client: Socket, socket: ListenSocket): void {
+    try {
+      this.accept(client, socket);
+    } catch (error) {
+      client.destroy();
+      this.#report('', String(error));
+    }
   }
 
   /** Takes in a client, or turns it away. */

@@ -13,10 +13,15 @@ export function sharedAddresses(): readonly string[] {
 }
 
 let check: ReturnType<typeof matcher> | undefined;
+let known = matcher([]);
 /** What is known is a second old at most: a network may have been attached. Asking the kernel each time cost 0.4 ms a session. */
 export function isShared(client: string): boolean {
   if (check === undefined) setTimeout(() => (check = undefined), 1000).unref();
-  check ??= matcher(sharedAddresses());
+  try {
+    check ??= known = matcher(sharedAddresses());
+  } catch {
+    check = known; // no descriptors are left, say: as last known
+  }
   return check(client);
 }
 
