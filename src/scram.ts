@@ -24,7 +24,7 @@ export function parseVerifier(text: string): Verifier | undefined {
     /^SCRAM-SHA-256\$([1-9]\d{0,6}):([A-Za-z0-9+/]+=*)\$([A-Za-z0-9+/]{43}=):([A-Za-z0-9+/]{43}=)$/.exec(text) ?? [];
   const [salt, storedKey, serverKey] = fields.map(field => Buffer.from(field, 'base64'));
   const iterations = Number(count);
-  if (!salt || !storedKey || !serverKey || iterations > mostIterations) return undefined;
+  if (!salt?.length || !storedKey || !serverKey || iterations > mostIterations) return undefined;
   return { iterations, salt, storedKey, serverKey };
 }
 

@@ -137,6 +137,9 @@ export class Connection {
         if (this.#socket.readableEnded) this.#socket.end(); // it has its replies, or the deadline ends it
         return this.#isOpen ? this.#event() : undefined;
       }
+      case 'flush':
+        await this.#flush();
+        return setImmediate();
       case 'authenticate':
         this.#session.answer(await this.#authenticate(action.mechanism, action.response));
         if (this.#counts.failedLogins >= maxFailedLogins) this.#session.end(replies.tooMany('failed logins'));

@@ -12,8 +12,7 @@ export class Body {
   #isLineStart = true;
   #held = nothing; // the last octets, when they cannot be judged yet: CR, or dot or dot CR at the start of a line
   #sizeBytes = 0;
-  /** Why the message will be refused, as far as is known yet. Once set no content comes any more. */
-  defect: 'malformed' | 'too big' | undefined;
+  defect: 'malformed' | 'too big' | undefined; // why it will be refused, as far as is known; then no content comes
 
   /** `isDotted`: DATA, with stuffed dots and an end mark; else BDAT, whose end is known by count. */
   constructor(isDotted: boolean, maxSizeBytes: number) {

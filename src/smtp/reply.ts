@@ -5,8 +5,7 @@
 
 export type Reply = {
   readonly code: number;
-  /** Enhanced status code such as '5.1.1'; undefined where RFC 2034 §4 forbids one (greeting, EHLO, 3xx). */
-  readonly status?: string;
+  readonly status?: string; // enhanced, such as '5.1.1'; none where RFC 2034 §4 forbids it (greeting, EHLO, 3xx)
   readonly text: string; // lines are separated by LF
 };
 

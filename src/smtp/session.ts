@@ -19,6 +19,7 @@ export type SessionOptions = {
 
 export type Action =
   | { readonly kind: 'read' } // send output(), then receive() more
+  | { readonly kind: 'flush' } // send output(), let others have their turn, and go on
   /** * a response of the client's; with a mechanism it begins a login. 334: another one follows; 235: it is logged in */
   | { readonly kind: 'authenticate'; readonly mechanism?: string; readonly response: Buffer | undefined }
   | { readonly kind: 'sender'; readonly sender: Sender } // * may this client send as this one? 2xx: yes
@@ -33,6 +34,7 @@ export type Action =
 export const maxRecipients = 1000;
 const maxFailedCommands = 10;
 const maxRefusedRecipients = 100;
+const maxOutputOctets = 4096; // then 'flush': 64 KiB of EHLO make 3 MB of replies, and 11,000 NOOP hold up everyone
 const maxLineOctets = 512;
 /** AUTH and the responses to it: names and passwords of a kilobyte. RFC 4954 §4 leaves it to the mechanisms. */
 const maxLoginLineOctets = 4096;
@@ -106,7 +108,7 @@ export class Session {
 
   #step(): Action | undefined {
     if (this.#isEnded) return this.#reset() ?? { kind: 'close' };
-    if (this.#chunk === undefined) return this.#line();
+    if (this.#chunk === undefined) return this.#output.length > maxOutputOctets ? { kind: 'flush' } : this.#line();
     if (this.#chunk.left === 0) return this.#contentEnd(this.#chunk);
     return this.#input.length === 0 ? { kind: 'read' } : this.#content(this.#chunk);
   }

@@ -115,6 +115,9 @@ function run({ options, sent }: Dialogue, split: (octets: Buffer) => readonly Bu
         case 'read':
           hear();
           return false;
+        case 'flush':
+          hear();
+          break;
         case 'authenticate':
           session.answer(login(action.mechanism, action.response));
           break;

@@ -123,17 +123,36 @@ describe('a session', () => {
     assert.ok(kept > 300, `only ${kept} messages came through: the soup is too thin`);
   });
 
+  it('works off pipelined commands by portions: their replies are sent, and others have their turn', () => {
+    const session = new Session(options);
+    session.receive(Buffer.from('EHLO a\r\n'.repeat(8000)));
+    let [replied, portions] = [0, 0];
+    for (let action = session.next(); ; action = session.next()) {
+      const output = session.output();
+      assert.ok(output.length < 5000, `${output.length} octets of replies at once`);
+      replied += output.match(/^250 /gm)?.length ?? 0;
+      if (action.kind === 'read') break;
+      assert.equal(action.kind, 'flush');
+      portions += 1;
+    }
+    assert.equal(replied, 8000);
+    assert.ok(portions > 400);
+  });
+
   it('takes 1,000 recipients, and says 452 to the next', () => {
     const session = new Session(options);
     session.receive(Buffer.from(`EHLO c\r\nMAIL FROM:<>\r\n${'RCPT TO:<a@example.com>\r\n'.repeat(1001)}DATA\r\n`));
     let recipients = 0;
+    let output = '';
     for (let action = session.next(); action.kind !== 'read'; action = session.next()) {
+      output += session.output();
+      if (action.kind === 'flush') continue;
       if (action.kind === 'begin') recipients = action.envelope.recipients.length;
       const answer = action.kind === 'sender' ? replies.senderOk : replies.recipientOk;
       session.answer(action.kind === 'begin' ? replies.sendMessage : answer);
     }
     assert.equal(recipients, maxRecipients);
-    const said = session.output().split('\r\n');
+    const said = `${output}${session.output()}`.split('\r\n');
     assert.equal(said.filter(line => line === '250 2.1.5 Recipient OK').length, 1000);
     assert.equal(said.at(-3), '452 4.5.3 Too many recipients, send the message again for the others');
   });
