@@ -199,22 +199,21 @@ describe('a session', () => {
     const [peer] = await accepted;
     const isRead = (): boolean => peer.bytesRead === client.socket.bytesWritten;
     client.socket.pause();
-    for (; peer.writableLength === 0; await until(isRead, 'reading')) client.say('HELP\r\n'.repeat(4000));
+    for (; peer.writableLength === 0; await new Promise(resolve => void setTimeout(resolve, 20)))
+      client.say('HELP\r\n'.repeat(4000));
     return { client, peer, isRead };
   };
 
   it('answers what came while its client did not read', async () => {
-    const { client, isRead } = await startDeaf();
+    const { client } = await startDeaf();
     client.say('QUIT\r\n');
-    await until(isRead, 'reading');
     client.socket.resume();
     assert.ok((await client.rest()).endsWith('\r\n221 2.0.0 Bye\r\n'));
   });
 
   it('ends in peace when a client that does not read asks for TLS and leaves', async () => {
-    const { client, isRead } = await startDeaf();
+    const { client } = await startDeaf();
     client.say('EHLO x\r\nSTARTTLS\r\n');
-    await until(isRead, 'reading');
     client.socket.resetAndDestroy();
     await until(() => server.listeners.sessions === 0, 'the end of the session');
     assert.equal(server.lines.length, 1);
