@@ -1,0 +1,88 @@
+// The control socket: any line gets lines of JSON and the end of the connection, and the next caller is served.
+// An input: what a caller sends. A real socket, with handlers that parse their argument as the server's do.
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { openControl } from '../../src/control.ts';
+import { kept } from './corpus.ts';
+import { type Target, cut } from './fuzzer.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'control-'));
+process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+const path = join(folder, 'control');
+let isOpen = false;
+
+const handlers = {
+  health: () => ({ listening: true }),
+  resolve: async (argument: string) => argument.toUpperCase(),
+  auth: (argument: string) => (JSON.parse(argument) as [string, string]).map(each => each.length),
+  async *queue(argument: string) {
+    yield* Object.entries(JSON.parse(argument) as object);
+  },
+};
+
+/** All that is answered until the end. */
+async function ask(pieces: readonly Buffer[]): Promise<string> {
+  const socket = connect({ path, allowHalfOpen: true });
+  socket.on('error', () => {});
+  for (const piece of pieces) socket.write(piece);
+  socket.end();
+  let answer = '';
+  for await (const text of socket.setEncoding('utf8')) answer += text as string;
+  return answer;
+}
+
+export const control: Target = {
+  name: 'control',
+  maxOctets: 200,
+  isSlow: true,
+  seeds: [
+    ...kept('control'),
+    ...[
+      { verb: 'health', argument: '' },
+      { verb: 'auth', argument: '["a","b"]' },
+      { verb: 'queue', argument: '{"id":"x"}' },
+      { verb: 'resolve', argument: 'x' },
+      { verb: 'toString' },
+    ].map(each => Buffer.from(`${JSON.stringify(each)}\n`)),
+  ],
+  words: [
+    '"',
+    ':',
+    '{',
+    '}',
+    '[',
+    ']',
+    'null',
+    '\n',
+    '\r',
+    '\r\n',
+    '"verb":"health"',
+    '"verb":"queue"',
+    '"argument":',
+    '"__proto__"',
+    '\\"',
+    '1',
+    '\xff',
+    '\0',
+  ],
+  async run(input, cuts, note) {
+    if (!isOpen) (await openControl(path, handlers)).unref();
+    isOpen = true;
+    const answer = await ask([input]);
+    const again = await ask(cut(input, cuts));
+    assert.equal(again, answer, 'it depends on how it was cut');
+    const lines = answer.split('\n').slice(0, -1);
+    const items = lines.map(line => JSON.parse(line) as { item?: unknown; error?: string; isEnd?: boolean });
+    assert.ok(answer === '' || answer.endsWith('\n'), 'half a line');
+    if (items.length > 0) assert.ok(items.at(-1)?.isEnd === true || typeof items.at(-1)?.error === 'string', 'no end');
+    note(
+      `${Math.min(3, items.length)} ${items
+        .at(-1)
+        ?.error?.replaceAll(/[^a-z ]/g, '')
+        .slice(0, 20)}`,
+    );
+  },
+};
