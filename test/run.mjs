@@ -1,4 +1,4 @@
-// The test stages: `node test/run.mjs check|unit|integration …`, in the order given, each with its own set-up; `npm test` is all of them.
+// The test stages: `node test/run.mjs check|unit|integration|torture …`, in the order given, each with its own set-up; `npm test` is all of them.
 // Promises: a fresh clone needs nothing but Node and npm (and, for the integration stage, a container engine or root on Debian); the first stage
 // that fails ends the run with its status; nothing is skipped silently; tests run under the flags of the image.
 // Never: leaves the choice of files to the test runner, which passes where it finds none.
@@ -20,6 +20,8 @@ const environment = {
   DOCKER_BUILDKIT: '1',
 };
 
+const withContainers = '--import=./test/setup/no-grpc.mjs';
+
 const stages = {
   check() {
     run('tsc', ['-p', '.']);
@@ -27,41 +29,54 @@ const stages = {
     run('oxfmt', ['--check', '.']);
   },
   unit() {
-    tests('unit', { atOnce: 4, eachMs: 20_000, allMs: 120_000 });
+    tests(['unit'], { atOnce: 4, eachMs: 20_000, allMs: 120_000 });
   },
   integration() {
-    run('sh', ['test/setup/engine.sh']);
-    run('docker', ['build', '--quiet', '--tag', 'slimsmtp:test', '.']);
-    run('docker', ['build', '--quiet', '--tag', 'slimsmtp-peer:test', 'test/peers']);
-    // Where the base image is a stand-in there is no registry, and so no image of testcontainers' reaper: the tests stop what they start.
-    const label = spawnSync('docker', [
-      'image',
-      'inspect',
-      '-f',
-      '{{index .Config.Labels "stand-in"}}',
-      'node:24-trixie-slim',
-    ]);
-    if (label.stdout.toString().trim() === 'yes') environment.TESTCONTAINERS_RYUK_DISABLED = 'true';
-    tests('integration', { atOnce: 2, eachMs: 180_000, allMs: 1_200_000 }, '--import=./test/setup/no-grpc.mjs');
+    prepareContainers();
+    // With a sample of the torture, and half a minute of fuzzing: what of these is long looks at TORTURE.
+    tests(['integration', 'torture', 'fuzz'], { atOnce: 2, eachMs: 180_000, allMs: 1_200_000 }, withContainers);
+  },
+  /** All of it, for hours. */
+  torture() {
+    environment.TORTURE = 'all';
+    environment.FUZZ_SECONDS ??= '3600';
+    prepareContainers();
+    const hour = 3_600_000;
+    tests(['torture', 'fuzz'], { atOnce: 1, eachMs: 8 * hour, allMs: 24 * hour }, withContainers);
+    run(node, ['test/torture/soak.ts'], 2 * hour);
   },
 };
 
+/** The engine, our image, that of the peers. */
+function prepareContainers() {
+  run('sh', ['test/setup/engine.sh']);
+  run('docker', ['build', '--quiet', '--tag', 'slimsmtp:test', '.']);
+  run('docker', ['build', '--quiet', '--tag', 'slimsmtp-peer:test', 'test/peers']);
+  // Where the base image is a stand-in there is no registry, and so no image of testcontainers' reaper: the tests stop what they start.
+  const label = spawnSync('docker', [
+    'image',
+    'inspect',
+    '-f',
+    '{{index .Config.Labels "stand-in"}}',
+    'node:24-trixie-slim',
+  ]);
+  if (label.stdout.toString().trim() === 'yes') environment.TESTCONTAINERS_RYUK_DISABLED = 'true';
+}
+
 /** A few files at once: the tests are written for two cores, and those of units wait more than they work. The second limit is for files that hang where no timer of theirs runs. */
-function tests(kind, { atOnce, eachMs, allMs }, ...flags) {
-  const files = readdirSync(join(root, 'test', kind)).filter(file => file.endsWith('.test.ts'));
-  if (files.length === 0) fail(`there are no tests in test/${kind}`);
+function tests(places, { atOnce, eachMs, allMs }, ...flags) {
+  const files = places.flatMap(place => {
+    const found = readdirSync(join(root, 'test', place)).filter(file => file.endsWith('.test.ts'));
+    if (found.length === 0) fail(`there are no tests in test/${place}`);
+    return found.map(file => join('test', place, file));
+  });
   const all = [
     '--disallow-code-generation-from-strings',
     '--disable-proto=delete',
-    '--max-semi-space-size=1',
+    '--max-semi-space-size=2',
     ...flags,
   ];
-  all.push(
-    '--test',
-    `--test-concurrency=${atOnce}`,
-    `--test-timeout=${eachMs}`,
-    ...files.map(file => join('test', kind, file)),
-  );
+  all.push('--test', `--test-concurrency=${atOnce}`, `--test-timeout=${eachMs}`, ...files);
   run(node, all, allMs);
 }
 
