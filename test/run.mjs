@@ -21,7 +21,7 @@ const environment = {
 };
 
 /** Of the torture, a part that takes minutes: these look at TORTURE, and take a sample without it. */
-const sampled = ['crash', 'power', 'storage', 'security', 'security-docs'].map(name => `torture/${name}.test.ts`);
+const sampled = ['crash', 'power', 'security', 'security-docs'].map(name => `torture/${name}.test.ts`);
 const withContainers = '--import=./test/setup/no-grpc.mjs';
 
 const stages = {
@@ -75,7 +75,7 @@ function tests(places, { atOnce, eachMs, allMs }, ...flags) {
   const all = [
     '--disallow-code-generation-from-strings',
     '--disable-proto=delete',
-    '--max-semi-space-size=2',
+    '--max-semi-space-size=1',
     ...flags,
   ];
   all.push('--test', `--test-concurrency=${atOnce}`, `--test-timeout=${eachMs}`, ...files);

@@ -96,7 +96,12 @@ export function failAt(server: Server, { thread, call, at }: Fault, error: strin
 export type Fault = { readonly thread?: string | undefined; readonly call: string; readonly at?: number };
 
 function threadsOf(pid: number): { id: string; name: string }[] {
-  return readdirSync(`/proc/${pid}/task`).map(id => {
-    return { id, name: readFileSync(`/proc/${pid}/task/${id}/comm`, 'utf8').trim() };
+  return readdirSync(`/proc/${pid}/task`).flatMap(id => {
+    const comm = `/proc/${pid}/task/${id}/comm`;
+    try {
+      return { id, name: readFileSync(comm, 'utf8').trim() };
+    } catch {
+      return []; // it has ended meanwhile
+    }
   });
 }

@@ -1,6 +1,6 @@
 // Disks that are full, broken or read-only, and too few descriptors: what the client hears, and that all is well again by itself.
 // Faults are injected by strace into the running server, and made for real: a volume of a few MB, a remount, a limit of descriptors.
-// `npm test` takes a sample of the points; TORTURE=all takes every one, with every error. Wants strace; the real ones want root.
+// It takes a sample of the points; TORTURE=all takes every one, with every error. Wants strace; the real ones want root.
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
