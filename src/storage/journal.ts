@@ -15,6 +15,8 @@ import type { Clock, Random } from '../system.ts';
 const checkpointMs = 5000;
 /** After trouble, until it is tried again. */
 const pauseMs = 5000;
+/** What the name of a segment ends in that `sync -f` could not make good. */
+const forgotten = '.forgotten';
 const maxSegmentOctets = 64 * 1024 * 1024;
 /** Syncing a whole file system may take long where others write to it, too. */
 const syncTimeoutMs = 10 * 60_000;
@@ -25,7 +27,7 @@ const writev = promisify(fs.writev);
 
 /** Where one file of a message is to stand at last, on its way there, and the number of its file system. */
 export type JournalFile = { readonly final: string; readonly temporary: string; readonly fileSystem: number };
-type System = { readonly clock: Clock; readonly random: Random; readonly log: Log };
+export type System = { readonly clock: Clock; readonly random: Random; readonly log: Log };
 type Segment = {
   readonly path: string;
   readonly fd: number;
@@ -146,31 +148,33 @@ export class Journal {
       this.#full.delete(segment);
       fs.closeSync(segment.fd);
     }
-    const places = done.flatMap(segment => [...segment.places.values()]);
-    // What the disk did not take it may have forgotten: then the files are written once more, and never just synced again.
-    const again = (): Promise<void> =>
-      syncAll(done.flatMap(({ path }) => restore(path, this.#system.log, true).places));
-    await syncAll(places)
-      .catch(again)
-      .then(() => done.forEach(({ path }) => fs.unlinkSync(path)))
-      .catch((error: unknown) => {
-        const segments = done.map(({ path }) => path);
-        this.#system.log.error(
-          { segments, error: String(error) },
-          'mail is kept in the journal alone until the next start',
-        );
-      });
+    const paths = done.map(({ path }) => path);
+    try {
+      await syncAll(done.flatMap(({ places }) => [...places.values()])).catch(() => this.#writeAgain(paths));
+      for (const path of paths) fs.unlinkSync(path);
+    } catch (error) {
+      const text = 'mail is kept in the journal alone until the next start';
+      this.#system.log.error({ segments: paths, error: String(error) }, text);
+    }
+  }
+
+  /** What the disk did not take it may have forgotten: the files are written once more, now or at a start, and never just synced again. */
+  async #writeAgain(paths: string[]): Promise<void> {
+    for (const [at, path] of paths.entries()) fs.renameSync(path, (paths[at] = `${path}${forgotten}`));
+    const restored = paths.map(path => restore(path, this.#system.log));
+    if (!restored.every(({ isWhole }) => isWhole)) throw new Error('not all of it could be written again');
+    await syncAll(restored.flatMap(({ places }) => places));
   }
 }
 
-/** Syncs the file systems of these places; of one that has gone, that of its parent. */
+/** Syncs the file systems of these places, each once; of a place that has gone, that of its parent. */
 async function syncAll(places: readonly string[]): Promise<void> {
-  const there = places.map(place => {
-    let at = place;
+  const fileSystems = new Map<number, string>();
+  for (let at of places) {
     while (!fs.existsSync(at)) at = dirname(at);
-    return at;
-  });
-  if (there.length > 0) await run('sync', ['-f', '--', ...new Set(there)], { timeout: syncTimeoutMs });
+    fileSystems.set(fs.statSync(at).dev, at);
+  }
+  if (fileSystems.size > 0) await run('sync', ['-f', '--', ...fileSystems.values()], { timeout: syncTimeoutMs });
 }
 
 /** A record: lengths of both parts and a checksum, the names as JSON, the message. */
@@ -212,8 +216,8 @@ function* records(path: string): Generator<{ names: readonly (readonly [string, 
   }
 }
 
-/** Writes what is missing or torn of the files of a segment; with `isForced` all of them. Mail that somebody has read is in cur/. */
-function restore(path: string, log: Log, isForced = false) {
+/** Writes what is missing or torn of the files of a segment, or all where the disk may have forgotten them. Mail that somebody has read is in cur/. */
+function restore(path: string, log: Log) {
   const places = new Set<string>();
   const read = new Map<string, ReadonlyMap<string, string>>();
   let [count, isWhole] = [0, true];
@@ -227,7 +231,7 @@ function restore(path: string, log: Log, isForced = false) {
         places.add(dirname(final));
         const isThere = fs.existsSync(place) && fs.readFileSync(place).equals(content);
         fs.rmSync(temporary, { force: true });
-        if (isThere && !isForced) continue;
+        if (isThere && !path.endsWith(forgotten)) continue;
         fs.closeSync(create(temporary, [content]));
         fs.renameSync(temporary, place);
         count += 1;

@@ -1,18 +1,18 @@
-// Delivery into Maildirs of the server's user: tmp/ → write → fsync → rename to new/ → fsync of new/ (maildir(5)).
+// Delivery into Maildirs of the server's user (maildir(5)): tmp/ → write → stable → rename to new/. The journal makes small
+// messages stable; the files of large ones, and of all where it has trouble, are synced, and new/ after the rename.
 // Promises: nothing shows before it is stable, a resolved commit is stable, a failed one leaves no file. Never makes a
 // folder outside the route's root, nor the root. The hot path: small calls are synchronous, only fsyncs go to the pool
 // (all asynchronous: 20-35 % slower); no stat of a known Maildir; one copy a file system, hard links for the rest.
 import { closeSync, constants, existsSync, linkSync, mkdirSync, openSync, renameSync, statSync } from 'node:fs';
 import { copyFile, unlink } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { CannotTell, type Log, type Message, type Prepared, type Route, type Storage } from '../mail.ts';
-import { type Clock, type Random, uniqueName } from '../system.ts';
+import { CannotTell, type Message, type Prepared, type Route, type Storage } from '../mail.ts';
+import { uniqueName } from '../system.ts';
 import { FolderSync, create, sync } from '../stable.ts';
-import { Journal } from './journal.ts';
+import { Journal, type System } from './journal.ts';
 
 type Copy = { readonly maildir: string; readonly temporary: string; readonly final: string; fileSystem: number };
 type Unsynced = { readonly fd: number; readonly path: string };
-type System = { readonly clock: Clock; readonly random: Random; readonly log: Log };
 
 /** Rejects with CannotTell, or with the error of the system call that failed. */
 export class MaildirStorage implements Storage {

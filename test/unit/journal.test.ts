@@ -166,6 +166,36 @@ test('a journal that cannot be written stops no mail', async () => {
   fs.mkdirSync(`${root}/journal`);
 });
 
+for (const isGone of [false, true])
+  test(`after a sync -f that failed files are written anew, and ${isGone ? 'where that fails the journal keeps them' : 'the journal is done'}`, async () => {
+    const { PATH } = process.env;
+    const journal = await Journal.open(`${root}/journal`, system);
+    for (const name of ['new', 'cur', 'tmp']) fs.mkdirSync(`${root}/mail/x/${name}`, { recursive: true });
+    const file = { final: `${root}/mail/x/new/1`, temporary: `${root}/mail/x/tmp/1`, fileSystem: 1 };
+    fs.writeFileSync(file.final, 'what the disk forgot');
+    (await journal?.append([file], [Buffer.from('x\n')]))?.();
+    if (isGone) fs.rmSync(`${root}/mail/x`, { recursive: true });
+    // Fails once, as a kernel does that has dropped the pages.
+    fs.writeFileSync(`${root}/sync`, `#!/bin/sh\n[ -e ${root}/told ] || { : >${root}/told; exit 1; }\n`, {
+      mode: 0o755,
+    });
+    process.env.PATH = root;
+    try {
+      await journal?.close();
+    } finally {
+      process.env.PATH = PATH;
+    }
+    assert.ok(fs.existsSync(`${root}/told`));
+    assert.equal(segments().length, isGone ? 1 : 0);
+    if (!isGone) return assert.equal(fs.readFileSync(file.final, 'utf8'), 'x\n');
+    for (const name of ['new', 'cur', 'tmp']) fs.mkdirSync(`${root}/mail/x/${name}`, { recursive: true });
+    fs.writeFileSync(file.final, 'x\n');
+    const before = fs.statSync(file.final).ino;
+    await start();
+    assert.notEqual(fs.statSync(file.final).ino, before, 'what the disk may have forgotten is written anew');
+    assert.deepEqual([mail('x'), segments()], [['x\n'], []]);
+  });
+
 test('where there is no `sync -f` each file is synced by itself', async () => {
   const { PATH } = process.env;
   process.env.PATH = '';
