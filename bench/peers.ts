@@ -36,7 +36,7 @@ export const peers: Record<string, (place: Place) => Promise<Peer>> = {
   async slimsmtp(place) {
     // As it names the Maildirs of a table's rows.
     const [folder, mail] = ownFolders(place, 'slimsmtp', 'mail/bench.test');
-    const flags = ['--disallow-code-generation-from-strings', '--disable-proto=delete', '--max-semi-space-size=1'];
+    const flags = ['--disallow-code-generation-from-strings', '--disable-proto=delete', '--max-semi-space-size=4'];
     return {
       name: 'slimsmtp',
       port: 2606,

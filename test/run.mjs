@@ -75,7 +75,7 @@ function tests(places, { atOnce, eachMs, allMs }, ...flags) {
   const all = [
     '--disallow-code-generation-from-strings',
     '--disable-proto=delete',
-    '--max-semi-space-size=1',
+    '--max-semi-space-size=4',
     ...flags,
   ];
   all.push('--test', `--test-concurrency=${atOnce}`, `--test-timeout=${eachMs}`, ...files);

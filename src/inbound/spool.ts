@@ -13,7 +13,7 @@ const maxTotalBytes = 16 * 1024 * 1024;
 const partOverheadBytes = 512;
 let totalBytes = 0;
 /** What is written of a file before it is synced for the first time, and each further time. */
-const syncEveryBytes = 4 * 1024 * 1024;
+const syncEveryBytes = 8 * 1024 * 1024;
 
 export class Spool {
   readonly #place: () => string;
@@ -23,6 +23,7 @@ export class Spool {
   #sizeBytes: number;
   #heldBytes = 0;
   #unsyncedBytes = 0;
+  #written: Promise<void> = Promise.resolve();
   #synced: Promise<unknown> = Promise.resolve();
 
   /** `place`: the path of a file, when one is needed. `head` goes before what is written. */
@@ -38,10 +39,16 @@ export class Spool {
     this.#sizeBytes += data.length;
     this.#heldBytes += data.length + partOverheadBytes;
     totalBytes += data.length + partOverheadBytes;
-    return this.#heldBytes > maxMemoryBytes || totalBytes > maxTotalBytes ? this.#flush() : undefined;
+    if (this.#heldBytes <= maxMemoryBytes && totalBytes <= maxTotalBytes) return undefined;
+    // More comes in while this is written, but no more than that once.
+    const before = this.#written;
+    this.#written = before.then(() => this.#flush());
+    this.#written.catch(() => undefined);
+    return totalBytes > maxTotalBytes ? this.#written : before;
   }
 
   async finish(): Promise<Message> {
+    await this.#written;
     if (this.#file === undefined) return { kind: 'memory', parts: this.#parts, sizeBytes: this.#sizeBytes };
     await this.#flush();
     await this.#synced;
@@ -60,6 +67,7 @@ export class Spool {
 
   /** Frees everything, whatever became of the message. Never rejects. */
   async release(): Promise<void> {
+    await this.#written.catch(() => undefined);
     this.#take();
     if (this.#file) await Promise.allSettled([this.#file.close(), unlink(this.#path)]);
   }
@@ -77,6 +85,8 @@ export class Spool {
     // No copy into one buffer first: for 50 MB that raised the peak memory by another 20 MB. Writes go on where the last
     // one ended; a regular file takes less than it is given only when the disk is full.
     const { bytesWritten } = await this.#file.writev(parts);
+    // Their memory goes at once, not when it is collected: of 50 MB that is 10 MB less at the peak. Small ones may share the pool.
+    for (const { buffer, length } of parts) if (length > Buffer.poolSize / 2) (buffer as ArrayBuffer).transfer(0);
     if (bytesWritten !== octets) throw Object.assign(new Error(`${bytesWritten} octets written`), { code: 'ENOSPC' });
     this.#unsyncedBytes += octets;
     if (this.#unsyncedBytes < syncEveryBytes) return;

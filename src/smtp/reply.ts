@@ -14,11 +14,7 @@ const reply = (code: number, status: string, text: string): Reply => ({ code, st
 export const replies = {
   greeting: (hostname: string): Reply => ({ code: 220, text: `${hostname} ESMTP SlimSMTP` }),
   hello: (lines: readonly string[]): Reply => ({ code: 250, text: lines.join('\n') }),
-  help: reply(
-    214,
-    '2.0.0',
-    'Commands: HELO EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP STARTTLS AUTH\nSee RFC 5321',
-  ),
+  help: reply(214, '2.0.0', 'HELO EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP STARTTLS AUTH\nSee RFC 5321'),
   readyForTls: reply(220, '2.0.0', 'Ready to start TLS'),
   bye: reply(221, '2.0.0', 'Bye'),
   loggedIn: reply(235, '2.7.0', 'Authentication succeeded'),

@@ -25,7 +25,7 @@ export type Action =
   | { readonly kind: 'sender'; readonly sender: Sender } // * may this client send as this one? 2xx: yes
   | { readonly kind: 'recipient'; readonly recipient: Recipient } // * may it be served? 2xx: it joins the envelope
   | { readonly kind: 'begin'; readonly envelope: Envelope } // * content is about to come; 354: it may
-  | { readonly kind: 'chunk'; readonly data: Buffer } // content, line ends LF; the octets belong to the receiver
+  | { readonly kind: 'chunk'; readonly data: Buffer } // content, line ends LF; its memory belongs to the receiver
   | { readonly kind: 'commit' } // * the message is whole: keep it
   | { readonly kind: 'discard' } // the message that began will not come: forget it
   | { readonly kind: 'secure' } // send output(), start TLS, call secured(), which drops whatever came in clear
@@ -300,7 +300,11 @@ export class Session {
     if (!(chunk.into instanceof Body)) return undefined;
     const { content: data, rest } = chunk.into.receive(octets);
     if (rest !== undefined) [this.#input, chunk.left] = [rest, 0];
-    return data.length > 0 ? { kind: 'chunk', data } : undefined;
+    if (data.length === 0) return undefined;
+    // The receiver may free the memory of what it gets: who has less of it, the receiver or the rest, gets a copy.
+    if (data.length < this.#input.length) return { kind: 'chunk', data: Buffer.from(data) };
+    this.#input = Buffer.from(this.#input);
+    return { kind: 'chunk', data };
   }
 
   /** The message, or a BDAT chunk of it, has come in full. */

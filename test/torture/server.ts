@@ -77,7 +77,7 @@ export async function openPlace(after: (undo: () => Promise<void>) => void, fold
       .concat('--log-level=warning', `--banner:js=${banner}`, `--outfile=${bundle}`),
     { cwd: root },
   );
-  const flags = ['--disallow-code-generation-from-strings', '--disable-proto=delete', '--max-semi-space-size=1'];
+  const flags = ['--disallow-code-generation-from-strings', '--disable-proto=delete', '--max-semi-space-size=4'];
   const cache = join(programs, 'compiled');
   mkdirSync(cache);
   if (user.uid !== undefined) chownSync(cache, user.uid, user.gid);
