@@ -2,7 +2,7 @@
 // messages stable; the files of large ones, and of all where it has trouble, are synced, and new/ after the rename.
 // Promises: nothing shows before it is stable, a resolved commit is stable, a failed one leaves no file. Never makes a
 // folder outside the route's root, nor the root. The hot path: small calls are synchronous, only fsyncs go to the pool
-// (all asynchronous: 20-35 % slower); no stat of a known Maildir; one copy a file system, hard links for the rest.
+// (all asynchronous: 20-35 % slower); no stat of a known Maildir; one copy a file system, for the rest hard links into new/.
 import { closeSync, constants, existsSync, linkSync, mkdirSync, openSync, renameSync, statSync } from 'node:fs';
 import { copyFile, unlink } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
@@ -11,7 +11,8 @@ import { uniqueName } from '../system.ts';
 import { FolderSync, create, sync } from '../stable.ts';
 import { Journal, type System } from './journal.ts';
 
-type Copy = { readonly maildir: string; readonly temporary: string; readonly final: string; fileSystem: number };
+/** `original`: what it is to be a link to, once that one is in its place. */
+type Copy = Record<'maildir' | 'temporary' | 'final', string> & { fileSystem: number; original?: Copy | undefined };
 type Unsynced = { readonly fd: number; readonly path: string };
 
 /** Rejects with CannotTell, or with the error of the system call that failed. */
@@ -20,7 +21,8 @@ export class MaildirStorage implements Storage {
   readonly #folders = new FolderSync();
   /** Maildirs whose folders are made and synced, or about to be, and their file system: a delivery waits for that, whoever made them. */
   readonly #known = new Map<string, Promise<number>>();
-
+  /** File systems where a link could not be made: there copies are made ready in tmp/, so that trouble shows before anything is delivered. */
+  readonly #linkless = new Set<number>();
   #journal: Journal | undefined;
 
   constructor(system: System) {
@@ -49,8 +51,10 @@ export class MaildirStorage implements Storage {
         const copy: Copy = { maildir: route.path, temporary: path, final: `${route.path}/new/${name}`, fileSystem: 0 };
         copies.push(copy);
         copy.fileSystem = await this.#made(route.path, route.root);
-        // Enough for four file systems; where links cannot be made at all, no thousand attempts a recipient.
-        if (!unsynced.slice(-4).some(original => isLinked(original.path, path))) await write(message, path, unsynced);
+        const original = copies.find(other => other.fileSystem === copy.fileSystem);
+        if (original !== copy && !this.#linkless.has(copy.fileSystem)) copy.original = original;
+        // Where links cannot be made at all, no thousand attempts a recipient.
+        else if (!unsynced.slice(-4).some(file => isLinked(file.path, path))) await write(message, path, unsynced);
       }
       // Where the journal does not take it, it is synced as a large message is.
       if (message.kind === 'memory')
@@ -71,13 +75,22 @@ export class MaildirStorage implements Storage {
 
   async #commit(copies: readonly Copy[], isStable: boolean): Promise<void> {
     try {
-      for (const { temporary, final } of copies) renameSync(temporary, final);
+      for (const copy of copies)
+        if (!copy.original) renameSync(copy.temporary, copy.final);
+        else if (!isLinked(copy.original.final, copy.final)) await this.#copy(copy.original, copy);
       if (!isStable)
         await Promise.all(copies.map(({ maildir, fileSystem }) => this.#folders.sync(`${maildir}/new`, fileSystem)));
     } catch (error) {
       await this.#remove(copies);
       throw error;
     }
+  }
+
+  async #copy(original: Copy, { temporary, final, fileSystem }: Copy): Promise<void> {
+    this.#linkless.add(fileSystem);
+    await copyFile(original.final, temporary, constants.COPYFILE_EXCL);
+    await sync(temporary);
+    renameSync(temporary, final);
   }
 
   /** Never rejects: what cannot be removed goes with the sweep. The folders are made anew next time, if it was them. */

@@ -175,9 +175,29 @@ test('a rename that fails removes what was renamed before it', async () => {
       if (String(to).includes('berta')) throw fault('EACCES');
       real.renameSync(from, to);
     },
+    linkSync: () => {
+      throw fault('EACCES');
+    },
   });
   await assert.rejects(prepared.commit(), { code: 'EACCES' });
   await assertNothingLeft('anton', 'berta');
+});
+
+test('a link into new/ that cannot be made becomes a copy, and the next message is made ready before anything shows', async () => {
+  const storage = make();
+  const prepared = await storage.prepare([route('anton'), route('berta')], memory('x\n'));
+  assert.deepEqual(await contents(`${root}/berta`, 'tmp'), []);
+  replace({
+    linkSync: () => {
+      throw fault('EPERM');
+    },
+  });
+  await prepared.commit();
+  for (const name of ['anton', 'berta']) assert.deepEqual(await contents(`${root}/${name}`, 'new'), ['x\n']);
+  const next = await storage.prepare([route('anton'), route('berta')], memory('y\n'));
+  for (const name of ['anton', 'berta']) assert.deepEqual(await contents(`${root}/${name}`, 'tmp'), ['y\n']);
+  await next.commit();
+  for (const name of ['anton', 'berta']) assert.deepEqual(await contents(`${root}/${name}`, 'new'), ['x\n', 'y\n']);
 });
 
 for (const code of ['ENOSPC', 'EDQUOT']) {
