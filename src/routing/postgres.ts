@@ -1,5 +1,6 @@
 // @POSTGRESQL: routes from the table `smtp`. A row says PAM, MAILDIR or @NAME; @NAME is a shared mailbox, its members
-// are the rows of domain @NAME with backend ALIAS. One query for an address, one more for each level of members.
+// are the rows of domain @NAME with backend ALIAS. One query for an address, one more for each level of members;
+// what it has told is good for that second.
 // Promises: loops and deep nesting end; an operator's mistake is logged once a minute and never bounces mail. Text from
 // the network reaches SQL only as a parameter, and a path only encoded.
 import { join } from 'node:path';
@@ -48,14 +49,29 @@ export class TableDirectory implements Directory {
   readonly #options: TableOptions;
   readonly #logged = new Set<string>();
   #minute = 0;
+  /** One look-up serves whoever asks for the same mailbox in the same second; a failed one serves nobody else. */
+  readonly #recent = new Map<string, Promise<Found | undefined>>();
+  #second = 0;
 
   constructor(options: TableOptions) {
     this.#options = options;
   }
 
-  async lookup(mailbox: Mailbox, explain: Explain): Promise<Found | undefined> {
+  lookup(mailbox: Mailbox, explain?: Explain): Promise<Found | undefined> {
+    if (explain) return this.#find(mailbox, explain);
+    const second = Math.floor(this.#options.clock.now() / 1000);
+    if (second !== this.#second) this.#recent.clear();
+    this.#second = second;
+    const key = show(mailbox);
+    const found = this.#recent.get(key) ?? this.#find(mailbox);
+    this.#recent.set(key, found);
+    found.catch(() => this.#recent.delete(key));
+    return found;
+  }
+
+  async #find(mailbox: Mailbox, explain?: Explain): Promise<Found | undefined> {
     const { query, hasDefault } = this.#options;
-    const indent = (depth: number) => (line: string) => explain(`@POSTGRESQL: ${'  '.repeat(depth)}${line}`);
+    const indent = (depth: number) => (line: string) => explain?.(`@POSTGRESQL: ${'  '.repeat(depth)}${line}`);
     const search: Search = { routes: new Map(), shared: new Set(), mistakes: 0, explain: indent(0) };
     // A row may spell an internationalised domain either way (what only looks like one has no other), and a name typed
     // on some systems is NFD, which lower() leaves alone.

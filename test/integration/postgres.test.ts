@@ -258,6 +258,39 @@ describe('routes from the table', () => {
     await where('x@a.example', counted);
     assert.equal(count, 4);
   });
+
+  test('what was asked in the same second is not asked again, but in the next, for an explanation, and after a failure', async () => {
+    await rows('b a.example MAILDIR');
+    let [count, isDown, time] = [0, true, 1_000_000];
+    const counted = new TableDirectory({
+      query: async (statement, values) => {
+        count += 1;
+        if (isDown) throw new CannotTell('down');
+        return database.query(statement, values);
+      },
+      accounts,
+      mailRoot: '/var/mail',
+      hasDefault: false,
+      clock: { now: () => time },
+      log,
+    });
+    const ask = () => counted.lookup(mailbox('b@a.example'));
+    await assert.rejects(ask());
+    isDown = false;
+    await Promise.all([ask(), ask(), ask()]);
+    await counted.lookup(mailbox('c@a.example'));
+    assert.equal(count, 3);
+    await counted.lookup(mailbox('b@a.example'), () => {});
+    assert.equal(count, 4);
+    time += 999;
+    isDown = true;
+    assert.equal((await ask())?.routes.length, 1);
+    time += 1;
+    await assert.rejects(ask());
+    time -= 5000; // the clock is set back
+    await assert.rejects(ask());
+    assert.equal(count, 6);
+  });
 });
 
 describe('as a directory', () => {
