@@ -64,7 +64,7 @@ export interface Directory {
   /** As users write it: '@POSTGRESQL', 'SLIM_STORAGES', '@PAM', 'default'. */
   readonly name: string;
   /** The routes of this very mailbox; undefined: 'not mine'. Throws CannotTell, and never anything else on purpose. */
-  lookup(mailbox: Mailbox, explain: Explain): Promise<Found | undefined>;
+  lookup(mailbox: Mailbox, explain?: Explain): Promise<Found | undefined>;
 }
 
 /** What becomes of a recipient; `elsewhere` is a domain that is not ours. */

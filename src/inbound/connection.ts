@@ -108,7 +108,10 @@ export class Connection {
       else this.#deadline(idleTimeoutMs, () => this.end(replies.timeout));
       while (this.#isOpen) {
         if (this.#state === 'draining' && !this.#session.isInTransaction) this.end(replies.shuttingDown);
-        else await this.#carryOut(this.#session.next());
+        else {
+          const done = this.#carryOut(this.#session.next());
+          if (done) await done;
+        }
       }
     } catch (error) {
       log.error({ session: id, err: error }, 'a session failed');
@@ -124,39 +127,22 @@ export class Connection {
     log.info({ ...who, ...this.#counts, end: this.#end, ms: accept.clock.now() - startedAt }, 'session ended');
   }
 
-  async #carryOut(action: Action): Promise<void> {
+  /** What is done at once gives no promise: half of what a dialogue leaves to the garbage collector were promises. */
+  #carryOut(action: Action): Promise<void> | undefined | void {
     switch (action.kind) {
-      case 'read': {
-        await this.#flush();
-        const octets = this.#socket.read() as Buffer | null;
-        if (octets !== null) {
-          this.#session.receive(octets);
-          // libuv reads up to 32 full buffers of one socket before it looks at another: 2 MB, which may be a million lines.
-          return octets.length < fullReadOctets ? undefined : setImmediate();
-        }
-        if (this.#socket.readableEnded) this.#socket.end(); // it has its replies, or the deadline ends it
-        return this.#isOpen ? this.#event() : undefined;
-      }
+      case 'read':
+        return this.#read();
       case 'flush':
-        await this.#flush();
-        return setImmediate();
+        return this.#flush()?.then(() => setImmediate()) ?? setImmediate();
       case 'authenticate':
-        this.#session.answer(await this.#authenticate(action.mechanism, action.response));
-        if (this.#counts.failedLogins >= maxFailedLogins) this.#session.end(replies.tooMany('failed logins'));
-        return;
+        return this.#authenticate(action.mechanism, action.response);
       case 'sender': {
-        const { reversePath } = action.sender;
-        const reply = this.#login && (await answerSender(this.#login, reversePath, this.#options.policy));
-        return this.#session.answer(reply ?? replies.senderOk);
+        if (this.#login === undefined) return this.#session.answer(replies.senderOk);
+        const answered = answerSender(this.#login, action.sender.reversePath, this.#options.policy);
+        return answered.then(reply => this.#session.answer(reply));
       }
-      case 'recipient': {
-        const { policy, isTrusted } = this.#options;
-        const mayRelay = isTrusted || this.#login !== undefined;
-        const { reply, destination } = await answerRecipient(action.recipient.address, mayRelay, policy);
-        if (destination) destinationOf.set(action.recipient, destination);
-        if (reply.code >= 400) this.#counts.refused += 1;
-        return this.#session.answer(reply);
-      }
+      case 'recipient':
+        return this.#answerRecipient(action.recipient);
       case 'begin': {
         const { accept, id, client, isSubmission } = this.#options;
         const destinations = action.envelope.recipients.map(recipient => destinationOf.get(recipient));
@@ -168,20 +154,12 @@ export class Connection {
       }
       case 'chunk':
         return this.#incoming?.write(action.data);
-      case 'commit': {
-        const reply = await this.#incoming?.commit();
-        this.#incoming = undefined;
-        this.#counts.messages += 1;
-        return this.#session.answer(reply ?? replies.internalError);
-      }
+      case 'commit':
+        return this.#commit();
       case 'discard':
-        await this.#incoming?.discard();
-        this.#incoming = undefined;
-        return;
+        return this.#discard();
       case 'secure':
-        await this.#flush();
-        if (this.#isOpen) await this.#handshake();
-        return this.#session.secured();
+        return this.#secure();
       case 'close':
         return this.end(replies.bye);
       default:
@@ -189,17 +167,58 @@ export class Connection {
     }
   }
 
-  async #authenticate(mechanism: string | undefined, response: Buffer | undefined): Promise<Reply> {
+  async #read(): Promise<void> {
+    const flushed = this.#flush();
+    if (flushed) await flushed;
+    const octets = this.#socket.read() as Buffer | null;
+    if (octets !== null) {
+      this.#session.receive(octets);
+      // libuv reads up to 32 full buffers of one socket before it looks at another: 2 MB, which may be a million lines.
+      return octets.length < fullReadOctets ? undefined : setImmediate();
+    }
+    if (this.#socket.readableEnded) this.#socket.end(); // it has its replies, or the deadline ends it
+    return this.#isOpen ? this.#event() : undefined;
+  }
+
+  async #answerRecipient(recipient: Recipient): Promise<void> {
+    const { policy, isTrusted } = this.#options;
+    const mayRelay = isTrusted || this.#login !== undefined;
+    const { reply, destination } = await answerRecipient(recipient.address, mayRelay, policy);
+    if (destination) destinationOf.set(recipient, destination);
+    if (reply.code >= 400) this.#counts.refused += 1;
+    this.#session.answer(reply);
+  }
+
+  async #commit(): Promise<void> {
+    const reply = await this.#incoming?.commit();
+    this.#incoming = undefined;
+    this.#counts.messages += 1;
+    this.#session.answer(reply ?? replies.internalError);
+  }
+
+  async #discard(): Promise<void> {
+    await this.#incoming?.discard();
+    this.#incoming = undefined;
+  }
+
+  async #secure(): Promise<void> {
+    await this.#flush();
+    if (this.#isOpen) await this.#handshake();
+    this.#session.secured();
+  }
+
+  async #authenticate(mechanism: string | undefined, response: Buffer | undefined): Promise<void> {
     const { authenticator, client, id, log } = this.#options;
     if (mechanism !== undefined) {
-      if (!authenticator?.mechanisms.includes(mechanism)) return replies.unknownMechanism;
+      if (!authenticator?.mechanisms.includes(mechanism)) return this.#session.answer(replies.unknownMechanism);
       this.#exchange = authenticator.begin(mechanism, client, type => this.#binding(type));
     }
     const reply = (await this.#exchange?.step(response)) ?? replies.internalError;
     this.#login = this.#exchange?.login;
     if (reply.code === replies.loginFailed.code) this.#counts.failedLogins += 1;
     if (reply.code >= 400) log.warn({ session: id, client, reply: `${reply.code} ${reply.status}` }, 'a login failed');
-    return reply;
+    this.#session.answer(reply);
+    if (this.#counts.failedLogins >= maxFailedLogins) this.#session.end(replies.tooMany('failed logins'));
   }
 
   /** Channel bindings (RFC 9266 and RFC 5929 §4.1): what only the two ends of this very TLS connection know. */
@@ -213,14 +232,18 @@ export class Connection {
     return hash(`sha${bits}`, certificate.raw, 'buffer');
   }
 
-  /** Returns only when the client has taken its replies, or is gone; until then, what it sends waits in the kernel. */
-  async #flush(): Promise<void> {
+  /** A promise: the client has yet to take its replies, and until then what it sends waits in the kernel. */
+  #flush(): Promise<void> | undefined {
     const age = this.#incoming ? this.#options.accept.clock.now() - this.#incoming.startedAt : 0;
-    if (age > messageTimeoutMs) return this.end(replies.timeout);
+    if (age > messageTimeoutMs) return void this.end(replies.timeout);
     const output = this.#session.output();
     // Only progress buys time: a command that was answered, or content; not a command that comes octet by octet.
     if (output !== '' || this.#incoming !== undefined) this.#timer?.refresh();
     if (output !== '') this.#socket.write(output, 'latin1');
+    return this.#socket.writableNeedDrain ? this.#drained() : undefined;
+  }
+
+  async #drained(): Promise<void> {
     while (this.#isOpen && this.#socket.writableNeedDrain) await this.#event();
   }
 

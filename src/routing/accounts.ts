@@ -4,10 +4,10 @@
 import type { Accounts, Directory, Explain, Route } from '../mail.ts';
 
 /** The route to the account of that name, if it is one that may receive mail. Throws CannotTell. */
-export async function accountRoute(accounts: Accounts, name: string, explain: Explain): Promise<Route | undefined> {
+export async function accountRoute(accounts: Accounts, name: string, explain?: Explain): Promise<Route | undefined> {
   const account = /^[a-z0-9_][a-z0-9_.-]{0,31}$/.test(name) ? await accounts.find(name) : undefined;
   if (account === undefined) return undefined;
-  explain(`Unix account ${account.name} (uid ${account.uid}): ${account.home}/Maildir`);
+  explain?.(`Unix account ${account.name} (uid ${account.uid}): ${account.home}/Maildir`);
   return { kind: 'account', account: account.name, folder: 'Maildir' };
 }
 
@@ -15,7 +15,7 @@ export function accountDirectory(accounts: Accounts): Directory {
   return {
     name: '@PAM',
     async lookup(mailbox, explain) {
-      const route = await accountRoute(accounts, mailbox.local, line => explain(`@PAM: ${line}`));
+      const route = await accountRoute(accounts, mailbox.local, line => explain?.(`@PAM: ${line}`));
       return route && { routes: [route] };
     },
   };

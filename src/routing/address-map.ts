@@ -43,10 +43,10 @@ function pathDirectory(name: string, accounts: Accounts | undefined, find: Find,
     async lookup(mailbox, explain) {
       const path = find(mailbox);
       if (path === undefined) return undefined;
-      explain(`${name}: ${show(mailbox)} is kept in ${path}`);
+      explain?.(`${name}: ${show(mailbox)} is kept in ${path}`);
       const owner = await accounts?.owner(path);
       if (owner === undefined) return { routes: [{ kind: 'maildir', path, root: top ?? path }], ...how };
-      explain(`${path} lies in the home of ${owner.name}: delivered as that account`);
+      explain?.(`${path} lies in the home of ${owner.name}: delivered as that account`);
       return { routes: [{ kind: 'account', account: owner.name, folder: relative(owner.home, path) }], ...how };
     },
   };

@@ -13,13 +13,13 @@ export type ResolverOptions = {
 
 /** `explain` gets the reasons, a line each. */
 export function createResolver({ directories, domains, subaddress, mainDomain }: ResolverOptions): Resolve {
-  return async ({ local, domain: given }, explain = () => {}) => {
+  return async ({ local, domain: given }, explain) => {
     const domain = given === '' ? mainDomain : given;
     if (!(await domains.hosts(domain))) {
-      explain(`${domain} is not hosted here: mail for it would have to be relayed`);
+      explain?.(`${domain} is not hosted here: mail for it would have to be relayed`);
       return { kind: 'elsewhere' };
     }
-    explain(`${domain} is hosted here`);
+    explain?.(`${domain} is hosted here`);
     // A local part that begins with the separator has no base: `+shop@` is nobody's.
     const end = subaddress === '' ? -1 : local.indexOf(subaddress);
     const locals = end > 0 ? [local, local.slice(0, end)] : [local];
@@ -28,7 +28,7 @@ export function createResolver({ directories, domains, subaddress, mainDomain }:
       for (const mailbox of mailboxes) {
         const found = await directory.lookup(mailbox, explain);
         if (found !== undefined) return { kind: 'local', ...found };
-        explain(`${directory.name}: no entry for ${show(mailbox)}`);
+        explain?.(`${directory.name}: no entry for ${show(mailbox)}`);
       }
     return { kind: 'unknown' };
   };
