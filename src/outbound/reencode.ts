@@ -8,6 +8,7 @@ import { type Transform, pipeline } from 'node:stream';
 import type { MimeNode, Part } from 'mailsplit';
 import type { Stored } from './content.ts';
 
+const misplaced = 'it has octets above 127 where none may be encoded';
 const untouchable = /^(?:multipart\/(?:signed|encrypted)|application\/(?:x-)?pkcs7-mime)$/;
 
 /** Writes the converted message to `path`; a string says why that may not or cannot be done. The caller removes the file. */
@@ -15,11 +16,21 @@ export async function toSevenBit(message: Stored, path: string): Promise<Stored 
   try {
     const dirty = await survey(message);
     if (typeof dirty === 'string') return dirty;
-    await writeFile(path, convert(message, dirty), { flag: 'wx', mode: 0o600 });
+    await writeFile(path, ascii(convert(message, dirty)), { flag: 'wx', mode: 0o600 });
     return { path, skipBytes: 0, sizeBytes: (await stat(path)).size };
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EMAXLEN') return 'its MIME structure is too large';
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EILSEQ') return misplaced;
+    if (code === 'EMAXLEN') return 'its MIME structure is too large';
     throw error;
+  }
+}
+
+/** The last judge, whatever MIME structure mailsplit has seen in a malformed message. */
+async function* ascii(pieces: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  for await (const octets of pieces) {
+    if (!isAscii(octets)) throw Object.assign(new Error(misplaced), { code: 'EILSEQ' });
+    yield octets;
   }
 }
 
@@ -45,7 +56,7 @@ async function survey(message: Stored): Promise<ReadonlySet<number> | string> {
       const isPlain = ['', '7bit', '8bit', 'binary'].includes(encoding || '');
       // mailsplit splits at a boundary whatever the type says: such a 'text' is not one run of lines.
       if (part.type !== 'body' || !isPlain || boundary !== false || /^(?:message|multipart)\//.test(contentType || ''))
-        return 'it has octets above 127 where none may be encoded';
+        return misplaced;
       dirty.add(place);
     }
   }
