@@ -28,7 +28,7 @@ import { createResolver } from './routing/resolver.ts';
 import { parseAddress } from './smtp/address.ts';
 import { replies } from './smtp/reply.ts';
 import { maxRecipients } from './smtp/session.ts';
-import { ensureAccounts } from './steward/account-files.ts';
+import { ensureAccounts, ensureDecoy } from './steward/account-files.ts';
 import { Steward } from './steward/client.ts';
 import { findUser } from './steward/nss.ts';
 import { cleanEnvironment, runSteward } from './steward/steward.ts';
@@ -82,6 +82,7 @@ export async function serve(settings: Settings, variables: NodeJS.ProcessEnv, on
   try {
     const files = { folder: join(dataFolder, 'accounts'), homes: '/home', ...system };
     const made = await ensureAccounts(files, settings.accounts);
+    if (settings.users.some(({ kind }) => kind === 'pam')) await ensureDecoy(files);
     if (made.length > 0) log.info({ accounts: made }, 'made the accounts of SLIM_ACCOUNTS');
   } catch (error) {
     const text = 'an account of SLIM_ACCOUNTS could not be made: its mail waits with the senders';

@@ -130,6 +130,7 @@ async function openSources({ users, mainDomain, folder, steward, query, clock, r
       return inlineSource(user.name, secret, mainDomain, random);
     }),
   );
+  const hasPam = users.some(user => user.kind === 'pam');
   const lanes = Array<Promise<unknown>>(checksAtOnce).fill(Promise.resolve());
   let iterations = 4096; // of made-up verifiers: as many as real ones were seen to have
 
@@ -143,14 +144,15 @@ async function openSources({ users, mainDomain, folder, steward, query, clock, r
     return undefined;
   }
 
-  /** For a name that nobody knows, the same work is done. */
+  /** For every wrong password the same work is done in the same lines, or time would tell whose it is not. `nobody` is no account. */
   async function isRight(found: Found | undefined, id: string, password: Buffer): Promise<boolean> {
-    if (found?.account !== undefined)
-      return isUtf8(password) && (await steward?.authenticate(found.account, password.toString())) === true;
     const verifier = found?.verifier ?? invent(id);
     const checked = (lanes.shift() ?? Promise.resolve()).then(() => checkPassword(verifier, password));
     lanes.push(checked.catch(() => {}));
-    return (await checked) && found !== undefined && password.length > 0;
+    if ((await checked) && found?.verifier !== undefined && password.length > 0) return true;
+    if (!hasPam || !isUtf8(password)) return false;
+    const isPamRight = await steward?.authenticate(found?.account ?? 'nobody', password.toString());
+    return isPamRight === true && found?.account !== undefined;
   }
 
   /** What nobody can log in by. A name always gets the same salt, as from a real one. */

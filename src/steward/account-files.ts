@@ -18,9 +18,23 @@ export type KeptAccount = Readonly<{ name: string; uid: number; home: string; lo
 /** The lines of each file, by name. */
 type Tables = Record<'passwd' | 'group' | 'shadow', Map<string, string>>;
 
+/** Whom PAM is asked for in place of a name that nobody has. By its uid it is never an account for mail. */
+export const decoy = 'slimsmtp-decoy';
+
+/** Makes it, with a password that nobody knows. */
+export async function ensureDecoy(files: AccountFiles): Promise<void> {
+  if (read(files.folder).passwd.has(decoy)) return;
+  const secret = shadowLine(files, decoy, files.random.hex(32));
+  await change(files, async ({ passwd, shadow }) => {
+    passwd.set(decoy, `${decoy}:x:60999:65534::/nonexistent:/usr/sbin/nologin`);
+    shadow.set(decoy, secret);
+  });
+}
+
 /** The accounts kept here. */
 export function listAccounts({ folder }: AccountFiles): readonly KeptAccount[] {
   const { passwd, shadow } = read(folder);
+  passwd.delete(decoy);
   return [...passwd].map(([name, line]) => {
     const [, , uid, , , home = ''] = line.split(':');
     return { name, uid: Number(uid), home, locked: !shadow.get(name)?.startsWith(`${name}:$`) };

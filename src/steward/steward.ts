@@ -11,6 +11,7 @@ import { dirname, resolve } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { Log, Prepared } from '../mail.ts';
 import type { Clock, Random } from '../system.ts';
+import { decoy } from './account-files.ts';
 import { deposit, type Place } from './deposit.ts';
 import { createAccounts } from './nss.ts';
 import { openPam } from './pam.ts';
@@ -183,6 +184,12 @@ function openDesk({ clock, random, spoolFolder, tlsFiles, runAs, argv, environme
     return text;
   }
 
+  /** What is no account is held against the decoy: the same work in the same line, else time would tell. */
+  async function authenticate({ name, password }: Extract<Request, { kind: 'authenticate' }>): Promise<boolean> {
+    const isAccount = (await accounts.find(name)) !== undefined;
+    return (await pam.authenticate(isAccount ? name : decoy, password)) && isAccount;
+  }
+
   async function carryOut(request: Request): Promise<unknown> {
     switch (request.kind) {
       case 'account':
@@ -190,7 +197,7 @@ function openDesk({ clock, random, spoolFolder, tlsFiles, runAs, argv, environme
       case 'owner':
         return accounts.owner(request.path);
       case 'authenticate':
-        return (await accounts.find(request.name)) !== undefined && pam.authenticate(request.name, request.password);
+        return authenticate(request);
       case 'prepare':
         return prepare(request);
       case 'commit':

@@ -139,9 +139,10 @@ describe('a network process', () => {
       assert.equal(await steward.ask({ ask: 'find', of: name }), null, name);
   });
 
-  test('what is no account for mail has no password: PAM is not asked', async () => {
-    for (const name of ['root', 'nosuchaccount', '-s'])
-      assert.equal(await steward.ask({ ask: 'authenticate', name, password: 'x' }), false, name);
+  test('what is no account for mail waits for PAM too, which cannot tell here, and has no password', async () => {
+    assert.equal(await steward.ask({ ask: 'authenticate', name: '-s', password: 'x' }), false);
+    for (const name of ['root', 'nosuchaccount'])
+      assert.equal((await steward.ask({ ask: 'authenticate', name, password: 'x' }))['name'], 'CannotTell', name);
     assert.equal(await steward.ask({ ask: 'authenticate', name: 'root', password: 'a\0b' }), false);
   });
 

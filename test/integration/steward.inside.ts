@@ -8,7 +8,9 @@ import { after, before, test } from 'node:test';
 import { CannotTell, type Prepared, type Route, type Storage } from '../../src/mail.ts';
 import {
   addAccount,
+  decoy,
   ensureAccounts,
+  ensureDecoy,
   listAccounts,
   removeAccount,
   setPassword,
@@ -78,6 +80,19 @@ test('the network process has the uid and gid of slim, no other group and no cap
 
 test('port 25 is served on IPv4, by a process that could not open it', async () => {
   assert.equal((await steward.line('port'))['port'], 25);
+});
+
+test('the decoy has a password like an account, and is none: made once, not listed, never found', async () => {
+  await ensureDecoy(files);
+  const line = fs
+    .readFileSync(`${files.folder}/shadow`, 'utf8')
+    .split('\n')
+    .find(each => each.startsWith(decoy));
+  assert.match(String(line), /:\$y\$|:\$6\$/);
+  await ensureDecoy(files);
+  assert.ok(fs.readFileSync(`${files.folder}/shadow`, 'utf8').includes(`${line}\n`), 'made once');
+  assert.ok(!listAccounts(files).some(({ name }) => name === decoy));
+  assert.equal(await steward.ask({ ask: 'find', of: decoy }), null);
 });
 
 test('a deposit belongs to the account, file 0600 and folders 0700, and nothing stays in the spool', async () => {

@@ -298,6 +298,21 @@ test('a Unix account cannot be told from a name that is none, by words or by tim
   assert.ok(Math.abs(z) < 4, `${z} standard deviations apart: ${known.join()} and ${unknown.join()}`);
 });
 
+test('nor when forty logins come at once, half of them for an account', async t => {
+  const [known, unknown]: [number[], number[]] = [[], []];
+  const names = Array.from({ length: 40 }, (_, at) =>
+    at % 2 ? `stranger${at}` : (accounts[at % accounts.length] ?? ''),
+  );
+  const outcomes = await Promise.all(names.map(guess));
+  for (const [at, { words, ms }] of outcomes.entries()) {
+    assert.equal(words, '535 5.7.8 Authentication failed');
+    (at % 2 ? unknown : known).push(ms);
+  }
+  const z = distance(known, unknown);
+  t.diagnostic(`known ${middle(known)} ms, unknown ${middle(unknown)} ms, ${z.toFixed(2)} standard deviations apart`);
+  assert.ok(Math.abs(z) < 4, `${z} standard deviations apart: ${known.join()} and ${unknown.join()}`);
+});
+
 test('no home leads root astray, and no link to a TLS file', () => {
   const node = [
     '--disallow-code-generation-from-strings',

@@ -379,7 +379,7 @@ describe('the chain', () => {
 
 describe('@PAM', () => {
   const users: readonly User[] = [{ kind: 'pam' }];
-  test('the steward is asked, for accounts alone, and the login says which one', async t => {
+  test('the steward is asked, for what is no account too, and the login says which one', async t => {
     skipDelays(t);
     const asked: string[] = [];
     const { chain } = await openLogins(t, { users, steward: steward(asked) });
@@ -392,8 +392,17 @@ describe('@PAM', () => {
     assert.equal((await plain(chain, 'root', 'unix')).reply, replies.loginFailed);
     assert.equal((await plain(chain, 'anton@example.net', 'unix')).reply, replies.loginFailed);
     assert.equal((await plain(chain, 'anton', Buffer.from([0xff]))).reply, replies.loginFailed);
-    assert.deepEqual(asked, ['anton:unix', 'anton:wrong']);
+    assert.deepEqual(asked, ['anton:unix', 'anton:wrong', 'nobody:unix', 'nobody:unix']); // or time would tell which are
     assert.deepEqual(await chain.check('anton', 'unix'), { ok: true, source: '@PAM' });
+  });
+
+  test('a wrong password of any other login waits for it too, a right one does not', async t => {
+    skipDelays(t);
+    const asked: string[] = [];
+    const { chain } = await openLogins(t, { users: [{ ...anton, name: 'berta' }, ...users], steward: steward(asked) });
+    assert.equal((await plain(chain, 'berta', 'right')).reply, replies.loggedIn);
+    assert.equal((await plain(chain, 'berta', 'wrong')).reply, replies.loginFailed);
+    assert.deepEqual(asked, ['nobody:wrong']);
   });
 
   test('a steward that cannot answer is 454', async t => {
