@@ -254,14 +254,14 @@ test('a file system that turns read-only: 451 and unhealthy; writable again, all
   for (const kind of Object.keys(kinds)) assert.match(await one(kind), /^250/, kind);
   // Refused while a file is open for writing.
   const remount = async (): Promise<boolean> => spawnSync('mount', ['-o', 'remount,ro', folder]).status === 0;
-  await eventually('it is read-only', remount, 20_000);
+  await eventually('it is read-only', remount, 60_000);
   for (const kind of Object.keys(kinds)) assert.match(await one(kind), /^451 4\.3\.0/, kind);
   await assert.rejects(world.place.slimsmtp('health'), ({ stdout }: { stdout: string }) =>
     stdout.startsWith('unhealthy'),
   );
   // What waited is sent all the same: none twice, though no record of it can be written.
   await sink.up();
-  await eventually('the queue is sent', async () => ledger.missing().length === 0, 20_000);
+  await eventually('the queue is sent', async () => ledger.missing().length === 0, 60_000);
   execFileSync('mount', ['-o', 'remount,rw', folder]);
   for (const kind of Object.keys(kinds)) assert.match(await one(kind), /^250/, kind);
   await world.place.slimsmtp('health');
