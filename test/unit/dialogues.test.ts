@@ -145,6 +145,7 @@ function run({ options, sent }: Dialogue, split: (octets: Buffer) => readonly Bu
         }
         case 'chunk':
           message = Buffer.concat([message, action.data]);
+          free(action.data);
           break;
         case 'commit':
           happen(`M: ${JSON.stringify(message.toString('latin1')).slice(1, -1)}`);
@@ -170,7 +171,7 @@ function run({ options, sent }: Dialogue, split: (octets: Buffer) => readonly Bu
   for (const octets of sent) {
     // After TLS has begun, or the end, nothing of what came in clear is left to read: the rest of a part is not given.
     for (const piece of split(octets)) {
-      session.receive(Buffer.from(piece));
+      session.receive(unpooled(piece));
       if (act()) break;
     }
     if (isClosed) break;
@@ -195,4 +196,16 @@ for (const file of readdirSync(folder)) {
       }
     });
   });
+}
+
+/** In memory of its own, so that free() takes it away. */
+function unpooled(octets: Uint8Array): Buffer {
+  const copy = Buffer.allocUnsafeSlow(octets.length);
+  copy.set(octets);
+  return copy;
+}
+
+/** As the receiver of content may do: what the session has left must lie elsewhere. */
+function free({ buffer }: Buffer): void {
+  if (buffer.byteLength !== Buffer.poolSize) (buffer as ArrayBuffer).transfer(0);
 }
