@@ -266,8 +266,9 @@ test('a file system that turns read-only: 451 and unhealthy; writable again, all
   for (const kind of Object.keys(kinds)) assert.match(await one(kind), /^250/, kind);
   await world.place.slimsmtp('health');
   await settle(ledger, world.place, world.server);
-  const left = (): string[] => leftovers(world.place);
-  await eventually(`${String(left())} is gone`, async () => left().length === 0, 15_000); // the journal's checkpoint
+  // A segment of the journal that could not be removed meanwhile goes at the next start: see close().
+  const left = (): string[] => leftovers(world.place).filter(path => !path.includes('/journal/'));
+  await eventually(`${String(left())} is gone`, async () => left().length === 0, 15_000);
   await close(world);
 });
 
