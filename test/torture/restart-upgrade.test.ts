@@ -110,10 +110,21 @@ test('the newest image delivers what the first one left in its queue, and keeps 
   });
   await send('held', ['x@held.one.example']);
   session.socket.destroy();
-  await old.slimsmtp('queue', 'hold', '--domain', 'held.one.example');
+  // The first version ends when a control client leaves early; its steward starts it again.
+  const command = (...words: string[]): Promise<void> =>
+    eventually(
+      `queue ${words.join(' ')}`,
+      () =>
+        old.slimsmtp('queue', ...words).then(
+          () => true,
+          () => false,
+        ),
+      20_000,
+    );
+  await command('hold', '--domain', 'held.one.example');
   // One of its recipients has got it when the old one ends.
   neighbours.tell('two', '');
-  await old.slimsmtp('queue', 'retry', '--domain', 'sub.two.example');
+  await command('retry', '--domain', 'sub.two.example');
   await eventually('one of two hops took it', async () => neighbours.took('two').includes(`${text}many`), 20_000);
   const port = await old.port(25);
   for (const to of ['anton', 'berta', 'nobody', 'anton'])
@@ -124,7 +135,12 @@ test('the newest image delivers what the first one left in its queue, and keeps 
       .flatMap(({ id, isHeld, recipients }) => recipients.map(({ address }) => `${id} ${isHeld} ${address}`))
       .toSorted()
       .join('\n');
-  await eventually('only what the hops refuse waits', async () => !(await wait(old)()).includes('sub.two'), 20_000);
+  const unknown = (): string => 'sub.two';
+  await eventually(
+    'only what the hops refuse waits',
+    async () => !(await wait(old)().catch(unknown)).includes('sub.two'),
+    20_000,
+  );
   const [waited, had] = [await wait(old)(), await possessions(old)];
   await docker('kill', '--signal', 'KILL', old.id);
   await docker('rm', old.id);
