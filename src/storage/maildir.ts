@@ -11,7 +11,7 @@ import { uniqueName } from '../system.ts';
 import { FolderSync, create, sync } from '../stable.ts';
 import { Journal, type System } from './journal.ts';
 
-/** `original`: what it is to be a link to, once that one is in its place. */
+/** `original`: what it is to be a link to. */
 type Copy = Record<'maildir' | 'temporary' | 'final', string> & { fileSystem: number; original?: Copy | undefined };
 type Unsynced = { readonly fd: number; readonly path: string };
 
@@ -75,9 +75,10 @@ export class MaildirStorage implements Storage {
 
   async #commit(copies: readonly Copy[], isStable: boolean): Promise<void> {
     try {
-      for (const copy of copies)
-        if (!copy.original) renameSync(copy.temporary, copy.final);
-        else if (!isLinked(copy.original.final, copy.final)) await this.#copy(copy.original, copy);
+      // The originals last: a reader may take away at once what is in new/.
+      for (const { original, ...copy } of copies)
+        if (original && !isLinked(original.temporary, copy.final)) await this.#copy(original, copy);
+      for (const { original, temporary, final } of copies) if (!original) renameSync(temporary, final);
       if (!isStable)
         await Promise.all(copies.map(({ maildir, fileSystem }) => this.#folders.sync(`${maildir}/new`, fileSystem)));
     } catch (error) {
@@ -88,7 +89,7 @@ export class MaildirStorage implements Storage {
 
   async #copy(original: Copy, { temporary, final, fileSystem }: Copy): Promise<void> {
     this.#linkless.add(fileSystem);
-    await copyFile(original.final, temporary, constants.COPYFILE_EXCL);
+    await copyFile(original.temporary, temporary, constants.COPYFILE_EXCL);
     await sync(temporary);
     renameSync(temporary, final);
   }

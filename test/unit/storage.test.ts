@@ -183,6 +183,18 @@ test('a rename that fails removes what was renamed before it', async () => {
   await assertNothingLeft('anton', 'berta');
 });
 
+test('a reader that takes mail out of new/ at once does not keep the others from theirs', async () => {
+  const prepared = await make().prepare([route('anton'), route('berta')], memory('x\n'));
+  replace({
+    renameSync: (from, to) => {
+      real.renameSync(from, to);
+      real.renameSync(to, String(to).replace('/new/', '/cur/'));
+    },
+  });
+  await prepared.commit();
+  assert.deepEqual(await contents(`${root}/berta`, 'new'), ['x\n']);
+});
+
 test('a link into new/ that cannot be made becomes a copy, and the next message is made ready before anything shows', async () => {
   const storage = make();
   const prepared = await storage.prepare([route('anton'), route('berta')], memory('x\n'));
