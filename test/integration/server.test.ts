@@ -129,7 +129,7 @@ describe('under load', () => {
   const memory = async (what: 'VmRSS' | 'VmHWM'): Promise<number> => {
     const found = await shell(
       server,
-      `grep -l 'Uid:.525' /proc/[0-9]*/status | while read f; do grep -q '^CapEff' $f && grep ${what} $f; done`,
+      `grep -l 'Uid:.525' /proc/[0-9]*/status | while read f; do grep -q '^CapEff' $f && grep ${what} $f; done; true`,
     );
     return Math.max(...[...found.matchAll(/(\d+) kB/g)].map(([, kilobytes]) => Number(kilobytes)));
   };
