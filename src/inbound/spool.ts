@@ -5,8 +5,10 @@
 import { type FileHandle, open, unlink } from 'node:fs/promises';
 import type { Message } from '../mail.ts';
 
-/** Largest message that stays in memory, and the size of a write beyond that. */
+/** Largest message that stays in memory. */
 const maxMemoryBytes = 256 * 1024;
+/** Of a larger one as much is written at once, after the first part. */
+const writeBytes = 1024 * 1024;
 /** All messages in memory together; beyond, also small ones go to a file. */
 const maxTotalBytes = 16 * 1024 * 1024;
 /** What a part costs besides its octets: content that drips octet by octet would take 500 times its size unseen. */
@@ -39,7 +41,7 @@ export class Spool {
     this.#sizeBytes += data.length;
     this.#heldBytes += data.length + partOverheadBytes;
     totalBytes += data.length + partOverheadBytes;
-    if (this.#heldBytes <= maxMemoryBytes && totalBytes <= maxTotalBytes) return undefined;
+    if (this.#heldBytes <= (this.#file ? writeBytes : maxMemoryBytes) && totalBytes <= maxTotalBytes) return undefined;
     // More comes in while this is written, but no more than that once.
     const before = this.#written;
     this.#written = before.then(() => this.#flush());

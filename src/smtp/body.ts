@@ -25,8 +25,9 @@ export class Body {
     const b = this.#held.length > 0 ? Buffer.concat([this.#held, octets]) : octets;
     this.#held = nothing;
     if (this.defect === 'malformed') return { content: nothing, rest: this.#isDotted ? this.#afterEnd(b) : undefined };
+    const view = new DataView(b.buffer, b.byteOffset, b.length);
     let out = 0; // content is b[0..out)
-    for (let i = 0, next = 0; i < b.length; i = next) {
+    for (let i = 0; i < b.length; i += 1) {
       if (this.#isDotted && this.#isLineStart && b[i] === DOT) {
         if (b[i + 1] === CR && b[i + 2] === LF) return { content: this.#content(b, out), rest: b.subarray(i + 3) };
         if (i + 1 === b.length || (b[i + 1] === CR && i + 2 === b.length)) {
@@ -35,20 +36,20 @@ export class Body {
         }
         i += 1;
       }
-      const at = b.indexOf(LF, i);
-      const lf = at < 0 ? b.length : at;
-      const hasCr = lf > i && b[lf - 1] === CR;
-      const textEnd = hasCr ? lf - 1 : lf;
-      if (lf < b.length && !hasCr) this.defect = 'malformed';
-      if (out !== i) b.copyWithin(out, i, textEnd);
-      out += textEnd - i;
-      this.#sizeBytes += textEnd - i;
-      this.#isLineStart = hasCr && lf < b.length;
+      // Four octets at once, while none is a control character (below 14): faster than a search for the end of each line.
+      for (; i + 4 <= b.length; i += 4, out += 4) {
+        const four = view.getInt32(i);
+        if ((four - 0x0e0e0e0e) & ~four & 0x80808080) break;
+        view.setInt32(out, four);
+      }
+      for (; i < b.length && b[i] !== CR && b[i] !== LF; i += 1) b[out++] = view.getUint8(i);
+      this.#isLineStart = b[i] === CR && b[i + 1] === LF;
       if (this.#isLineStart) {
+        this.#sizeBytes += 1; // the CR
         b[out++] = LF;
-        this.#sizeBytes += 2;
-      } else if (hasCr) this.#held = Buffer.from('\r');
-      next = lf + 1;
+        i += 1;
+      } else if (b[i] === CR && i + 1 === b.length) this.#held = Buffer.from('\r');
+      else if (i < b.length) this.defect = 'malformed';
     }
     return { content: this.#content(b, out), rest: undefined };
   }
@@ -67,14 +68,12 @@ export class Body {
     if (this.#held.length > 0) this.defect = 'malformed';
     if (this.#isLineStart) return nothing;
     this.#isLineStart = true;
-    return this.#content(Buffer.from('\n'), 1);
+    return this.defect === undefined ? Buffer.from('\n') : nothing;
   }
 
   #content(b: Buffer, end: number): Buffer {
-    const content = b.subarray(0, end);
-    // Every CR that ended a line has gone. One search here and not one in each line: 1,650 MB/s instead of 770.
-    if (content.includes(CR)) this.defect = 'malformed';
+    this.#sizeBytes += end;
     if (this.#sizeBytes > this.#maxSizeBytes) this.defect ??= 'too big';
-    return this.defect === undefined ? content : nothing;
+    return this.defect === undefined ? b.subarray(0, end) : nothing;
   }
 }
