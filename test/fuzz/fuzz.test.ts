@@ -14,7 +14,7 @@ describe('the fuzzer', () => {
     name: 'planted',
     maxOctets: 40,
     seeds: [Buffer.from('hello\r\n')],
-    words: ['x'],
+    words: ['x', '.', '!'],
     run: () => {},
   };
 
