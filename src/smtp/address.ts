@@ -12,7 +12,7 @@ export type Address = {
   readonly [parsed]: true;
 };
 
-// A quoted local part may hold brackets. Each of these is unambiguous: no input makes them try the same octets over again.
+// A quoted local part may hold brackets. Each of these is unambiguous: none tries the same octets over again.
 const argument = /^(\w+): *<((?:"(?:[^"\\]|\\.)*"|[^">])*)>(?: (.*))?$/u;
 const route = /^@[^@:,<>\s]+(?:,@[^@:,<>\s]+)*:/;
 const atom = "[\\w!#$%&'*+\\-/=?^`{|}~\\u0080-\\u{10ffff}]+";
@@ -21,7 +21,7 @@ const label = `${letter}(?:[A-Za-z0-9_\\-\\u0080-\\u{10ffff}]{0,61}${letter})?`;
 const localPart = `"((?:[^"\\\\]|\\\\.)*)"|(${atom}(?:\\.${atom})*)`;
 const mailbox = new RegExp(`^(?:${localPart})@(${label}(?:\\.${label})*|\\[[A-Za-z0-9.:-]{3,64}\\])$`, 'u');
 
-/** The argument of MAIL or RCPT, split: `TO:<a@b> X=1` is ['a@b', 'X=1']. undefined: another keyword, or no brackets. */
+/** The argument of MAIL or RCPT, split: `TO:<a@b> X=1` is ['a@b', 'X=1']. undefined: another keyword, no brackets. */
 export function splitPath(keyword: string, text: string): readonly [path: string, parameters: string] | undefined {
   const [, found = '', path = '', parameters = ''] = argument.exec(text) ?? [];
   return found.toUpperCase() === keyword ? [path, parameters] : undefined;

@@ -37,14 +37,13 @@ const shapes: Readonly<Record<string, Shape>> = {
   RET: ['FROM', 'DSN', /^(?:FULL|HDRS)$/i],
   ENVID: ['FROM', 'DSN', new RegExp(`^${xtext}{1,100}$`)],
   NOTIFY: ['TO', 'DSN', /^(?:NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2})$/i],
-  ORCPT: ['TO', 'DSN', new RegExp(`^[A-Za-z0-9-]{1,32};(?:${xtext}|[\\u0080-\\u{10ffff}]){1,500}$`, 'u')], // UTF-8: RFC 6533 §3
+  ORCPT: ['TO', 'DSN', new RegExp(`^[A-Za-z0-9-]{1,32};(?:${xtext}|[\\u0080-\\u{10ffff}]){1,500}$`, 'u')], // RFC 6533
 };
 
 /** The path, under the name '', and the parameters behind it. */
 function parse(keyword: 'FROM' | 'TO', argument: string, offers: Offers, isUtf8 = false): Map<string, string> | Reply {
   const [path, parameters = ''] = splitPath(keyword, argument) ?? [];
-  if (path === undefined)
-    return replies.syntax(`${keyword === 'TO' ? 'RCPT' : 'MAIL'} ${keyword}:<address> [parameters]`);
+  if (path === undefined) return replies.syntax(`${keyword === 'TO' ? 'RCPT TO' : 'MAIL FROM'}:<address> [parameters]`);
   const found = new Map([['', path]]);
   for (const item of parameters.split(' ').filter(Boolean)) {
     const equals = `${item}=`.indexOf('=');

@@ -1,16 +1,15 @@
-// The server's side of an SMTP dialogue, as a pure state machine: octets in, actions and replies out. No sockets, timers,
-// clock or promises, so that every dialogue is a function of its input, however that was cut into pieces.
+// The server's side of an SMTP dialogue, as a pure state machine: octets in, actions and replies out. No sockets,
+// timers, clock or promises, so that every dialogue is a function of its input, however that was cut into pieces.
 // How to drive it: receive(octets), then next() until it says 'read' (send output(), wait for more) or 'close'. Actions
 // marked * are questions: call answer(reply) before next(). Never throws on remote input and never grows with it.
-// RFC 5321, 2920 (PIPELINING), 1870 (SIZE), 3030 (CHUNKING), 3207 (STARTTLS), 4954 (AUTH), 6531 (SMTPUTF8), 9422 (LIMITS).
+// RFC 5321, 2920 (PIPELINING), 1870 (SIZE), 3030 (CHUNKING), 3207 (STARTTLS), 4954 (AUTH), 6531 (SMTPUTF8), 9422.
 import { Body, CR, LF, nothing } from './body.ts';
 import { type Envelope, type Recipient, type Sender, parseRecipient, parseSender } from './envelope.ts';
 import { type Reply, encodeReply, replies } from './reply.ts';
 
 export type SessionOptions = {
   readonly hostname: string;
-  /** In the order of the EHLO reply. What is not among them is refused. */
-  readonly extensions: readonly { readonly name: string; readonly parameter?: string }[];
+  readonly extensions: readonly { readonly name: string; readonly parameter?: string }[]; // in EHLO's order; no others
   readonly maxSizeBytes: number;
   readonly needsTls: boolean; // before MAIL
   readonly needsLogin: boolean; // before MAIL
@@ -20,7 +19,7 @@ export type SessionOptions = {
 export type Action =
   | { readonly kind: 'read' } // send output(), then receive() more
   | { readonly kind: 'flush' } // send output(), let others have their turn, and go on
-  /** * a response of the client's; with a mechanism it begins a login. 334: another one follows; 235: it is logged in */
+  /** * a response of the client's; with a mechanism it begins a login. 334: another follows; 235: it is logged in */
   | { readonly kind: 'authenticate'; readonly mechanism?: string; readonly response: Buffer | undefined }
   | { readonly kind: 'sender'; readonly sender: Sender } // * may this client send as this one? 2xx: yes
   | { readonly kind: 'recipient'; readonly recipient: Recipient } // * may it be served? 2xx: it joins the envelope
@@ -32,17 +31,15 @@ export type Action =
   | { readonly kind: 'close' }; // send output(), then close
 
 export const maxRecipients = 1000;
-const maxFailedCommands = 10;
-const maxRefusedRecipients = 100;
+const maxFailed = 10; // commands
+const maxRefused = 100; // recipients
 const maxOutputOctets = 4096; // then 'flush': 64 KiB of EHLO make 3 MB of replies, and 11,000 NOOP hold up everyone
 const maxLineOctets = 512;
-/** AUTH and the responses to it: names and passwords of a kilobyte. RFC 4954 §4 leaves it to the mechanisms. */
-const maxLoginLineOctets = 4096;
+const maxLoginLineOctets = 4096; // AUTH, the responses to it (RFC 4954 §4 sets none): names and passwords of a kilobyte
 /** SIZE, BODY and SMTPUTF8 add 53 octets to MAIL, DSN up to 500 to both (RFC 1870, 6152, 6531 and 3461). */
 const maxPathLineOctets = maxLineOctets + 560;
 const failures: ReadonlySet<number> = new Set([500, 501, 503, 504, 555]);
 const base64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
-const withoutArgument: ReadonlySet<string> = new Set(['DATA', 'QUIT', 'RSET', 'STARTTLS']);
 
 /** Octets to come: `left` of them (Infinity: to the final dot), into the body or, with a refusal, for nothing. */
 type Chunk = { left: number; readonly isLast: boolean; readonly into: Body | Reply };
@@ -59,10 +56,9 @@ export class Session {
   #chunk: Chunk | undefined; // while octets are content; else they are commands
   #login: 'none' | 'begun' | 'done' = 'none';
   #isEnded = false;
-  #failedCommands = 0;
-  #refusedRecipients = 0;
-  /** The answer to the question that next() has just asked. */
-  answer: (reply: Reply) => void = () => undefined;
+  #failed = 0;
+  #refused = 0;
+  answer: (reply: Reply) => void = () => undefined; // to the question that next() has just asked
 
   constructor(options: SessionOptions) {
     this.#options = options;
@@ -120,8 +116,7 @@ export class Session {
 
   #say(reply: Reply): undefined {
     this.#output += encodeReply(reply, this.#announces('ENHANCEDSTATUSCODES'));
-    if (failures.has(reply.code) && ++this.#failedCommands > maxFailedCommands)
-      this.end(replies.tooMany('failed commands'));
+    if (failures.has(reply.code) && ++this.#failed > maxFailed) this.end(replies.tooMany('failed commands'));
   }
 
   readonly #announces = (extension: string): boolean => this.#options.extensions.some(e => e.name === extension);
@@ -162,9 +157,9 @@ export class Session {
   #command(line: string): Action | undefined {
     const [word = '', ...words] = line.split(' ');
     const [verb, argument] = [word.toUpperCase(), words.join(' ').trim()];
-    if (argument !== '' && withoutArgument.has(verb)) return this.#say(replies.noParameterHere);
-    const command = Session.#commands.get(verb);
-    return command === undefined ? this.#say(replies.unknownCommand) : command(this, argument);
+    if (argument !== '' && ['DATA', 'QUIT', 'RSET', 'STARTTLS'].includes(verb))
+      return this.#say(replies.noParameterHere);
+    return (Session.#commands.get(verb) ?? (s => s.#say(replies.unknownCommand)))(this, argument);
   }
 
   static readonly #commands = new Map<string, (session: Session, argument: string) => Action | undefined>([
@@ -199,8 +194,7 @@ export class Session {
     if (!this.#offers('STARTTLS')) return this.#say(replies.notImplemented);
     if (this.#isSecure) return this.#say(replies.activeAlready('TLS'));
     if (this.#transaction !== undefined) return this.#say(replies.transactionOpen);
-    this.#say(replies.readyForTls);
-    return { kind: 'secure' };
+    return this.#say(replies.readyForTls) ?? { kind: 'secure' };
   }
 
   #auth(argument: string): Action | undefined {
@@ -246,12 +240,10 @@ export class Session {
     return this.#ask({ kind: 'recipient', recipient }, reply => {
       if (reply.code < 300) transaction.recipients.push(recipient);
       this.#say(reply);
-      if (reply.code >= 500 && ++this.#refusedRecipients > maxRefusedRecipients)
-        this.end(replies.tooMany('refused recipients'));
+      if (reply.code >= 500 && ++this.#refused > maxRefused) this.end(replies.tooMany('refused recipients'));
     });
   }
 
-  /** Why content cannot come now. */
   #contentRefusal(): Reply | undefined {
     if (this.#transaction === undefined) return replies.outOfOrder('MAIL');
     // Clients that pipeline send DATA before they see that all were refused: no failed command of theirs.
@@ -261,10 +253,9 @@ export class Session {
   /** Asks whether content may come, and if so takes that much of it. */
   #begin(isDotted: boolean, chunk: Omit<Chunk, 'into'>): Action {
     const transaction = this.#transaction as Transaction;
-    // RFC 3848 and RFC 6531 §4.3 have no name for HELO with TLS.
     const kind = transaction.isUtf8 ? 'UTF8SMTP' : this.#isExtended ? 'ESMTP' : 'SMTP';
     const suffix = (this.#isSecure ? 'S' : '') + (this.#login === 'done' ? 'A' : '');
-    const protocol = this.#isExtended ? kind + suffix : kind;
+    const protocol = this.#isExtended ? kind + suffix : kind; // RFC 3848, RFC 6531 §4.3: no name for HELO with TLS
     return this.#ask({ kind: 'begin', envelope: { ...transaction, helo: this.helo ?? '', protocol } }, reply => {
       const isWelcome = reply.code === replies.sendMessage.code;
       const content = new Body(isDotted, this.#options.maxSizeBytes);
@@ -282,15 +273,13 @@ export class Session {
 
   #bdat(argument: string): Action | undefined {
     const [, count, last] = /^(\d{1,15})( +LAST)?$/i.exec(argument) ?? [];
-    // The octets that were announced come, refused or not, and must never be read as commands (RFC 3030 §4.1): without
-    // their number there is nothing left but to part.
+    // The octets come, refused or not, and must never be read as commands (RFC 3030 §4.1): without a number, we part.
     if (count === undefined) return this.end(replies.syntax('BDAT octets [LAST]'));
     const refusal = this.#offers('CHUNKING') ? this.#contentRefusal() : replies.notImplemented;
-    const chunk = { left: Number(count), isLast: last !== undefined };
     const into = refusal ?? this.#transaction?.content;
-    if (into === undefined) return this.#begin(false, chunk);
-    this.#chunk = { ...chunk, into };
-    return undefined;
+    const chunk = { left: Number(count), isLast: last !== undefined };
+    if (into !== undefined) this.#chunk = { ...chunk, into };
+    return into === undefined ? this.#begin(false, chunk) : undefined;
   }
 
   #content(chunk: Chunk): Action | undefined {
@@ -301,10 +290,9 @@ export class Session {
     const { content: data, rest } = chunk.into.receive(octets);
     if (rest !== undefined) [this.#input, chunk.left] = [rest, 0];
     if (data.length === 0) return undefined;
-    // The receiver may free the memory of what it gets: who has less of it, the receiver or the rest, gets a copy.
-    if (data.length < this.#input.length) return { kind: 'chunk', data: Buffer.from(data) };
-    this.#input = Buffer.from(this.#input);
-    return { kind: 'chunk', data };
+    // The receiver may free the memory of what it gets: it gets a copy where more lies there.
+    if (this.#input.length === 0) this.#input = nothing;
+    return { kind: 'chunk', data: this.#input.length > 0 ? Buffer.from(data) : data };
   }
 
   /** The message, or a BDAT chunk of it, has come in full. */
@@ -313,10 +301,8 @@ export class Session {
     if (data.length > 0) return { kind: 'chunk', data };
     this.#chunk = undefined;
     if (!(into instanceof Body)) return this.#say(into);
-    if (into.defect !== undefined) {
-      this.#say(into.defect === 'malformed' ? replies.bareLineEnd : replies.messageTooBig);
-      return this.#reset();
-    }
+    if (into.defect !== undefined)
+      return this.#say(into.defect === 'malformed' ? replies.bareLineEnd : replies.messageTooBig) ?? this.#reset();
     if (!isLast) return this.#say(replies.ok);
     return this.#ask({ kind: 'commit' }, reply => {
       this.#transaction = undefined;
