@@ -34,7 +34,7 @@ export class Body {
     const part = { view: new DataView(b.buffer, b.byteOffset, b.length), at: 0, to: 0 };
     while (part.at < b.length) {
       if (this.#isDotted && this.#isLineStart && b[part.at] === DOT) {
-        if ('.\r\n'.startsWith(b.toString('latin1', part.at, part.at + 3))) break; // the end, or what may become it
+        if ((b[part.at + 1] ?? CR) === CR && (b[part.at + 2] ?? LF) === LF) break; // the end, or what may become it
         part.at += 1;
         this.#sizeBytes -= 1;
       }

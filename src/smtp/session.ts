@@ -9,7 +9,7 @@ import { type Reply, encodeReply, replies } from './reply.ts';
 
 export type SessionOptions = {
   readonly hostname: string;
-  readonly extensions: readonly { readonly name: string; readonly parameter?: string }[]; // in EHLO's order; no others
+  readonly extensions: readonly { readonly name: string; readonly parameter?: string }[]; // EHLO's order; others: refused
   readonly maxSizeBytes: number;
   readonly needsTls: boolean; // before MAIL
   readonly needsLogin: boolean; // before MAIL
@@ -40,6 +40,7 @@ const maxLoginLineOctets = 4096; // AUTH, the responses to it (RFC 4954 §4 sets
 const maxPathLineOctets = maxLineOctets + 560;
 const failures: ReadonlySet<number> = new Set([500, 501, 503, 504, 555]);
 const base64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
+const withoutArgument: ReadonlySet<string> = new Set(['DATA', 'QUIT', 'RSET', 'STARTTLS']);
 
 /** Octets to come: `left` of them (Infinity: to the final dot), into the body or, with a refusal, for nothing. */
 type Chunk = { left: number; readonly isLast: boolean; readonly into: Body | Reply };
@@ -157,8 +158,7 @@ export class Session {
   #command(line: string): Action | undefined {
     const [word = '', ...words] = line.split(' ');
     const [verb, argument] = [word.toUpperCase(), words.join(' ').trim()];
-    if (argument !== '' && ['DATA', 'QUIT', 'RSET', 'STARTTLS'].includes(verb))
-      return this.#say(replies.noParameterHere);
+    if (argument !== '' && withoutArgument.has(verb)) return this.#say(replies.noParameterHere);
     return (Session.#commands.get(verb) ?? (s => s.#say(replies.unknownCommand)))(this, argument);
   }
 
