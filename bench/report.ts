@@ -73,7 +73,7 @@ export function circumstances({ rounds, scale, failures, peers }: Run): string {
   const gigabytes = Math.round(totalmem() / 2 ** 30);
   const queued = peers.filter(({ answersFrom }) => answersFrom === 'queue').map(({ name }) => name);
   return [
-    `${new Date().toISOString().slice(0, 10)}, medians of ${rounds} interleaved rounds${scale === 1 ? '' : ` with ${scale} of the messages`}.`,
+    `${new Date().toISOString().slice(0, 10)}, ${rounds === 1 ? 'of one round' : `medians of ${rounds} interleaved rounds`}${scale === 1 ? '' : ` with ${scale} of the messages`}.`,
     ...(failures > 0 ? [`${failures} measurements failed and do not count.`] : []),
     `${cpus().length} × ${cpus()[0]?.model.trim()} (${arch()}), ${gigabytes} GiB, Linux ${release()}, ${debian}, Node ${process.version}.`,
     `${peers.map(({ version }) => version).join(', ')}.`,
