@@ -1,8 +1,9 @@
 // The journal of small messages: it makes them stable before their files in Maildirs are.
 // Promises: a message whose append() has resolved survives a power cut: what is missing or torn of its files is written again
 // at the next start. One write and one fdatasync serve all who wait, in place of a sync of each file and folder.
-// A segment goes when the files that it speaks of are on the disk, a few seconds later: then `sync -f` has synced their whole
-// file systems (Node has no syncfs). Never refuses mail: where it has trouble, each file is synced as if it were not there.
+// A segment is done when the files that it speaks of are on the disk, a few seconds later: then `sync -f` has synced their whole
+// file systems (Node has no syncfs). It is written over then: a sync of octets where there were some before leaves the file system's
+// own journal alone, which else makes everybody wait. Never refuses mail: in trouble each file is synced as if it were not there.
 import { execFile } from 'node:child_process';
 import fs from 'node:fs';
 import { basename, dirname } from 'node:path';
@@ -18,6 +19,10 @@ const pauseMs = 5000;
 /** What the name of a segment ends in that `sync -f` could not make good. */
 const forgotten = '.forgotten';
 const maxSegmentOctets = 64 * 1024 * 1024;
+/** By which a segment grows at a time. */
+const zeros = Buffer.alloc(1024 * 1024);
+/** Kept to be written over: one is written while another waits for `sync -f`. */
+const maxSpare = 2;
 /** Syncing a whole file system may take long where others write to it, too. */
 const syncTimeoutMs = 10 * 60_000;
 
@@ -31,8 +36,13 @@ export type System = { readonly clock: Clock; readonly random: Random; readonly 
 type Segment = {
   readonly path: string;
   readonly fd: number;
+  /** Its first octets, and in each checksum: what is left from before is no record. 0: there is nothing here. */
+  readonly salt: number;
   users: number;
   octets: number;
+  /** The length of the file: zeros at its end. */
+  reserved: number;
+  isSpoilt?: boolean;
   readonly places: Map<number, string>;
 };
 type Message = Readonly<{ files: readonly JournalFile[]; parts: readonly Buffer[] }>;
@@ -48,6 +58,7 @@ export class Journal {
   #segment: Segment | undefined;
   /** To go once nobody uses them. */
   readonly #full = new Set<Segment>();
+  readonly #spare: Segment[] = [];
   readonly #waiting: Waiting[] = [];
   #isWriting = false;
   #checking: Promise<void> | undefined;
@@ -94,6 +105,7 @@ export class Journal {
     clearInterval(this.#timer);
     await this.#checking;
     await this.checkpoint();
+    for (const { fd, path } of this.#spare.splice(0)) remove(fd, path);
   }
 
   async #write(): Promise<void> {
@@ -106,17 +118,23 @@ export class Journal {
         segment.users += group.length;
         for (const { files } of group)
           for (const { final, fileSystem } of files) segment.places.set(fileSystem, dirname(final));
-        const parts = group.flatMap(each => encode(each));
-        const octets = parts.reduce((sum, part) => sum + part.length, 0);
-        segment.octets += octets;
-        const { bytesWritten } = await writev(segment.fd, parts);
-        if (bytesWritten !== octets) throw Object.assign(new Error('no space for the journal'), { code: 'ENOSPC' });
+        const parts = group.flatMap(each => encode(each, segment.salt));
+        const at = segment.octets;
+        segment.octets += parts.reduce((sum, part) => sum + part.length, 0);
+        if (segment.octets > segment.reserved) {
+          parts.push(zeros.subarray(segment.octets % zeros.length));
+          segment.reserved = segment.octets + (parts.at(-1)?.length ?? 0);
+        }
+        const { bytesWritten } = await writev(segment.fd, parts, at);
+        if (bytesWritten !== parts.reduce((sum, part) => sum + part.length, 0))
+          throw Object.assign(new Error('no space for the journal'), { code: 'ENOSPC' });
         await fdatasync(segment.fd);
         for (const { resolve } of group) resolve(() => void (segment.users -= 1));
         if (segment.octets > maxSegmentOctets) this.#retire();
       } catch (error) {
         // Nothing is written behind what may be torn, and no sync of it is tried again as if all were well.
         if (begun) begun.users -= group.length;
+        if (begun) begun.isSpoilt = true;
         this.#retire();
         this.#isPaused = true;
         setTimeout(() => (this.#isPaused = false), pauseMs).unref();
@@ -129,10 +147,20 @@ export class Journal {
   }
 
   async #begin(): Promise<Segment> {
-    const path = `${this.#folder}/${this.#system.clock.now().toString(36)}${this.#system.random.hex(5)}`;
-    const fd = create(path, []);
+    const { clock, random } = this.#system;
+    const salt = Number.parseInt(random.hex(4), 16) || 1;
+    const head = Buffer.alloc(4);
+    head.writeUInt32LE(salt);
+    const begun = { salt, users: 0, octets: head.length, places: new Map<number, string>() };
+    const spare = this.#spare.pop();
+    if (spare) {
+      fs.writeSync(spare.fd, head, 0, head.length, 0);
+      return { ...spare, ...begun };
+    }
+    const path = `${this.#folder}/${clock.now().toString(36)}${random.hex(5)}`;
+    const fd = create(path, [head]);
     await sync(this.#folder);
-    return { path, fd, users: 0, octets: 0, places: new Map() };
+    return { path, fd, reserved: 0, ...begun };
   }
 
   #retire(): void {
@@ -142,19 +170,39 @@ export class Journal {
 
   async #check(): Promise<void> {
     this.#retire();
-    const done = [...this.#full].filter(({ users }) => users === 0);
-    if (done.length === 0) return;
-    for (const segment of done) {
-      this.#full.delete(segment);
-      fs.closeSync(segment.fd);
-    }
+    const done: Segment[] = [];
+    for (const segment of this.#full)
+      if (segment.users > 0) break;
+      else done.push(segment);
+    for (const segment of done) this.#full.delete(segment);
     const paths = done.map(({ path }) => path);
     try {
-      await syncAll(done.flatMap(({ places }) => [...places.values()])).catch(() => this.#writeAgain(paths));
-      for (const path of paths) fs.unlinkSync(path);
+      const isSynced = await syncAll(done.flatMap(({ places }) => [...places.values()])).then(
+        () => true,
+        () => false,
+      );
+      if (isSynced) for (const segment of done) await this.#clear(segment);
+      else {
+        for (const { fd } of done) fs.closeSync(fd);
+        await this.#writeAgain(paths);
+        for (const path of paths) fs.unlinkSync(path);
+      }
     } catch (error) {
       const text = 'mail is kept in the journal alone until the next start';
       this.#system.log.error({ segments: paths, error: String(error) }, text);
+    }
+  }
+
+  /** Says in the segment that there is nothing in it, for good, and keeps it; or takes it away. */
+  async #clear(segment: Segment): Promise<void> {
+    const { fd, path, isSpoilt } = segment;
+    try {
+      if (isSpoilt || this.#spare.length >= maxSpare) return remove(fd, path);
+      fs.writeSync(fd, zeros, 0, 4, 0);
+      await fdatasync(fd);
+      this.#spare.push(segment);
+    } catch {
+      remove(fd, path);
     }
   }
 
@@ -177,8 +225,13 @@ async function syncAll(places: readonly string[]): Promise<void> {
   if (fileSystems.size > 0) await run('sync', ['-f', '--', ...fileSystems.values()], { timeout: syncTimeoutMs });
 }
 
+function remove(fd: number, path: string): void {
+  fs.closeSync(fd);
+  fs.unlinkSync(path);
+}
+
 /** A record: lengths of both parts and a checksum, the names as JSON, the message. */
-function encode({ files, parts }: Message): readonly Buffer[] {
+function encode({ files, parts }: Message, salt: number): readonly Buffer[] {
   const names = Buffer.from(JSON.stringify(files.map(({ final, temporary }) => [final, temporary])));
   const head = Buffer.alloc(12);
   head.writeUInt32LE(names.length, 0);
@@ -187,7 +240,7 @@ function encode({ files, parts }: Message): readonly Buffer[] {
     4,
   );
   head.writeUInt32LE(
-    [names, ...parts].reduce((sum, part) => crc32(part, sum), 0),
+    [names, ...parts].reduce((sum, part) => crc32(part, sum), salt),
     8,
   );
   return [head, names, ...parts];
@@ -199,11 +252,14 @@ function* records(path: string): Generator<{ names: readonly (readonly [string, 
   try {
     const end = fs.fstatSync(fd).size;
     const head = Buffer.alloc(12);
-    for (let at = 0; fs.readSync(fd, head, 0, 12, at) === 12;) {
+    fs.readSync(fd, head, 0, 4, 0);
+    const salt = head.readUInt32LE(0);
+    if (salt === 0) return;
+    for (let at = 4; fs.readSync(fd, head, 0, 12, at) === 12;) {
       const [length, octets] = [head.readUInt32LE(0), head.readUInt32LE(4)];
       if (at + 12 + length + octets > end) return;
       const rest = Buffer.alloc(length + octets);
-      if (fs.readSync(fd, rest, 0, rest.length, at + 12) !== rest.length || crc32(rest) !== head.readUInt32LE(8))
+      if (fs.readSync(fd, rest, 0, rest.length, at + 12) !== rest.length || crc32(rest, salt) !== head.readUInt32LE(8))
         return;
       yield {
         names: JSON.parse(rest.toString('utf8', 0, length)) as [string, string][],

@@ -111,7 +111,14 @@ test('a record that was cut short is no message; those before it are', async () 
   await crash(first);
   for (const name of list('anton')) fs.rmSync(`${root}/mail/anton/new/${name}`);
   const path = `${root}/journal/${segments()[0]}`;
-  fs.truncateSync(path, fs.statSync(path).size - 1);
+  fs.truncateSync(
+    path,
+    fs
+      .readFileSync(path)
+      .toString('latin1')
+      .trimEnd()
+      .replace(/[\0\n]*$/, '').length,
+  );
   await start();
   assert.deepEqual(mail('anton'), ['one\n']);
   assert.deepEqual(segments(), []);
@@ -124,7 +131,7 @@ test('a record that is spoilt within is no message', async () => {
   for (const name of list('anton')) fs.rmSync(`${root}/mail/anton/new/${name}`);
   const path = `${root}/journal/${segments()[0]}`;
   const content = fs.readFileSync(path);
-  content[content.length - 2] = 0;
+  content[content.indexOf('one\n') + 2] = 0;
   fs.writeFileSync(path, content);
   await start();
   assert.deepEqual(mail('anton'), []);
@@ -140,6 +147,36 @@ test('a segment goes at a checkpoint, but not while a message of it is still to 
   release?.();
   await journal?.close();
   assert.deepEqual(segments(), []);
+});
+
+test('a segment is written over, and nothing of its former life comes back', async () => {
+  const journal = await Journal.open(`${root}/journal`, system);
+  const inodes = (): number[] => segments().map(name => fs.statSync(`${root}/journal/${name}`).ino);
+  for (const name of ['new', 'cur', 'tmp']) fs.mkdirSync(`${root}/mail/x/${name}`, { recursive: true });
+  const append = async (name: string): Promise<void> => {
+    const file = { final: `${root}/mail/x/new/${name}`, temporary: `${root}/mail/x/tmp/${name}`, fileSystem: 1 };
+    (await journal?.append([file], [Buffer.from(`${name}\n`)]))?.();
+  };
+  for (const name of ['a', 'b', 'c']) await append(name);
+  await journal?.checkpoint();
+  const before = inodes();
+  const [left = ''] = segments();
+  const empty = fs.readFileSync(`${root}/journal/${left}`);
+  assert.ok(empty.includes('c\n'), 'the records are still there');
+  await append('d');
+  assert.deepEqual(inodes(), before, 'the same file');
+  const whole = fs.readFileSync(`${root}/journal/${left}`);
+  assert.ok(whole.includes('c\n'), 'behind the new one');
+  assert.equal(whole.length, empty.length);
+  await journal?.close();
+  for (const [content, mails] of [
+    [empty, []],
+    [whole, ['d\n']],
+  ] as const) {
+    fs.writeFileSync(`${root}/journal/${left}`, content);
+    await start();
+    assert.deepEqual([mail('x'), segments()], [mails, []]);
+  }
 });
 
 test('mail that cannot be restored stays in the journal until it can', async () => {
