@@ -97,6 +97,20 @@ export type Message =
   | { readonly kind: 'memory'; readonly parts: readonly Buffer[]; readonly sizeBytes: number }
   | { readonly kind: 'file'; readonly path: string; readonly sizeBytes: number };
 
+/** Where one file is to stand at last, on its way there ('': it is to be gone), and which file system is to be synced for it. */
+export type JournalFile = { readonly final: string; readonly temporary: string; readonly fileSystem?: number };
+/** What stands in each of the files. */
+export type JournalRecord = Readonly<{ files: readonly JournalFile[]; parts: readonly Buffer[] }>;
+
+/** What makes small messages stable before their files are. */
+export interface Journal {
+  /**
+   * Resolves when the records are stable: files that are missing after a crash are made then, unless a later record says that they are
+   * to be gone. Call what it gives when the files are in place, or are not to be. Rejects where it keeps nothing.
+   */
+  append(records: readonly JournalRecord[]): Promise<() => void>;
+}
+
 /** Copies that are written and synced, and not yet visible to anyone. Exactly one of the two is called, once. */
 export interface Prepared {
   /** Makes every copy visible; resolved means stable: files and directories are synced. */
@@ -191,12 +205,10 @@ export interface Transport {
   deliver(
     destination: string,
     entry: QueueEntry,
-    message: StoredMessage,
+    message: Message,
     recipients: readonly QueueRecipient[],
   ): Promise<readonly Delivery[]>;
 }
-
-export type StoredMessage = Extract<Message, { kind: 'file' }>;
 
 /** What a notice says of a recipient (RFC 3464 §2.3.3). */
 export type Outcome = {

@@ -32,6 +32,7 @@ import { ensureAccounts, ensureDecoy } from './steward/account-files.ts';
 import { Steward } from './steward/client.ts';
 import { findUser } from './steward/nss.ts';
 import { cleanEnvironment, runSteward } from './steward/steward.ts';
+import { DiskJournal } from './storage/journal.ts';
 import { MaildirStorage } from './storage/maildir.ts';
 import { localTransport } from './storage/local.ts';
 import { sweep } from './storage/sweep.ts';
@@ -131,7 +132,7 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
     queued: queue.size,
     writable: probe(join(dataFolder, 'state')) === undefined,
   });
-  let control;
+  let [control, journal]: [{ close(): void }?, DiskJournal?] = [];
   try {
     control = await openControl(controlPath(settings), {
       health,
@@ -143,8 +144,9 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
     });
     // Nobody else writes here: what lies in the spool is left from a crash, and was never acknowledged.
     for (const name of readdirSync(join(dataFolder, 'spool'))) unlinkSync(join(dataFolder, 'spool', name));
-    await sending.maildir.start(join(dataFolder, 'journal'));
-    await queue.start();
+    journal = await DiskJournal.open(join(dataFolder, 'journal'), { ...system, log });
+    sending.maildir.use(journal);
+    await queue.start(journal);
     await listeners.open();
   } catch (error) {
     control?.close();
@@ -161,7 +163,8 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
   await orders.stop.promise;
   log.info({ sessions: listeners.sessions }, 'stopping');
   await Promise.all([listeners.drain(drainMs), queue.stop(drainMs)]);
-  await sending.maildir.stop();
+  await queue.settle();
+  await journal?.close();
   sending.remote.close();
   control.close();
   log.info({}, 'stopped');

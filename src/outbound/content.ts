@@ -3,21 +3,23 @@
 // for a line end. Memory is bounded: a small message is read at once, a large one piece by piece.
 // RFC 5321 §4.5.2 and §2.3.8.
 import { closeSync, createReadStream, openSync, readSync } from 'node:fs';
+import type { Message } from '../mail.ts';
 
 /** A message of so many octets is read at once, a larger one in such pieces. */
 const pieceBytes = 256 * 1024;
 const [LF, CR, DOT] = [10, 13, 46];
 
 /** A stored message without what is for Maildirs alone. */
-export type Stored = { readonly path: string; readonly skipBytes: number; readonly sizeBytes: number };
+export type Stored = Message & { readonly skipBytes: number };
 /** `sizeBytes`: for SIZE; of a large message, without the CRs that its lines get. */
 export type Content = { readonly sizeBytes: number; readonly pieces: Iterable<Buffer> | AsyncIterable<Buffer> };
 
-export function openContent({ path, skipBytes, sizeBytes }: Stored): Content {
-  const octets = sizeBytes - skipBytes;
-  if (octets > pieceBytes) return { sizeBytes: octets, pieces: pieces(path, skipBytes) };
+export function openContent(message: Stored): Content {
+  const octets = message.sizeBytes - message.skipBytes;
+  if (message.kind === 'file' && octets > pieceBytes)
+    return { sizeBytes: octets, pieces: pieces(message.path, message.skipBytes) };
   const encoder = new Encoder();
-  const piece = encoder.encode(read(path, skipBytes, octets), true);
+  const piece = encoder.encode(read(message, octets), true);
   return { sizeBytes: encoder.sizeBytes, pieces: [piece] };
 }
 
@@ -28,12 +30,14 @@ async function* pieces(path: string, start: number): AsyncGenerator<Buffer> {
   yield encoder.encode(Buffer.alloc(0), true);
 }
 
-/** Octets of a file, synchronously: three short calls, where asynchronous ones cost more than the message. */
-export function read(path: string, from: number, octets: number): Buffer {
-  const file = openSync(path, 'r');
+/** The first octets, synchronously: three short calls, where asynchronous ones cost more than the message. */
+export function read(message: Stored, octets: number): Buffer {
+  const { skipBytes } = message;
+  if (message.kind === 'memory') return Buffer.concat(message.parts).subarray(skipBytes, skipBytes + octets);
+  const file = openSync(message.path, 'r');
   try {
     const buffer = Buffer.allocUnsafe(octets);
-    return buffer.subarray(0, readSync(file, buffer, 0, octets, from));
+    return buffer.subarray(0, readSync(file, buffer, 0, octets, skipBytes));
   } finally {
     closeSync(file);
   }

@@ -4,20 +4,26 @@
 import { isAscii } from 'node:buffer';
 import { createReadStream } from 'node:fs';
 import { stat, writeFile } from 'node:fs/promises';
-import { type Transform, pipeline } from 'node:stream';
+import { Readable, type Transform, pipeline } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
 import type { MimeNode, Part } from 'mailsplit';
-import type { Stored } from './content.ts';
+import { type Stored, read } from './content.ts';
 
 const misplaced = 'it has octets above 127 where none may be encoded';
 const untouchable = /^(?:multipart\/(?:signed|encrypted)|application\/(?:x-)?pkcs7-mime)$/;
 
-/** Writes the converted message to `path`; a string says why that may not or cannot be done. The caller removes the file. */
-export async function toSevenBit(message: Stored, path: string): Promise<Stored | string> {
+/** The converted message, in memory or in a new file that the caller removes; a string says why that may not or cannot be done. */
+export async function toSevenBit(message: Stored, path: string | undefined): Promise<Stored | string> {
   try {
     const dirty = await survey(message);
     if (typeof dirty === 'string') return dirty;
-    await writeFile(path, ascii(convert(message, dirty)), { flag: 'wx', mode: 0o600 });
-    return { path, skipBytes: 0, sizeBytes: (await stat(path)).size };
+    const content = ascii(convert(message, dirty));
+    if (path === undefined) {
+      const octets = await buffer(content);
+      return { kind: 'memory', parts: [octets], skipBytes: 0, sizeBytes: octets.length };
+    }
+    await writeFile(path, content, { flag: 'wx', mode: 0o600 });
+    return { kind: 'file', path, skipBytes: 0, sizeBytes: (await stat(path)).size };
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'EILSEQ') return misplaced;
@@ -35,10 +41,14 @@ async function* ascii(pieces: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
 }
 
 /** The parts, each with the number of its node, from 1. */
-async function* split({ path, skipBytes }: Stored): AsyncGenerator<readonly [number, Part]> {
+async function* split(message: Stored): AsyncGenerator<readonly [number, Part]> {
   const { Splitter } = await import('mailsplit');
   const splitter = new Splitter({ defaultInlineEmbedded: true });
-  pipeline(createReadStream(path, { start: skipBytes }), splitter, () => undefined); // the loop below hears of errors
+  const isFile = message.kind === 'file';
+  const source = isFile
+    ? createReadStream(message.path, { start: message.skipBytes })
+    : Readable.from([read(message, message.sizeBytes)]);
+  pipeline(source, splitter, () => undefined); // the loop below hears of errors
   let place = 0;
   for await (const part of splitter as AsyncIterable<Part>) yield [(place += part.type === 'node' ? 1 : 0), part];
 }

@@ -110,7 +110,8 @@ export class OutboundTransport implements Transport {
     const place = { remote: options.host, ...(tls && { tls }) };
     const stored = { ...message, skipBytes: entry.skipBytes };
     const mustConvert = entry.is8Bit && !offers.has('8BITMIME');
-    const sevenBitPath = `${message.path}x7bit${this.#options.random.hex(4)}`; // a name that the queue sweeps after a crash
+    // A name that the queue sweeps after a crash.
+    const sevenBitPath = message.kind === 'file' ? `${message.path}x7bit${this.#options.random.hex(4)}` : undefined;
     const fail = (status: string, text: string): Sent => {
       return { deliveries: recipients.map(() => ({ kind: 'failed', status, text })), isReusable: true };
     };
@@ -127,7 +128,7 @@ export class OutboundTransport implements Transport {
         sent = await connection.send(mail, content);
       }
     } finally {
-      if (mustConvert) await unlink(sevenBitPath).catch(() => undefined);
+      if (mustConvert && sevenBitPath) await unlink(sevenBitPath).catch(() => undefined);
       if (!sent?.isReusable) connection.destroy();
       else if (connection.messages >= maxMessages) connection.quit();
       else {
@@ -163,7 +164,7 @@ function forgive(delivery: Delivery, destination: string): Delivery {
   return wantsLogin ? { ...delivery, kind: 'deferred', status: '4.7.0' } : delivery;
 }
 
-function hasAsciiHeader({ path, skipBytes }: Stored): boolean {
-  const [head = ''] = read(path, skipBytes, maxHeaderBytes).toString('latin1').split('\n\n', 1);
+function hasAsciiHeader(message: Stored): boolean {
+  const [head = ''] = read(message, maxHeaderBytes).toString('latin1').split('\n\n', 1);
   return isAscii(head);
 }

@@ -1,11 +1,17 @@
 // The queue on disk: `<id>` is the message as given, `<id>.json` its envelope with what became of each recipient so far.
 // Promises: an entry is there once its json has been renamed into place and the folder synced, whole or not at all; it goes
 // in reverse, json first. What a crash left half-made is swept at start; a json that cannot be read is left alone.
-// Never holds a body in memory. Small calls are synchronous, only fsyncs go to the pool.
+// A small message is in the journal at first, which could make its files, and in memory: most leave at once and never have
+// any. What waits for more than a second or two gets them. Small calls are synchronous, only fsyncs go to the pool.
 import fs from 'node:fs';
 import { copyFile, opendir, unlink } from 'node:fs/promises';
-import type { Delivery, Log, Message, Prepared, QueueEntry, QueueRecipient, StoredMessage } from '../mail.ts';
+import type { Delivery, Journal, Log, Message, Prepared, QueueEntry, QueueRecipient } from '../mail.ts';
 import { FolderSync, create, sync } from '../stable.ts';
+
+/** All messages without files together; what comes then gets its own at once. */
+const maxHeldBytes = 16 * 1024 * 1024;
+/** How many get theirs side by side. */
+const maxSettling = 16;
 
 /** A recipient with its state. `last` that is not deferred, without `isDone`: only the notice of it is still owed. */
 export type StoredRecipient = QueueRecipient & {
@@ -21,18 +27,91 @@ export type StoredEntry = Omit<QueueEntry, 'recipients'> & {
   readonly recipients: readonly StoredRecipient[];
 };
 
+/** A message without files; the journal lets go of it by `release`. */
+type Held = { readonly json: Buffer; readonly message: Message; readonly release: () => void; settled?: Promise<void> };
+
 export class QueueFolder {
   readonly #folder: string;
   readonly #log: Log;
   readonly #folders = new FolderSync();
+  readonly #held = new Map<string, Held>();
+  #heldBytes = 0;
+  #journal: Journal | undefined;
 
   constructor(folder: string, log: Log) {
     this.#folder = folder;
     this.#log = log;
   }
 
+  /** Small messages are held in that journal from now on. */
+  use(journal: Journal | undefined): void {
+    this.#journal = journal;
+  }
+
   async prepare(entry: StoredEntry, message: Message): Promise<Prepared> {
-    const path = `${this.#folder}/${entry.id}`;
+    const json = Buffer.from(JSON.stringify(entry));
+    if (await this.#hold(entry.id, json, message))
+      return { commit: async () => undefined, abort: () => this.#forget(entry.id) };
+    return this.#keep(entry.id, json, message);
+  }
+
+  /** Whether journal and memory have taken it. */
+  async #hold(id: string, json: Buffer, message: Message): Promise<boolean> {
+    if (message.kind === 'file' || !this.#journal || this.#heldBytes + message.sizeBytes > maxHeldBytes) return false;
+    const parts = [...message.parts];
+    const [path, temporary] = [`${this.#folder}/${id}`, `${this.#folder}/${id}.json.tmp`];
+    if (this.#held.has(id) || fs.existsSync(path)) throw new Error(`the queue has a message ${id} already`);
+    const files = [
+      { files: [{ final: path, temporary }], parts },
+      { files: [{ final: `${path}.json`, temporary }], parts: [json] },
+    ];
+    this.#heldBytes += message.sizeBytes;
+    const release = await this.#journal.append(files).catch(() => undefined);
+    if (release) this.#held.set(id, { json, message: { ...message, parts }, release });
+    else this.#heldBytes -= message.sizeBytes;
+    return release !== undefined;
+  }
+
+  /** The journal is told that the files are not its business any more. Never rejects: else it may make them again after a crash. */
+  async #forget(id: string): Promise<void> {
+    const held = this.#held.get(id);
+    this.#held.delete(id);
+    this.#heldBytes -= held?.message.sizeBytes ?? 0;
+    const files = [id, `${id}.json`].map(name => ({ final: `${this.#folder}/${name}`, temporary: '' }));
+    (await this.#journal?.append([{ files, parts: [] }]).catch(() => undefined))?.();
+    held?.release();
+  }
+
+  /** Gives these files, some at a time, where they have none; all of them: what is held. Never rejects: what has none stays held. */
+  async settleAll(ids: Iterable<string> = this.#held.keys()): Promise<void> {
+    const left = [...ids].values();
+    const work = async (): Promise<void> => {
+      for (const id of left)
+        await this.#settle(id).catch((error: unknown) =>
+          this.#log.error({ message: id, error: String(error) }, 'a queue entry is in the journal alone as yet'),
+        );
+    };
+    await Promise.all(Array.from({ length: maxSettling }, work));
+  }
+
+  #settle(id: string): Promise<void> {
+    const held = this.#held.get(id);
+    if (held === undefined) return Promise.resolve();
+    return (held.settled ??= this.#keep(id, held.json, held.message)
+      .then(files => files.commit())
+      .then(() => this.#forget(id))
+      .catch((error: unknown) => {
+        delete held.settled;
+        throw error;
+      }));
+  }
+
+  get held(): readonly string[] {
+    return [...this.#held.keys()];
+  }
+
+  async #keep(id: string, json: Buffer, message: Message): Promise<Prepared> {
+    const path = `${this.#folder}/${id}`;
     const files = [path, `${path}.json.tmp`, `${path}.json`] as const;
     const discardAll = (): void => files.forEach(discard);
     const isMemory = message.kind === 'memory';
@@ -41,7 +120,7 @@ export class QueueFolder {
     if (!isMemory && !isLinked(message.path, path)) await copyFile(message.path, path, fs.constants.COPYFILE_EXCL);
     const stable = [sync(path, fd)];
     try {
-      stable.push(this.#write(entry));
+      stable.push(this.#write(id, json));
       await Promise.all(stable);
     } catch (error) {
       discardAll();
@@ -60,22 +139,25 @@ export class QueueFolder {
   }
 
   read(id: string): StoredEntry {
-    const entry = JSON.parse(fs.readFileSync(`${this.#folder}/${id}.json`, 'utf8')) as StoredEntry | null;
+    const entry = JSON.parse(
+      this.#held.get(id)?.json.toString() ?? fs.readFileSync(`${this.#folder}/${id}.json`, 'utf8'),
+    ) as StoredEntry | null;
     const isEntry = entry?.id === id && typeof entry.from === 'string' && Number.isFinite(entry.receivedAt);
     if (!isEntry || !Array.isArray(entry.recipients) || !entry.recipients.every(isRecipient))
       throw new Error('it is not a queue entry');
     return entry;
   }
 
-  message({ id, sizeBytes }: StoredEntry): StoredMessage {
-    return { kind: 'file', path: `${this.#folder}/${id}`, sizeBytes };
+  message({ id, sizeBytes }: StoredEntry): Message {
+    return this.#held.get(id)?.message ?? { kind: 'file', path: `${this.#folder}/${id}`, sizeBytes };
   }
 
   /** Writes what an entry says now. */
   async update(entry: StoredEntry): Promise<void> {
+    await this.#settle(entry.id);
     const path = `${this.#folder}/${entry.id}.json`;
     try {
-      await this.#write(entry);
+      await this.#write(entry.id, Buffer.from(JSON.stringify(entry)));
       fs.renameSync(`${path}.tmp`, path);
     } catch (error) {
       discard(`${path}.tmp`);
@@ -85,15 +167,19 @@ export class QueueFolder {
   }
 
   async remove(id: string): Promise<void> {
+    for (let held; (held = this.#held.get(id));) {
+      if (!held.settled) return this.#forget(id);
+      await held.settled.catch(() => undefined);
+    }
     // Not synchronous: unlinking a file that was just synced waits for the journal, 2.4 ms at a time.
     await removed(`${this.#folder}/${id}.json`);
     await this.#folders.sync(this.#folder);
     await removed(`${this.#folder}/${id}`);
   }
 
-  async #write(entry: StoredEntry): Promise<void> {
-    const path = `${this.#folder}/${entry.id}.json.tmp`;
-    await sync(path, create(path, [Buffer.from(JSON.stringify(entry))]));
+  async #write(id: string, json: Buffer): Promise<void> {
+    const path = `${this.#folder}/${id}.json.tmp`;
+    await sync(path, create(path, [json]));
   }
 
   /** Every entry; call it before anything is prepared. A turn of the event loop passes after each 128 or so. */

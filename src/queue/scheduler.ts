@@ -1,10 +1,21 @@
 // The queue: what is due is tried, what cannot be delivered now waits, and the sender is told what became of it.
 // Promises: a final outcome is on disk, and its notice before it, else the recipient stays; a dead destination holds up no
 // other; while it is down one attempt at a time probes it, and the rest waits in memory, told and given up in time.
-// Never more than 500 attempts at once, nor a body or an envelope in memory of what only waits. RFC 5321 §4.5.4, RFC 3461 §5.
+// Never more than 500 attempts at once, nor a body or an envelope in memory of what has waited for two seconds. RFC 5321 §4.5.4, RFC 3461 §5.
 import { setImmediate, setTimeout as pause } from 'node:timers/promises';
 import { toDomain } from '../mail.ts';
-import type { Delivery, Log, Message, Outcome, Prepared, Queue, QueueEntry, Report, Transport } from '../mail.ts';
+import type {
+  Delivery,
+  Journal,
+  Log,
+  Message,
+  Outcome,
+  Prepared,
+  Queue,
+  QueueEntry,
+  Report,
+  Transport,
+} from '../mail.ts';
 import type { Clock, Random } from '../system.ts';
 import { QueueFolder, type StoredEntry, type StoredRecipient } from './disk.ts';
 
@@ -83,6 +94,9 @@ export class DiskQueue implements Queue {
   readonly #active = new Set<Promise<void>>();
   /** Done, and still on the disk, which did not let go of them: tried again each second, some at a time. */
   readonly #unremoved = new Set<string>();
+  /** Without files when the last tick was: at the next one they get them. */
+  #unsettled: readonly string[] = [];
+  #settling: Promise<void> | undefined;
   #slow = 0;
   #ticked = 0;
   #timer: NodeJS.Timeout | undefined;
@@ -97,12 +111,13 @@ export class DiskQueue implements Queue {
     return this.#entries.size;
   }
 
-  /** Loads what is on disk, then begins. */
-  async start(): Promise<void> {
+  /** Loads what is on disk, then begins. Small messages are held in the journal, if there is one, until they have files. */
+  async start(journal?: Journal): Promise<void> {
     for await (const record of this.#disk.scan()) {
       if (isOver(record)) await this.#disk.remove(record.id);
       else this.#add(record);
     }
+    this.#disk.use(journal);
     this.#timer = setInterval(() => this.tick(), 1000).unref();
     this.tick();
   }
@@ -112,6 +127,12 @@ export class DiskQueue implements Queue {
     clearInterval(this.#timer);
     this.#timer = undefined;
     await Promise.race([Promise.all(this.#active), pause(withinMs, undefined, { ref: false })]);
+  }
+
+  /** Files for all that has none: when nothing more comes, and before the journal is closed. */
+  async settle(): Promise<void> {
+    await this.#settling;
+    await this.#disk.settleAll();
   }
 
   async prepare(entry: QueueEntry, message: Message): Promise<Prepared> {
@@ -142,6 +163,8 @@ export class DiskQueue implements Queue {
         () => this.#unremoved.delete(id),
         () => undefined,
       );
+    this.#settling ??= this.#disk.settleAll(this.#unsettled).finally(() => (this.#settling = undefined));
+    this.#unsettled = this.#disk.held;
     this.#dispatch();
   }
 

@@ -9,7 +9,7 @@ import fs from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { crc32 } from 'node:zlib';
-import type { Log } from '../mail.ts';
+import type { Journal, JournalRecord, Log } from '../mail.ts';
 import { create, sync } from '../stable.ts';
 import type { Clock, Random } from '../system.ts';
 
@@ -30,8 +30,6 @@ const run = promisify(execFile);
 const fdatasync = promisify(fs.fdatasync);
 const writev = promisify(fs.writev);
 
-/** Where one file of a message is to stand at last, on its way there, and the number of its file system. */
-export type JournalFile = { readonly final: string; readonly temporary: string; readonly fileSystem: number };
 export type System = { readonly clock: Clock; readonly random: Random; readonly log: Log };
 type Segment = {
   readonly path: string;
@@ -45,13 +43,13 @@ type Segment = {
   isSpoilt?: boolean;
   readonly places: Map<number, string>;
 };
-type Message = Readonly<{ files: readonly JournalFile[]; parts: readonly Buffer[] }>;
-type Waiting = Message & {
+type Waiting = {
+  readonly records: readonly JournalRecord[];
   readonly resolve: (release: () => void) => void;
   readonly reject: (error: unknown) => void;
 };
 
-export class Journal {
+export class DiskJournal implements Journal {
   readonly #folder: string;
   readonly #system: System;
   readonly #timer: NodeJS.Timeout;
@@ -71,9 +69,9 @@ export class Journal {
   }
 
   /** Puts right what a crash has left, then begins. undefined: this system has no `sync -f`. Call it before mail is taken. */
-  static async open(folder: string, system: System): Promise<Journal | undefined> {
+  static async open(folder: string, system: System): Promise<DiskJournal | undefined> {
     const { log } = system;
-    const restored = fs.readdirSync(folder).map(name => restore(`${folder}/${name}`, log));
+    const restored = restore(folder, segmentsIn(folder), log);
     try {
       await run('sync', ['-f', '/proc']); // whether there is one: of that file system there is nothing to sync
       await syncAll(restored.flatMap(({ places }) => places));
@@ -83,14 +81,13 @@ export class Journal {
       return undefined;
     }
     for (const { path, isWhole } of restored) if (isWhole) fs.unlinkSync(path);
-    return new Journal(folder, system);
+    return new DiskJournal(folder, system);
   }
 
-  /** Resolves when the message is stable; call what it gives when its files are in place, or are not to be. Rejects where it is not kept. */
-  append(files: readonly JournalFile[], parts: readonly Buffer[]): Promise<() => void> {
+  append(records: readonly JournalRecord[]): Promise<() => void> {
     return new Promise((resolve, reject) => {
       if (this.#isPaused) return reject(new Error('the journal has trouble'));
-      this.#waiting.push({ files, parts, resolve, reject });
+      this.#waiting.push({ records, resolve, reject });
       if (!this.#isWriting) void this.#write();
     });
   }
@@ -116,9 +113,10 @@ export class Journal {
       try {
         const segment = (begun = this.#segment ??= await this.#begin());
         segment.users += group.length;
-        for (const { files } of group)
-          for (const { final, fileSystem } of files) segment.places.set(fileSystem, dirname(final));
-        const parts = group.flatMap(each => encode(each, segment.salt));
+        const all = group.flatMap(({ records }) => records);
+        for (const { final, fileSystem } of all.flatMap(({ files }) => files))
+          if (fileSystem !== undefined) segment.places.set(fileSystem, dirname(final));
+        const parts = all.flatMap(record => encode(record, segment.salt));
         const at = segment.octets;
         segment.octets += parts.reduce((sum, part) => sum + part.length, 0);
         if (segment.octets > segment.reserved) {
@@ -209,7 +207,7 @@ export class Journal {
   /** What the disk did not take it may have forgotten: the files are written once more, now or at a start, and never just synced again. */
   async #writeAgain(paths: string[]): Promise<void> {
     for (const [at, path] of paths.entries()) fs.renameSync(path, (paths[at] = `${path}${forgotten}`));
-    const restored = paths.map(path => restore(path, this.#system.log));
+    const restored = restore(this.#folder, paths, this.#system.log);
     if (!restored.every(({ isWhole }) => isWhole)) throw new Error('not all of it could be written again');
     await syncAll(restored.flatMap(({ places }) => places));
   }
@@ -231,7 +229,7 @@ function remove(fd: number, path: string): void {
 }
 
 /** A record: lengths of both parts and a checksum, the names as JSON, the message. */
-function encode({ files, parts }: Message, salt: number): readonly Buffer[] {
+function encode({ files, parts }: JournalRecord, salt: number): readonly Buffer[] {
   const names = Buffer.from(JSON.stringify(files.map(({ final, temporary }) => [final, temporary])));
   const head = Buffer.alloc(12);
   head.writeUInt32LE(names.length, 0);
@@ -247,7 +245,7 @@ function encode({ files, parts }: Message, salt: number): readonly Buffer[] {
 }
 
 /** The records of a segment, up to one that is torn: that was never acknowledged, and nothing follows it. */
-function* records(path: string): Generator<{ names: readonly (readonly [string, string])[]; content: Buffer }> {
+function* recordsIn(path: string): Generator<{ names: readonly (readonly [string, string])[]; content: Buffer }> {
   const fd = fs.openSync(path, 'r');
   try {
     const end = fs.fstatSync(fd).size;
@@ -272,16 +270,28 @@ function* records(path: string): Generator<{ names: readonly (readonly [string, 
   }
 }
 
-/** Writes what is missing or torn of the files of a segment, or all where the disk may have forgotten them. Mail that somebody has read is in cur/. */
-function restore(path: string, log: Log) {
+const segmentsIn = (folder: string): string[] => fs.readdirSync(folder).map(name => `${folder}/${name}`);
+
+/** Writes what is missing or torn of the files of these segments, or all where the disk may have forgotten them; but none that is to be gone. */
+function restore(folder: string, paths: readonly string[], log: Log) {
+  const gone = new Set<string>();
+  for (const path of segmentsIn(folder))
+    for (const { names } of recordsIn(path))
+      for (const [final, temporary] of names) if (temporary === '') gone.add(final);
+  return paths.map(path => restoreSegment(path, gone, log));
+}
+
+function restoreSegment(path: string, gone: ReadonlySet<string>, log: Log) {
   const places = new Set<string>();
   const read = new Map<string, ReadonlyMap<string, string>>();
   let [count, isWhole] = [0, true];
-  for (const { names, content } of records(path))
+  for (const { names, content } of recordsIn(path))
     for (const [final, temporary] of names)
       try {
-        const cur = `${dirname(dirname(final))}/cur`;
-        if (!read.has(cur)) read.set(cur, new Map(fs.readdirSync(cur).map(name => [name.split(':', 1).join(), name])));
+        if (gone.has(final)) continue;
+        const cur = `${dirname(dirname(final))}/cur`; // of a Maildir: mail that somebody has read
+        const inCur = read.has(cur) || !fs.existsSync(cur) ? [] : fs.readdirSync(cur);
+        if (!read.has(cur)) read.set(cur, new Map(inCur.map(name => [name.split(':', 1).join(), name])));
         const seen = read.get(cur)?.get(basename(final));
         const place = seen === undefined || fs.existsSync(final) ? final : `${cur}/${seen}`;
         places.add(dirname(final));

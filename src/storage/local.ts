@@ -1,8 +1,16 @@
 // The transport of mail that stays here but could not be delivered at once: the queue tries it again through this.
 // Promises: each recipient on its own, so that one full mailbox holds up no other; what cannot be told is deferred.
 // Never decides anew where mail goes, unless that could not be told when it was taken (`routes` is empty).
-import { CannotTell, type Prepared, type Resolution, type Resolve, type Storage, toMailbox } from '../mail.ts';
-import type { Delivery, QueueEntry, QueueRecipient, Route, StoredMessage, Transport } from '../mail.ts';
+import {
+  CannotTell,
+  type Message,
+  type Prepared,
+  type Resolution,
+  type Resolve,
+  type Storage,
+  toMailbox,
+} from '../mail.ts';
+import type { Delivery, QueueEntry, QueueRecipient, Route, Transport } from '../mail.ts';
 import { parseAddress } from '../smtp/address.ts';
 
 export type LocalOptions = Readonly<{
@@ -13,7 +21,7 @@ export type LocalOptions = Readonly<{
 }>;
 
 export function localTransport({ storages, resolve, remote, isRelayed }: LocalOptions): Transport {
-  async function store(routes: readonly Route[], message: StoredMessage): Promise<Delivery> {
+  async function store(routes: readonly Route[], message: Message): Promise<Delivery> {
     const prepared: Prepared[] = [];
     try {
       for (const [kind, group] of Map.groupBy(routes, route => route.kind))
@@ -26,7 +34,7 @@ export function localTransport({ storages, resolve, remote, isRelayed }: LocalOp
     return { kind: 'delivered', status: '2.0.0', text: 'delivered to its mailbox' };
   }
 
-  async function attempt(recipient: QueueRecipient, entry: QueueEntry, message: StoredMessage) {
+  async function attempt(recipient: QueueRecipient, entry: QueueEntry, message: Message) {
     const { address, domain, routes = [] } = recipient;
     const parsed = parseAddress(address);
     const mailbox = parsed && toMailbox(parsed);

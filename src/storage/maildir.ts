@@ -6,10 +6,10 @@
 import { closeSync, constants, existsSync, linkSync, mkdirSync, openSync, renameSync, statSync } from 'node:fs';
 import { copyFile, unlink } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { CannotTell, type Message, type Prepared, type Route, type Storage } from '../mail.ts';
+import { CannotTell, type Journal, type Message, type Prepared, type Route, type Storage } from '../mail.ts';
 import { uniqueName } from '../system.ts';
 import { FolderSync, create, sync } from '../stable.ts';
-import { Journal, type System } from './journal.ts';
+import type { System } from './journal.ts';
 
 /** `original`: what it is to be a link to. */
 type Copy = Record<'maildir' | 'temporary' | 'final', string> & { fileSystem: number; original?: Copy | undefined };
@@ -29,14 +29,9 @@ export class MaildirStorage implements Storage {
     this.#system = system;
   }
 
-  /** Puts right what a crash has left, and makes small messages stable by a journal in that folder from now on. */
-  async start(journalFolder: string): Promise<void> {
-    this.#journal = await Journal.open(journalFolder, this.#system);
-  }
-
-  /** After the last message. */
-  async stop(): Promise<void> {
-    await this.#journal?.close();
+  /** Small messages are made stable by that journal from now on. */
+  use(journal: Journal | undefined): void {
+    this.#journal = journal;
   }
 
   async prepare(routes: readonly Route[], message: Message): Promise<Prepared> {
@@ -58,7 +53,7 @@ export class MaildirStorage implements Storage {
       }
       // Where the journal does not take it, it is synced as a large message is.
       if (message.kind === 'memory')
-        release = await this.#journal?.append(copies, message.parts).catch(() => undefined);
+        release = await this.#journal?.append([{ files: copies, parts: message.parts }]).catch(() => undefined);
       const written = unsynced.splice(0);
       if (release) for (const { fd } of written) closeSync(fd);
       else await Promise.all(written.map(({ fd, path }) => sync(path, fd)));

@@ -1,6 +1,7 @@
 // What every Storage keeps, whatever is behind it: run it with a place of your own. Maildirs are looked at as a mail
 // reader does, by listing them, so that nothing of the storage's inside is relied on.
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { chmod, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { test } from 'node:test';
 import type { Message, Route, Storage } from '../../src/mail.ts';
@@ -15,6 +16,9 @@ export type Place = {
   readonly spool: string;
   dispose(): Promise<void>;
 };
+
+export const octetsOf = (message: Message): Buffer =>
+  message.kind === 'memory' ? Buffer.concat(message.parts) : readFileSync(message.path);
 
 /** A message in memory. */
 export function memory(...parts: readonly string[]): Message {

@@ -2,10 +2,11 @@
 // kind (ASCII, bounded lines, no hang), and for messages that are built here, part by part: every part's content decodes to what it was.
 // An input: an octet (built or raw), then octets from which the message is made. RFC 2045 §6.7, RFC 6152 §3.
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { toSevenBit } from '../../src/outbound/reencode.ts';
+import { octetsOf } from '../contract/storage.ts';
 import { kept } from './corpus.ts';
 import type { Target } from './fuzzer.ts';
 
@@ -100,11 +101,11 @@ export const reencode: Target = {
       : { text: input.toString('latin1', 1).replaceAll('\r', ''), leaves: [] };
     writeFileSync(original, text, 'latin1');
     rmSync(converted, { force: true });
-    const result = await toSevenBit({ path: original, skipBytes: 0, sizeBytes: text.length }, converted);
+    const result = await toSevenBit({ kind: 'file', path: original, skipBytes: 0, sizeBytes: text.length }, converted);
     note(typeof result === 'string' ? result : 'converted');
     if (isBuilt) assert.ok(typeof result !== 'string', `refused: ${result as string}`);
     if (typeof result === 'string') return;
-    const out = readFileSync(result.path, 'latin1');
+    const out = octetsOf(result).toString('latin1');
     assert.equal(result.sizeBytes, out.length);
     assert.ok(!/[\x80-\xff]/.test(out), 'not ASCII');
     // Its soft line breaks are CRLF, as all line ends are on the way out.

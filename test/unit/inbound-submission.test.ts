@@ -1,7 +1,7 @@
 // Mail from those who may send: logins over real TLS, senders, relaying, and what goes into the real queue. Doubles: the
 // resolver, and the transport that would carry mail away.
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe, it } from 'node:test';
@@ -17,12 +17,13 @@ import {
   type Outcome,
   type QueueEntry,
 } from '../../src/mail.ts';
-import type { Resolution, Route, Storage } from '../../src/mail.ts';
+import type { Message, Resolution, Route, Storage } from '../../src/mail.ts';
 import { DiskQueue } from '../../src/queue/scheduler.ts';
 import { parseAddress } from '../../src/smtp/address.ts';
 import { replies } from '../../src/smtp/reply.ts';
 import { systemClock as clock, systemRandom as random } from '../../src/system.ts';
 import { mailbox } from '../contract/directory.ts';
+import { octetsOf } from '../contract/storage.ts';
 import { Client, type Running, makeContext, startServer } from './inbound.harness.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'submission-'));
@@ -51,8 +52,8 @@ async function start(options: Parameters<typeof startServer>[0] = {}) {
   const reported: { readonly entry: QueueEntry; readonly outcomes: readonly Outcome[] }[] = [];
   const queueFolder = mkdtempSync(join(folder, 'queue-'));
   const transport = {
-    deliver: async (_: string, entry: QueueEntry, message: { readonly path: string }, to: QueueEntry['recipients']) => {
-      const content = readFileSync(message.path).subarray(entry.skipBytes).toString('latin1');
+    deliver: async (_: string, entry: QueueEntry, message: Message, to: QueueEntry['recipients']) => {
+      const content = octetsOf(message).subarray(entry.skipBytes).toString('latin1');
       sent.push({ entry, to: to.map(({ address }) => address), content });
       return to.map(() => ({ kind: 'delivered' as const, status: '2.0.0', text: '250 ok' }));
     },

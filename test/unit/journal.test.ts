@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { afterEach, beforeEach, test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Message, Prepared } from '../../src/mail.ts';
-import { Journal } from '../../src/storage/journal.ts';
+import { DiskJournal } from '../../src/storage/journal.ts';
 import { MaildirStorage } from '../../src/storage/maildir.ts';
 import { systemClock as clock, systemRandom as random } from '../../src/system.ts';
 
@@ -14,7 +14,7 @@ let root = '';
 let said: string[] = [];
 const note = (_fields: object, text: string): void => void said.push(text);
 const system = { clock, random, log: { debug: note, info: note, warn: note, error: note } };
-const running: MaildirStorage[] = [];
+const running = new Map<MaildirStorage, DiskJournal | undefined>();
 
 beforeEach(async () => {
   root = await mkdtemp(`${tmpdir()}/journal-`);
@@ -23,14 +23,16 @@ beforeEach(async () => {
   said = [];
 });
 afterEach(async () => {
-  for (const storage of running.splice(0)) await storage.stop();
+  for (const journal of running.values()) await journal?.close();
+  running.clear();
   await rm(root, { recursive: true });
 });
 
 async function start(): Promise<MaildirStorage> {
   const storage = new MaildirStorage(system);
-  await storage.start(`${root}/journal`);
-  running.push(storage);
+  const journal = await DiskJournal.open(`${root}/journal`, system);
+  storage.use(journal);
+  running.set(storage, journal);
   return storage;
 }
 const memory = (...texts: string[]): Message => {
@@ -53,8 +55,8 @@ const segments = (): string[] => fs.readdirSync(`${root}/journal`);
 /** The journal as a crash would leave it, with the storage that wrote it out of the way. */
 async function crash(storage: MaildirStorage): Promise<void> {
   const left = segments().map(name => [name, fs.readFileSync(`${root}/journal/${name}`)] as const);
-  running.splice(running.indexOf(storage), 1);
-  await storage.stop();
+  await running.get(storage)?.close();
+  running.delete(storage);
   for (const [name, content] of left) fs.writeFileSync(`${root}/journal/${name}`, content);
 }
 
@@ -138,10 +140,10 @@ test('a record that is spoilt within is no message', async () => {
 });
 
 test('a segment goes at a checkpoint, but not while a message of it is still to be put in place', async () => {
-  const journal = await Journal.open(`${root}/journal`, system);
+  const journal = await DiskJournal.open(`${root}/journal`, system);
   fs.mkdirSync(`${root}/mail/x/new`, { recursive: true });
   const file = { final: `${root}/mail/x/new/1`, temporary: `${root}/mail/x/tmp/1`, fileSystem: 1 };
-  const release = await journal?.append([file], [Buffer.from('x\n')]);
+  const release = await journal?.append([{ files: [file], parts: [Buffer.from('x\n')] }]);
   await journal?.checkpoint();
   assert.equal(segments().length, 1);
   release?.();
@@ -150,12 +152,12 @@ test('a segment goes at a checkpoint, but not while a message of it is still to 
 });
 
 test('a segment is written over, and nothing of its former life comes back', async () => {
-  const journal = await Journal.open(`${root}/journal`, system);
+  const journal = await DiskJournal.open(`${root}/journal`, system);
   const inodes = (): number[] => segments().map(name => fs.statSync(`${root}/journal/${name}`).ino);
   for (const name of ['new', 'cur', 'tmp']) fs.mkdirSync(`${root}/mail/x/${name}`, { recursive: true });
   const append = async (name: string): Promise<void> => {
     const file = { final: `${root}/mail/x/new/${name}`, temporary: `${root}/mail/x/tmp/${name}`, fileSystem: 1 };
-    (await journal?.append([file], [Buffer.from(`${name}\n`)]))?.();
+    (await journal?.append([{ files: [file], parts: [Buffer.from(`${name}\n`)] }]))?.();
   };
   for (const name of ['a', 'b', 'c']) await append(name);
   await journal?.checkpoint();
@@ -206,11 +208,11 @@ test('a journal that cannot be written stops no mail', async () => {
 for (const isGone of [false, true])
   test(`after a sync -f that failed files are written anew, and ${isGone ? 'where that fails the journal keeps them' : 'the journal is done'}`, async () => {
     const { PATH } = process.env;
-    const journal = await Journal.open(`${root}/journal`, system);
+    const journal = await DiskJournal.open(`${root}/journal`, system);
     for (const name of ['new', 'cur', 'tmp']) fs.mkdirSync(`${root}/mail/x/${name}`, { recursive: true });
     const file = { final: `${root}/mail/x/new/1`, temporary: `${root}/mail/x/tmp/1`, fileSystem: 1 };
     fs.writeFileSync(file.final, 'what the disk forgot');
-    (await journal?.append([file], [Buffer.from('x\n')]))?.();
+    (await journal?.append([{ files: [file], parts: [Buffer.from('x\n')] }]))?.();
     if (isGone) fs.rmSync(`${root}/mail/x`, { recursive: true });
     // Fails once, as a kernel does that has dropped the pages.
     fs.writeFileSync(`${root}/sync`, `#!/bin/sh\n[ -e ${root}/told ] || { : >${root}/told; exit 1; }\n`, {

@@ -22,10 +22,21 @@ function encode(pieces: readonly string[]): string {
 
 async function wire(octets: Buffer, skipBytes = 0): Promise<{ text: string; sizeBytes: number }> {
   writeFileSync(file, octets);
-  const content = openContent({ path: file, skipBytes, sizeBytes: octets.length });
-  const pieces: Buffer[] = [];
-  for await (const piece of content.pieces) pieces.push(piece);
-  return { text: Buffer.concat(pieces).toString('latin1'), sizeBytes: content.sizeBytes };
+  const texts: string[] = [];
+  const sizes: number[] = [];
+  const parts = [octets.subarray(0, 3), octets.subarray(3)];
+  for (const message of [
+    { kind: 'file', path: file },
+    { kind: 'memory', parts },
+  ] as const) {
+    const content = openContent({ ...message, skipBytes, sizeBytes: octets.length });
+    const pieces: Buffer[] = [];
+    for await (const piece of content.pieces) pieces.push(piece);
+    texts.push(Buffer.concat(pieces).toString('latin1'));
+    sizes.push(content.sizeBytes);
+  }
+  assert.equal(texts[0], texts[1], 'from memory as from a file');
+  return { text: texts[0] ?? '', sizeBytes: sizes[0] ?? 0 };
 }
 
 describe('content', () => {
@@ -103,10 +114,14 @@ let files = 0;
 async function convert(text: string, skipBytes = 0): Promise<{ result: string; paths: readonly [string, string] }> {
   const paths = [join(folder, `${(files += 1)}`), join(folder, `${files}.7bit`)] as const;
   writeFileSync(paths[0], text);
-  const result = await toSevenBit({ path: paths[0], skipBytes, sizeBytes: Buffer.byteLength(text) }, paths[1]);
+  const sizeBytes = Buffer.byteLength(text);
+  const result = await toSevenBit({ kind: 'file', path: paths[0], skipBytes, sizeBytes }, paths[1]);
+  const other = await toSevenBit({ kind: 'memory', parts: [Buffer.from(text)], skipBytes, sizeBytes }, undefined);
+  if (typeof result === 'string') assert.equal(other, result);
   if (typeof result === 'string') return { result, paths };
   const octets = readFileSync(paths[1]);
-  assert.deepEqual({ path: paths[1], skipBytes: 0, sizeBytes: octets.length }, result);
+  assert.deepEqual(other, { kind: 'memory', parts: [octets], skipBytes: 0, sizeBytes: octets.length });
+  assert.deepEqual({ kind: 'file', path: paths[1], skipBytes: 0, sizeBytes: octets.length }, result);
   return { result: octets.toString('latin1'), paths };
 }
 

@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { CannotTell, type Delivery, type Outcome, type QueueEntry, type QueueRecipient } from '../../src/mail.ts';
 import { DiskQueue, type QueueOptions } from '../../src/queue/scheduler.ts';
+import { DiskJournal } from '../../src/storage/journal.ts';
+import { systemClock, systemRandom } from '../../src/system.ts';
 import { queueContract, queueEntry, until } from '../contract/queue.ts';
 import { memory } from '../contract/storage.ts';
 
@@ -126,6 +128,194 @@ queueContract('DiskQueue', async () => {
     dispose: async () => {},
   };
 });
+
+queueContract('DiskQueue with a journal', async () => {
+  const folder = mkdtempSync(join(base, 'j-'));
+  for (const name of ['queue', 'journal']) mkdirSync(`${folder}/${name}`);
+  let openings = 0;
+  return {
+    spool: folder,
+    keepsPrepared: true,
+    open: async transport => {
+      const transports = { remote: transport, local: transport };
+      const now = Date.now() + (openings += 1) * hour;
+      const { queue, journal } = await held(folder, { transports, clock: { now: () => now } });
+      const close = async (): Promise<void> => {
+        await queue.stop(1000);
+        await queue.settle();
+        await journal.close();
+      };
+      return { queue, close };
+    },
+    leftovers: async () => readdirSync(`${folder}/queue`).length,
+    dispose: async () => {},
+  };
+});
+
+/** A queue whose small messages are held in a journal, both in that folder. */
+async function held(folder: string, options: Partial<QueueOptions> = {}) {
+  const q = open({ folder: `${folder}/queue`, ...options });
+  const log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
+  const journal = await DiskJournal.open(`${folder}/journal`, { clock: systemClock, random: systemRandom, log });
+  assert.ok(journal);
+  await q.queue.start(journal);
+  return { ...q, journal };
+}
+
+describe('held in the journal', () => {
+  const places = (): string => {
+    const folder = mkdtempSync(join(base, 'h-'));
+    for (const name of ['queue', 'journal']) mkdirSync(`${folder}/${name}`);
+    return folder;
+  };
+  /** What is on the disk now is what a crash leaves. Attempts that go on then must never end. */
+  const crash = async (
+    folder: string,
+    { queue, journal }: Awaited<ReturnType<typeof held>>,
+    options: Partial<QueueOptions> = {},
+  ) => {
+    cpSync(folder, `${folder}.left`, { recursive: true });
+    await queue.stop(0);
+    await journal.close();
+    rmSync(folder, { recursive: true });
+    cpSync(`${folder}.left`, folder, { recursive: true });
+    return held(folder, options);
+  };
+  const never = new Promise<Delivery>(() => {});
+  const end = async ({ queue, journal }: Awaited<ReturnType<typeof held>>): Promise<void> => {
+    await queue.stop(1000);
+    await queue.settle();
+    await journal.close();
+  };
+
+  it('mail that leaves at once has no files, and does not leave again after a crash', async () => {
+    const folder = places();
+    const q = await held(folder);
+    const seen: string[][] = [];
+    q.state.answer = () => (seen.push(q.files()), delivered);
+    await q.add('a', ['x@peer.example']);
+    await until('it has left', () => q.queue.size === 0);
+    await until('and the journal knows', () => written(folder).endsWith(',""]]'));
+    assert.deepEqual([seen, q.files()], [[[]], []]);
+    const next = await crash(folder, q);
+    assert.deepEqual([next.queue.size, next.files(), next.attempts], [0, [], []]);
+    await end(next);
+  });
+
+  it('mail that was under way at a crash is there, and leaves', async () => {
+    const folder = places();
+    const q = await held(folder);
+    q.state.answer = () => never;
+    await q.add('a', ['x@peer.example'], { skipBytes: 3 });
+    const next = await crash(folder, q);
+    assert.deepEqual([next.queue.size, next.tried()], [1, ['peer.example: x@peer.example']]);
+    await until('it has left', () => next.queue.size === 0);
+    await until('and its files are gone', () => next.files().length === 0);
+    await end(next);
+  });
+
+  it('mail that waits gets files, also while it is being sent, and is there once after a crash', async () => {
+    const folder = places();
+    const q = await held(folder);
+    const on = (id: string): string => readFileSync(`${folder}/queue/${id}.json`, 'utf8');
+    q.state.answer = to => (to.address.startsWith('slow') ? never : greylisted);
+    await q.add('a', ['x@peer.example']);
+    await until('deferred mail has files', () => q.files().join() === 'a,a.json' && on('a').includes('"attempts":1'));
+    await q.add('b', ['slow@peer.example']);
+    assert.deepEqual(q.files(), ['a', 'a.json']);
+    q.queue.tick();
+    assert.deepEqual(q.files(), ['a', 'a.json'], 'not at the first tick');
+    q.queue.tick();
+    await until('it has files', () => q.files().join() === 'a,a.json,b,b.json');
+    await until('the journal lets go', async () => (await q.journal.checkpoint(), isDone(folder)));
+    const silent = { deliver: () => new Promise<Delivery[]>(() => {}) };
+    const next = await crash(folder, q, { transports: { remote: silent, local: silent } });
+    assert.deepEqual(
+      (await next.list()).map(({ id, recipients }) => [id, recipients[0]?.attempts]),
+      [
+        ['a', 1],
+        ['b', 0],
+      ],
+    );
+    await end(next);
+  });
+
+  it('an attempt that was recorded is not forgotten for what the journal says of it', async () => {
+    const folder = places();
+    const q = await held(folder);
+    q.state.answer = to => (to.address.startsWith('x') ? delivered : greylisted);
+    await q.add('a', ['x@peer.example', 'y@peer.example']);
+    await until(
+      'it is recorded',
+      () => q.files().join() === 'a,a.json' && readFileSync(`${folder}/queue/a.json`, 'utf8').includes('"isDone":true'),
+    );
+    const next = await crash(folder, q);
+    assert.deepEqual(
+      (await next.list({ id: 'a' }))[0]?.recipients.map(to => to.state),
+      ['delivered', 'waiting'],
+    );
+    await end(next);
+  });
+
+  it('the journal is held as long as mail has no files, and no longer', async () => {
+    const folder = places();
+    const q = await held(folder);
+    const { promise, resolve } = Promise.withResolvers<Delivery>();
+    q.state.answer = () => promise;
+    await q.add('a', ['x@peer.example']);
+    await q.journal.checkpoint();
+    assert.ok(!isDone(folder));
+    // What came later is not done before it: it may say what is gone.
+    (await q.journal.append([{ files: [], parts: [] }]))();
+    await q.journal.checkpoint();
+    assert.deepEqual(salts(folder).map(Boolean), [true, true]);
+    await q.queue.settle();
+    await q.journal.checkpoint();
+    assert.ok(isDone(folder));
+    assert.deepEqual(q.files(), ['a', 'a.json']);
+    resolve(delivered);
+    await end(q);
+  });
+
+  it('without a journal, or with one in trouble, mail has files at once', async () => {
+    const folder = places();
+    const q = await held(folder);
+    await q.journal.close();
+    rmSync(`${folder}/journal`, { recursive: true });
+    const { promise, resolve } = Promise.withResolvers<Delivery>();
+    q.state.answer = () => promise;
+    await q.add('a', ['x@peer.example']);
+    assert.deepEqual(q.files(), ['a', 'a.json']);
+    resolve(delivered);
+    await q.queue.stop(1000);
+  });
+
+  it('memory is bounded: beyond it mail has files at once', async () => {
+    const folder = places();
+    const q = await held(folder);
+    const { promise, resolve } = Promise.withResolvers<Delivery>();
+    q.state.answer = () => promise;
+    const large = memory('x'.repeat(200_000));
+    for (let at = 0; at < 100; at += 1) await (await q.queue.prepare(queueEntry(`m${at}`), large)).commit();
+    assert.equal(q.files().length, 2 * (100 - Math.floor((16 * 1024 * 1024) / 200_000)));
+    resolve(delivered);
+    await until('all have left', () => q.queue.size === 0 && q.files().length === 0);
+    q.state.answer = () => never;
+    await (await q.queue.prepare(queueEntry('last'), large)).commit();
+    assert.deepEqual(q.files(), [], 'and free again');
+    await end(q);
+  });
+});
+
+/** All of the journal, without the zeros at its end. */
+const written = (folder: string): string =>
+  readdirSync(`${folder}/journal`)
+    .map(name => readFileSync(`${folder}/journal/${name}`, 'latin1').replace(/\0*$/, ''))
+    .join('');
+/** Of each segment; 0: there is nothing in it any more. */
+const salts = (folder: string): number[] =>
+  readdirSync(`${folder}/journal`).map(name => readFileSync(`${folder}/journal/${name}`).readUInt32LE(0));
+const isDone = (folder: string): boolean => salts(folder).every(salt => salt === 0);
 
 describe('times', () => {
   it('are those of SLIM_RETRY, the last one repeated, with 10 % of jitter', async () => {
