@@ -17,8 +17,12 @@ export type Mailbox = { readonly local: string; readonly domain: string; readonl
 export function toMailbox(address: Pick<Address, 'local' | 'domain'>): Mailbox | undefined {
   const domain = address.domain === '' ? '' : toDomain(address.domain);
   if (domain === undefined) return undefined;
-  return { local: address.local.normalize('NFC').toLowerCase().normalize('NFC'), domain } as Mailbox;
+  const { local } = address; // normalize costs more than all the rest of a recipient
+  const form = isAscii.test(local) ? local.toLowerCase() : local.normalize('NFC').toLowerCase().normalize('NFC');
+  return { local: form, domain } as Mailbox;
 }
+
+const isAscii = /^[\x20-\x7e]*$/;
 
 /** The A-label form of a domain in lower case, without a final dot; undefined when it is not a valid name. */
 export function toDomain(name: string): string | undefined {

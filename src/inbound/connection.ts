@@ -168,9 +168,9 @@ export class Connection {
     }
   }
 
-  async #read(): Promise<void> {
+  #read(): Promise<void> | void {
     const flushed = this.#flush();
-    if (flushed) await flushed;
+    if (flushed) return flushed; // and then again
     const octets = this.#socket.read() as Buffer | null;
     if (octets !== null) {
       this.#session.receive(octets);

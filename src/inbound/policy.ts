@@ -23,9 +23,9 @@ export async function answerRecipient(address: Address, mayRelay: boolean, { res
   if (mailbox === undefined) return { reply: replies.badDomain };
   const { domain } = mailbox;
   try {
-    const { kind, ...found } = { routes: [], ...(await resolve(mailbox)) };
-    if (kind === 'unknown') return { reply: replies.noSuchMailbox };
-    if (kind === 'elsewhere')
+    const found = await resolve(mailbox);
+    if (found.kind === 'unknown') return { reply: replies.noSuchMailbox };
+    if (found.kind === 'elsewhere')
       return mayRelay ? { reply: replies.recipientOk, destination: { domain } } : { reply: replies.relayDenied };
     if (found.routes.length === 0) throw new CannotTell('it leads nowhere'); // never a 250 for nothing
     return { reply: replies.recipientOk, destination: { domain, found } };

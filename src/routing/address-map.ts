@@ -44,7 +44,7 @@ function pathDirectory(name: string, accounts: Accounts | undefined, find: Find,
       const path = find(mailbox);
       if (path === undefined) return undefined;
       explain?.(`${name}: ${show(mailbox)} is kept in ${path}`);
-      const owner = await accounts?.owner(path);
+      const owner = accounts && (await accounts.owner(path));
       if (owner === undefined) return { routes: [{ kind: 'maildir', path, root: top ?? path }], ...how };
       explain?.(`${path} lies in the home of ${owner.name}: delivered as that account`);
       return { routes: [{ kind: 'account', account: owner.name, folder: relative(owner.home, path) }], ...how };

@@ -13,8 +13,9 @@ export type ResolverOptions = {
 
 /** `explain` gets the reasons, a line each. */
 export function createResolver({ directories, domains, subaddress, mainDomain }: ResolverOptions): Resolve {
-  return async ({ local, domain: given }, explain) => {
-    const domain = given === '' ? mainDomain : given;
+  return async (given, explain) => {
+    const { local } = given;
+    const domain = given.domain === '' ? mainDomain : given.domain;
     if (!(await domains.hosts(domain))) {
       explain?.(`${domain} is not hosted here: mail for it would have to be relayed`);
       return { kind: 'elsewhere' };
@@ -22,10 +23,11 @@ export function createResolver({ directories, domains, subaddress, mainDomain }:
     explain?.(`${domain} is hosted here`);
     // A local part that begins with the separator has no base: `+shop@` is nobody's.
     const end = subaddress === '' ? -1 : local.indexOf(subaddress);
-    const locals = end > 0 ? [local, local.slice(0, end)] : [local];
-    const mailboxes = locals.flatMap(each => toMailbox({ local: each, domain }) ?? []);
+    const whole = given.domain === '' ? toMailbox({ local, domain }) : given;
+    const base = end > 0 ? toMailbox({ local: local.slice(0, end), domain }) : undefined;
     for (const directory of directories)
-      for (const mailbox of mailboxes) {
+      for (const mailbox of [whole, base]) {
+        if (mailbox === undefined) continue;
         const found = await directory.lookup(mailbox, explain);
         if (found !== undefined) return { kind: 'local', ...found };
         explain?.(`${directory.name}: no entry for ${show(mailbox)}`);

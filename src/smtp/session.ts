@@ -137,7 +137,7 @@ export class Session {
     const lf = input.indexOf(LF);
     if (lf < 0) {
       // A copy, so that an idle client does not pin what it sent before; of a line without end, as much as is too long.
-      this.#input = Buffer.from(input.subarray(-maxLoginLineOctets));
+      this.#input = input.length === 0 ? nothing : Buffer.from(input.subarray(-maxLoginLineOctets));
       return { kind: 'read' };
     }
     this.#input = input.subarray(lf + 1);
@@ -156,8 +156,8 @@ export class Session {
   }
 
   #command(line: string): Action | undefined {
-    const [word = '', ...words] = line.split(' ');
-    const [verb, argument] = [word.toUpperCase(), words.join(' ').trim()];
+    const end = line.includes(' ') ? line.indexOf(' ') : line.length;
+    const [verb, argument] = [line.slice(0, end).toUpperCase(), line.slice(end).trim()];
     if (argument !== '' && withoutArgument.has(verb)) return this.#say(replies.noParameterHere);
     return (Session.#commands.get(verb) ?? (s => s.#say(replies.unknownCommand)))(this, argument);
   }

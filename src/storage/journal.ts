@@ -115,7 +115,8 @@ export class DiskJournal implements Journal {
         segment.users += group.length;
         const all = group.flatMap(({ records }) => records);
         for (const { final, fileSystem } of all.flatMap(({ files }) => files))
-          if (fileSystem !== undefined) segment.places.set(fileSystem, dirname(final));
+          if (fileSystem !== undefined && !segment.places.has(fileSystem))
+            segment.places.set(fileSystem, dirname(final));
         const parts = all.flatMap(record => encode(record, segment.salt));
         const at = segment.octets;
         segment.octets += parts.reduce((sum, part) => sum + part.length, 0);
