@@ -4,7 +4,7 @@
 // RFC 5321 §4.5.3.2 (timeouts) and §3.8; RFC 3207, 4954.
 import { hash } from 'node:crypto';
 import type { Socket } from 'node:net';
-import { setImmediate } from 'node:timers/promises';
+import { setImmediate as turn } from 'node:timers/promises';
 import { type SecureContext, TLSSocket } from 'node:tls';
 import type { Authenticator, Exchange, Log, Login } from '../mail.ts';
 import type { Recipient } from '../smtp/envelope.ts';
@@ -24,6 +24,9 @@ const fullReadOctets = 65_536;
 
 /** What the sessions' accepted recipients lead to; kept here so that an idle session has no map of its own. */
 const destinationOf = new WeakMap<Recipient, Destination>();
+
+/** Those that hold replies until all that came in this turn of the event loop is worked off: who waits for them is woken less often. */
+const unsent: Connection[] = [];
 
 export type ConnectionOptions = Readonly<{
   session: SessionOptions;
@@ -52,6 +55,7 @@ export class Connection {
   #incoming: Incoming | undefined;
   readonly #counts = { messages: 0, refused: 0, failedLogins: 0 };
   #fullReads = 0;
+  #output = '';
   #end = 'client closed';
 
   /** `onClose` is called once, when the connection and all that it held are gone. */
@@ -73,7 +77,8 @@ export class Connection {
     if (!this.#isOpen) return;
     this.#state = 'closing';
     this.#session.end(reply);
-    const output = this.#session.output();
+    const output = this.#output + this.#session.output();
+    this.#output = '';
     this.#end = output.trimEnd().split('\n').at(-1) ?? '';
     this.#socket.end(output, 'latin1');
     this.#deadline(closingTimeoutMs, () => this.#socket.destroy());
@@ -134,7 +139,7 @@ export class Connection {
       case 'read':
         return this.#read();
       case 'flush':
-        return this.#flush()?.then(() => setImmediate()) ?? setImmediate();
+        return this.#flush()?.then(() => turn()) ?? turn();
       case 'authenticate':
         return this.#authenticate(action.mechanism, action.response);
       case 'sender': {
@@ -169,17 +174,21 @@ export class Connection {
   }
 
   #read(): Promise<void> | void {
-    const flushed = this.#flush();
-    if (flushed) return flushed; // and then again
+    if (this.#collect() && unsent.push(this) === 1)
+      setImmediate(() => unsent.splice(0).forEach(connection => connection.#send()));
+    if (this.#socket.writableNeedDrain) return this.#drained(); // and then again
     const octets = this.#socket.read() as Buffer | null;
     if (octets !== null) {
       this.#session.receive(octets);
       // libuv reads up to 32 full buffers of one socket before it looks at another: 2 MB, which may be a million lines.
       // Content is worked off fast: of that four.
       const isFull = octets.length >= fullReadOctets && (!this.#incoming || ++this.#fullReads % 4 === 0);
-      return isFull ? setImmediate() : undefined;
+      return isFull ? turn() : undefined;
     }
-    if (this.#socket.readableEnded) this.#socket.end(); // it has its replies, or the deadline ends it
+    if (this.#socket.readableEnded) {
+      this.#send();
+      this.#socket.end(); // it has its replies, or the deadline ends it
+    }
     return this.#isOpen ? this.#event() : undefined;
   }
 
@@ -237,13 +246,25 @@ export class Connection {
 
   /** A promise: the client has yet to take its replies, and until then what it sends waits in the kernel. */
   #flush(): Promise<void> | undefined {
-    const age = this.#incoming ? this.#options.accept.clock.now() - this.#incoming.startedAt : 0;
-    if (age > messageTimeoutMs) return void this.end(replies.timeout);
-    const output = this.#session.output();
-    // Only progress buys time: a command that was answered, or content; not a command that comes octet by octet.
-    if (output !== '' || this.#incoming !== undefined) this.#timer?.refresh();
-    if (output !== '') this.#socket.write(output, 'latin1');
+    this.#collect();
+    this.#send();
     return this.#socket.writableNeedDrain ? this.#drained() : undefined;
+  }
+
+  /** Takes over what the session has to say. Whether there is anything to send. */
+  #collect(): boolean {
+    const age = this.#incoming ? this.#options.accept.clock.now() - this.#incoming.startedAt : 0;
+    if (age > messageTimeoutMs) this.end(replies.timeout);
+    this.#output += this.#session.output();
+    // Only progress buys time: a command that was answered, or content; not a command that comes octet by octet.
+    if (this.#output !== '' || this.#incoming !== undefined) this.#timer?.refresh();
+    return this.#output !== '';
+  }
+
+  #send(): void {
+    const output = this.#output;
+    this.#output = '';
+    if (output !== '' && this.#isOpen) this.#socket.write(output, 'latin1');
   }
 
   async #drained(): Promise<void> {
