@@ -85,13 +85,14 @@ export class QueueFolder {
   /** Gives these files, some at a time, where they have none; all of them: what is held. Never rejects: what has none stays held. */
   async settleAll(ids: Iterable<string> = this.#held.keys()): Promise<void> {
     const left = [...ids].values();
+    const failures: unknown[] = [];
     const work = async (): Promise<void> => {
-      for (const id of left)
-        await this.#settle(id).catch((error: unknown) =>
-          this.#log.error({ message: id, error: String(error) }, 'a queue entry is in the journal alone as yet'),
-        );
+      for (const id of left) await this.#settle(id).catch((error: unknown) => failures.push(error));
     };
     await Promise.all(Array.from({ length: maxSettling }, work));
+    const fields = { messages: failures.length, error: String(failures[0]) };
+    if (failures.length > 0)
+      this.#log.error(fields, 'queued mail is in the journal alone: its files cannot be written');
   }
 
   #settle(id: string): Promise<void> {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
@@ -274,6 +274,31 @@ describe('held in the journal', () => {
     assert.ok(isDone(folder));
     assert.deepEqual(q.files(), ['a', 'a.json']);
     resolve(delivered);
+    await end(q);
+  });
+
+  it('where the files cannot be written mail is sent from the journal, and has them when they can', async () => {
+    const folder = places();
+    const q = await held(folder);
+    q.state.answer = to => (to.address.startsWith('slow') ? never : delivered);
+    renameSync(`${folder}/queue`, `${folder}/away`);
+    await q.add('a', ['x@peer.example']);
+    await until('it has left', () => q.queue.size === 0);
+    await q.add('b', ['slow@peer.example']);
+    await q.add('c', ['slow@other.example']);
+    q.queue.tick();
+    q.queue.tick();
+    const text = 'queued mail is in the journal alone: its files cannot be written';
+    await until('it is told', () => q.lines.some(({ msg }) => msg === text));
+    assert.deepEqual(
+      q.lines.filter(({ msg }) => msg === text).map(({ messages }) => messages),
+      [2],
+    );
+    await q.journal.checkpoint();
+    assert.ok(!isDone(folder));
+    renameSync(`${folder}/away`, `${folder}/queue`);
+    q.queue.tick();
+    await until('they have files', () => q.files().join() === 'b,b.json,c,c.json');
     await end(q);
   });
 
