@@ -62,27 +62,28 @@ export class Body {
   }
 }
 
+const low = (four: number): number => (four - 0x0e0e0e0e) & ~four & 0x80808080; // 0: none of four octets is below 14
 /** Moves lines from `at` to `to`, LF for CRLF, until one starts with a dot (then true) or a CR or LF is not of CRLF. */
 // The loop over all octets stands alone: with what is rare in it, V8 would compile it anew for each of that.
 function moveLines(part: Part): boolean {
   const { view } = part;
   const end = view.byteLength;
-  let { at, to } = part;
-  let isLineStart = false;
+  let [at, to, isLineStart] = [part.at, part.to, false];
   while (at < end && !(isLineStart && view.getUint8(at) === DOT)) {
-    // Eight octets at once, or four, while none is a control character (below 14): faster than to search for each end.
-    for (; at + 8 <= end; at += 8, to += 8) {
-      const p = view.getInt32(at);
-      const q = view.getInt32(at + 4);
-      if ((((p - 0x0e0e0e0e) & ~p) | ((q - 0x0e0e0e0e) & ~q)) & 0x80808080) break;
-      view.setInt32(to, p);
-      view.setInt32(to + 4, q);
+    // Sixteen octets at once, or four, while none is a control character: faster than to search for each end.
+    for (; at + 16 <= end; at += 16, to += 16) {
+      const p = view.getInt32(at, true);
+      const q = view.getInt32(at + 4, true);
+      const r = view.getInt32(at + 8, true);
+      const s = view.getInt32(at + 12, true);
+      if (low(p) | low(q) | low(r) | low(s)) break;
+      view.setInt32(to, p, true);
+      view.setInt32(to + 4, q, true);
+      view.setInt32(to + 8, r, true);
+      view.setInt32(to + 12, s, true);
     }
-    for (; at + 4 <= end; at += 4, to += 4) {
-      const four = view.getInt32(at);
-      if ((four - 0x0e0e0e0e) & ~four & 0x80808080) break;
-      view.setInt32(to, four);
-    }
+    for (let four; at + 4 <= end && !low((four = view.getInt32(at, true))); at += 4, to += 4)
+      view.setInt32(to, four, true);
     for (; at < end && view.getUint8(at) !== CR && view.getUint8(at) !== LF; at += 1, to += 1)
       view.setUint8(to, view.getUint8(at));
     isLineStart = at + 2 <= end && view.getUint8(at) === CR && view.getUint8(at + 1) === LF;

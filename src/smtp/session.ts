@@ -31,8 +31,7 @@ export type Action =
   | { readonly kind: 'close' }; // send output(), then close
 
 export const maxRecipients = 1000;
-const maxFailed = 10; // commands
-const maxRefused = 100; // recipients
+const [maxFailed, maxRefused] = [10, 100]; // commands, recipients
 const maxOutputOctets = 4096; // then 'flush': 64 KiB of EHLO make 3 MB of replies, and 11,000 NOOP hold up everyone
 const maxLineOctets = 512;
 const maxLoginLineOctets = 4096; // AUTH, the responses to it (RFC 4954 §4 sets none): names and passwords of a kilobyte
