@@ -37,6 +37,8 @@ type Destinations = readonly (Destination | undefined)[];
 
 export class Incoming {
   readonly startedAt: number;
+  /** Of a message that was committed: nothing is left in memory and spool. Who waits for the reply need not wait for that. */
+  released: Promise<void> | undefined;
   readonly #options: AcceptOptions;
   readonly #entry: Omit<QueueEntry, 'is8Bit' | 'recipients'>;
   readonly #recipients: readonly QueueRecipient[];
@@ -110,7 +112,7 @@ export class Incoming {
     });
     const outcome = reply.text.startsWith('Queued') ? 'message queued' : 'message delivered';
     this.#log(reply.code === 250 ? outcome : 'message refused', `${reply.code} ${reply.status}`);
-    await this.#spool.release();
+    this.released = this.#spool.release();
     return reply;
   }
 

@@ -53,6 +53,7 @@ export class Connection {
   #exchange: Exchange | undefined;
   #login: Login | undefined;
   #incoming: Incoming | undefined;
+  #released: Promise<void> | undefined;
   readonly #counts = { messages: 0, refused: 0, failedLogins: 0 };
   #fullReads = 0;
   #output = '';
@@ -124,6 +125,7 @@ export class Connection {
       this.end(replies.internalError);
     }
     await this.#incoming?.discard();
+    await this.#released;
     while (!this.#socket.closed) {
       this.#socket.read(); // octets left unread would make the kernel drop the last words
       await this.#event();
@@ -203,6 +205,7 @@ export class Connection {
 
   async #commit(): Promise<void> {
     const reply = await this.#incoming?.commit();
+    this.#released = this.#incoming?.released;
     this.#incoming = undefined;
     this.#counts.messages += 1;
     this.#session.answer(reply ?? replies.internalError);
