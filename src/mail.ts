@@ -13,20 +13,20 @@ declare const canonical: unique symbol;
  */
 export type Mailbox = { readonly local: string; readonly domain: string; readonly [canonical]: true };
 
+const printable = /^[\x20-\x7e]*$/;
+
 /** The canonical form of an address, or undefined when its domain is not a valid (internationalised) name. */
 export function toMailbox(address: Pick<Address, 'local' | 'domain'>): Mailbox | undefined {
   const domain = address.domain === '' ? '' : toDomain(address.domain);
   if (domain === undefined) return undefined;
   const { local } = address; // normalize costs more than all the rest of a recipient
-  const form = isAscii.test(local) ? local.toLowerCase() : local.normalize('NFC').toLowerCase().normalize('NFC');
+  const form = printable.test(local) ? local.toLowerCase() : local.normalize('NFC').toLowerCase().normalize('NFC');
   return { local: form, domain } as Mailbox;
 }
 
-const isAscii = /^[\x20-\x7e]*$/;
-
 /** The A-label form of a domain in lower case, without a final dot; undefined when it is not a valid name. */
 export function toDomain(name: string): string | undefined {
-  const ascii = /^[\x21-\x7e]*$/.test(name) ? name.toLowerCase() : domainToASCII(name);
+  const ascii = printable.test(name) ? name.toLowerCase() : domainToASCII(name);
   const plain = ascii.endsWith('.') ? ascii.slice(0, -1) : ascii;
   return plain.length <= 253 &&
     /^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*$/.test(plain)
@@ -109,7 +109,7 @@ export type JournalRecord = Readonly<{ files: readonly JournalFile[]; parts: rea
 /** What makes small messages stable before their files are. */
 export interface Journal {
   /**
-   * Resolves when the records are stable: files that are missing after a crash are made then, unless a later record says that they are
+   * Resolves when the records are stable: files that are missing after a crash are made then, unless another record says that they are
    * to be gone. Call what it gives when the files are in place, or are not to be. Rejects where it keeps nothing.
    */
   append(records: readonly JournalRecord[]): Promise<() => void>;

@@ -132,7 +132,8 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
     queued: queue.size,
     writable: probe(join(dataFolder, 'state')) === undefined,
   });
-  let [control, journal]: [{ close(): void }?, DiskJournal?] = [];
+  let control;
+  let journal;
   try {
     control = await openControl(controlPath(settings), {
       health,

@@ -59,13 +59,16 @@ export function sync(path: string, open?: number): Promise<void> {
   });
 }
 
+/** In octets. */
+export const sizeOf = (parts: readonly Buffer[]): number => parts.reduce((sum, part) => sum + part.length, 0);
+
 /** Makes a file with that content and gives its descriptor, for sync(); where that fails it leaves none. Never replaces one. */
 export function create(path: string, parts: readonly Buffer[]): number {
   const fd = openSync(path, 'wx', 0o600);
   try {
-    const octets = parts.reduce((sum, part) => sum + part.length, 0);
     // A regular file takes less than it is given only when the disk is full.
-    if (writevSync(fd, parts) !== octets) throw Object.assign(new Error(`no space for '${path}'`), { code: 'ENOSPC' });
+    if (writevSync(fd, parts) !== sizeOf(parts))
+      throw Object.assign(new Error(`no space for '${path}'`), { code: 'ENOSPC' });
     return fd;
   } catch (error) {
     closeSync(fd);

@@ -37,8 +37,6 @@ type Destinations = readonly (Destination | undefined)[];
 
 export class Incoming {
   readonly startedAt: number;
-  /** Of a message that was committed: nothing is left in memory and spool. Who waits for the reply need not wait for that. */
-  released: Promise<void> | undefined;
   readonly #options: AcceptOptions;
   readonly #entry: Omit<QueueEntry, 'is8Bit' | 'recipients'>;
   readonly #recipients: readonly QueueRecipient[];
@@ -112,14 +110,18 @@ export class Incoming {
     });
     const outcome = reply.text.startsWith('Queued') ? 'message queued' : 'message delivered';
     this.#log(reply.code === 250 ? outcome : 'message refused', `${reply.code} ${reply.status}`);
-    this.released = this.#spool.release();
     return reply;
+  }
+
+  /** After commit(): leaves nothing in memory and spool. Who waits for the reply need not wait for that. Never rejects. */
+  release(): Promise<void> {
+    return this.#spool.release();
   }
 
   /** Forgets a message that was refused on the way, or whose end never came. */
   async discard(): Promise<void> {
     this.#log('message not taken');
-    await this.#spool.release();
+    await this.release();
   }
 
   async #store(): Promise<Reply> {

@@ -204,8 +204,9 @@ export class Connection {
   }
 
   async #commit(): Promise<void> {
+    await this.#released; // of the message before
     const reply = await this.#incoming?.commit();
-    this.#released = this.#incoming?.released;
+    this.#released = this.#incoming?.release();
     this.#incoming = undefined;
     this.#counts.messages += 1;
     this.#session.answer(reply ?? replies.internalError);

@@ -4,6 +4,7 @@
 // so that it is written only once.
 import { type FileHandle, open, unlink } from 'node:fs/promises';
 import type { Message } from '../mail.ts';
+import { sizeOf } from '../stable.ts';
 
 /** Largest message that stays in memory. */
 const maxMemoryBytes = 256 * 1024;
@@ -83,7 +84,7 @@ export class Spool {
   async #flush(): Promise<void> {
     this.#file ??= await open((this.#path = this.#place()), 'wx+', 0o600);
     const parts = this.#take();
-    const octets = parts.reduce((sum, part) => sum + part.length, 0);
+    const octets = sizeOf(parts);
     // No copy into one buffer first: for 50 MB that raised the peak memory by another 20 MB. Writes go on where the last
     // one ended; a regular file takes less than it is given only when the disk is full.
     const { bytesWritten } = await this.#file.writev(parts);

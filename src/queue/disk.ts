@@ -28,7 +28,13 @@ export type StoredEntry = Omit<QueueEntry, 'recipients'> & {
 };
 
 /** A message without files; the journal lets go of it by `release`. */
-type Held = { readonly json: Buffer; readonly message: Message; readonly release: () => void; settled?: Promise<void> };
+type Held = {
+  readonly json: Buffer;
+  readonly message: Message;
+  readonly release: () => void;
+  isLate?: boolean;
+  settled?: Promise<void>;
+};
 
 export class QueueFolder {
   readonly #folder: string;
@@ -36,6 +42,7 @@ export class QueueFolder {
   readonly #folders = new FolderSync();
   readonly #held = new Map<string, Held>();
   #heldBytes = 0;
+  #isSettling = false;
   #journal: Journal | undefined;
 
   constructor(folder: string, log: Log) {
@@ -61,12 +68,12 @@ export class QueueFolder {
     const parts = [...message.parts];
     const [path, temporary] = [`${this.#folder}/${id}`, `${this.#folder}/${id}.json.tmp`];
     if (this.#held.has(id) || fs.existsSync(path)) throw new Error(`the queue has a message ${id} already`);
-    const files = [
+    const records = [
       { files: [{ final: path, temporary }], parts },
       { files: [{ final: `${path}.json`, temporary }], parts: [json] },
     ];
     this.#heldBytes += message.sizeBytes;
-    const release = await this.#journal.append(files).catch(() => undefined);
+    const release = await this.#journal.append(records).catch(() => undefined);
     if (release) this.#held.set(id, { json, message: { ...message, parts }, release });
     else this.#heldBytes -= message.sizeBytes;
     return release !== undefined;
@@ -82,12 +89,21 @@ export class QueueFolder {
     held?.release();
   }
 
-  /** Gives these files, some at a time, where they have none; all of them: what is held. Never rejects: what has none stays held. */
-  async settleAll(ids: Iterable<string> = this.#held.keys()): Promise<void> {
+  /** Once a second: gives files to what had none at the last call either. */
+  settleLate(): void {
+    const late = [...this.#held].filter(([, { isLate }]) => isLate).map(([id]) => id);
+    for (const held of this.#held.values()) held.isLate = true;
+    if (this.#isSettling) return;
+    this.#isSettling = true;
+    void this.settle(late).finally(() => (this.#isSettling = false));
+  }
+
+  /** Gives these files, some at a time, where they have none; else all that is held. Never rejects: what gets none stays held. */
+  async settle(ids: Iterable<string> = this.#held.keys()): Promise<void> {
     const left = [...ids].values();
     const failures: unknown[] = [];
     const work = async (): Promise<void> => {
-      for (const id of left) await this.#settle(id).catch((error: unknown) => failures.push(error));
+      for (const id of left) await this.#giveFiles(id).catch((error: unknown) => failures.push(error));
     };
     await Promise.all(Array.from({ length: maxSettling }, work));
     const fields = { messages: failures.length, error: String(failures[0]) };
@@ -95,7 +111,7 @@ export class QueueFolder {
       this.#log.error(fields, 'queued mail is in the journal alone: its files cannot be written');
   }
 
-  #settle(id: string): Promise<void> {
+  #giveFiles(id: string): Promise<void> {
     const held = this.#held.get(id);
     if (held === undefined) return Promise.resolve();
     return (held.settled ??= this.#keep(id, held.json, held.message)
@@ -105,10 +121,6 @@ export class QueueFolder {
         delete held.settled;
         throw error;
       }));
-  }
-
-  get held(): readonly string[] {
-    return [...this.#held.keys()];
   }
 
   async #keep(id: string, json: Buffer, message: Message): Promise<Prepared> {
@@ -155,7 +167,7 @@ export class QueueFolder {
 
   /** Writes what an entry says now. */
   async update(entry: StoredEntry): Promise<void> {
-    await this.#settle(entry.id);
+    await this.#giveFiles(entry.id);
     const path = `${this.#folder}/${entry.id}.json`;
     try {
       await this.#write(entry.id, Buffer.from(JSON.stringify(entry)));

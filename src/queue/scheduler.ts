@@ -94,9 +94,6 @@ export class DiskQueue implements Queue {
   readonly #active = new Set<Promise<void>>();
   /** Done, and still on the disk, which did not let go of them: tried again each second, some at a time. */
   readonly #unremoved = new Set<string>();
-  /** Without files when the last tick was: at the next one they get them. */
-  #unsettled: readonly string[] = [];
-  #settling: Promise<void> | undefined;
   #slow = 0;
   #ticked = 0;
   #timer: NodeJS.Timeout | undefined;
@@ -130,9 +127,8 @@ export class DiskQueue implements Queue {
   }
 
   /** Files for all that has none: when nothing more comes, and before the journal is closed. */
-  async settle(): Promise<void> {
-    await this.#settling;
-    await this.#disk.settleAll();
+  settle(): Promise<void> {
+    return this.#disk.settle();
   }
 
   async prepare(entry: QueueEntry, message: Message): Promise<Prepared> {
@@ -163,8 +159,7 @@ export class DiskQueue implements Queue {
         () => this.#unremoved.delete(id),
         () => undefined,
       );
-    this.#settling ??= this.#disk.settleAll(this.#unsettled).finally(() => (this.#settling = undefined));
-    this.#unsettled = this.#disk.held;
+    this.#disk.settleLate();
     this.#dispatch();
   }
 

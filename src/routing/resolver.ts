@@ -25,9 +25,9 @@ export function createResolver({ directories, domains, subaddress, mainDomain }:
     const end = subaddress === '' ? -1 : local.indexOf(subaddress);
     const whole = given.domain === '' ? toMailbox({ local, domain }) : given;
     const base = end > 0 ? toMailbox({ local: local.slice(0, end), domain }) : undefined;
+    const mailboxes = [whole, base].filter(mailbox => mailbox !== undefined);
     for (const directory of directories)
-      for (const mailbox of [whole, base]) {
-        if (mailbox === undefined) continue;
+      for (const mailbox of mailboxes) {
         const found = await directory.lookup(mailbox, explain);
         if (found !== undefined) return { kind: 'local', ...found };
         explain?.(`${directory.name}: no entry for ${show(mailbox)}`);

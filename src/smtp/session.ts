@@ -155,8 +155,8 @@ export class Session {
   }
 
   #command(line: string): Action | undefined {
-    const end = line.includes(' ') ? line.indexOf(' ') : line.length;
-    const [verb, argument] = [line.slice(0, end).toUpperCase(), line.slice(end).trim()];
+    const [word = ''] = line.split(' ', 1);
+    const [verb, argument] = [word.toUpperCase(), line.slice(word.length).trim()];
     if (argument !== '' && withoutArgument.has(verb)) return this.#say(replies.noParameterHere);
     return (Session.#commands.get(verb) ?? (s => s.#say(replies.unknownCommand)))(this, argument);
   }

@@ -1,4 +1,4 @@
-// The journal of small messages: it makes them stable before their files in Maildirs are.
+// The journal of small messages: it makes them stable before their files, in Maildirs and in the queue, are.
 // Promises: a message whose append() has resolved survives a power cut: what is missing or torn of its files is written again
 // at the next start. One write and one fdatasync serve all who wait, in place of a sync of each file and folder.
 // A segment is done when the files that it speaks of are on the disk, a few seconds later: then `sync -f` has synced their whole
@@ -10,7 +10,7 @@ import { basename, dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { crc32 } from 'node:zlib';
 import type { Journal, JournalRecord, Log } from '../mail.ts';
-import { create, sync } from '../stable.ts';
+import { create, sizeOf, sync } from '../stable.ts';
 import type { Clock, Random } from '../system.ts';
 
 const checkpointMs = 5000;
@@ -119,13 +119,13 @@ export class DiskJournal implements Journal {
             segment.places.set(fileSystem, dirname(final));
         const parts = all.flatMap(record => encode(record, segment.salt));
         const at = segment.octets;
-        segment.octets += parts.reduce((sum, part) => sum + part.length, 0);
+        segment.octets += sizeOf(parts);
         if (segment.octets > segment.reserved) {
           parts.push(zeros.subarray(segment.octets % zeros.length));
-          segment.reserved = segment.octets + (parts.at(-1)?.length ?? 0);
+          segment.reserved = at + sizeOf(parts);
         }
         const { bytesWritten } = await writev(segment.fd, parts, at);
-        if (bytesWritten !== parts.reduce((sum, part) => sum + part.length, 0))
+        if (bytesWritten !== sizeOf(parts))
           throw Object.assign(new Error('no space for the journal'), { code: 'ENOSPC' });
         await fdatasync(segment.fd);
         for (const { resolve } of group) resolve(() => void (segment.users -= 1));
@@ -234,10 +234,7 @@ function encode({ files, parts }: JournalRecord, salt: number): readonly Buffer[
   const names = Buffer.from(JSON.stringify(files.map(({ final, temporary }) => [final, temporary])));
   const head = Buffer.alloc(12);
   head.writeUInt32LE(names.length, 0);
-  head.writeUInt32LE(
-    parts.reduce((sum, part) => sum + part.length, 0),
-    4,
-  );
+  head.writeUInt32LE(sizeOf(parts), 4);
   head.writeUInt32LE(
     [names, ...parts].reduce((sum, part) => crc32(part, sum), salt),
     8,
