@@ -6,12 +6,12 @@ import { parseArgs } from 'node:util';
 import { SettingsError, type Settings, describeSettings, loadSettings } from './config/settings.ts';
 import { readEnvironment } from './config/sources.ts';
 import { readGenerated } from './auth/inline.ts';
-import { NoServer, ask, askAll } from './control.ts';
+import { NoServer, ask, askAll } from './control/control.ts';
 import { controlPath, serve, serveForSteward } from './main.ts';
-import { formatVerifier, makeVerifier } from './scram.ts';
+import { formatVerifier, makeVerifier } from './sasl/scram.ts';
 import { addAccount, listAccounts, readPassword, removeAccount, setPassword } from './steward/account-files.ts';
 import { runPam } from './steward/pam.ts';
-import { systemClock as clock, systemRandom as random } from './system.ts';
+import { systemClock as clock, systemRandom as random } from './system/world.ts';
 
 const help = `SlimSMTP: a small SMTP server. Usage: slimsmtp [VERB] [--json] [--help]
 

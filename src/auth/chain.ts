@@ -5,12 +5,13 @@
 // Known gap: where SLIM_USERS also has @POSTGRESQL, SCRAM's challenge comes sooner for a name that stands before it.
 import { isUtf8 } from 'node:buffer';
 import { createHmac } from 'node:crypto';
-import { type Accounts, type Authenticator, CannotTell, type Exchange, type Log, type Login } from '../mail.ts';
-import { type Verifier, checkPassword, parseVerifier } from '../scram.ts';
+import { type Accounts, type Authenticator, CannotTell, type Exchange, type Login } from '../mail/ports.ts';
+import type { Log } from '../system/log.ts';
+import { type Verifier, checkPassword, parseVerifier } from '../sasl/scram.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
-import type { Clock, Random } from '../system.ts';
+import type { Clock, Random } from '../system/world.ts';
 import { generate, inlineSource } from './inline.ts';
-import { type Desk, type Dialogue, mechanisms, open } from './mechanisms.ts';
+import { type Desk, type Dialogue, mechanisms, open } from '../sasl/mechanisms.ts';
 import { type Found, type Name, type Query, accountSource, parseName, tableSource } from './sources.ts';
 import { type ThrottleOptions, openThrottle } from './throttle.ts';
 

@@ -4,8 +4,8 @@
 // also while its name is not in SLIM_USERS. Never logs a secret, and keeps those in plain text no longer than the start.
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { makeVerifier, parseVerifier } from '../scram.ts';
-import type { Random } from '../system.ts';
+import { makeVerifier, parseVerifier } from '../sasl/scram.ts';
+import type { Random } from '../system/world.ts';
 import { type Source, parseName } from './sources.ts';
 
 /** Without those that people mistake for each other: 31 of them, so 20 are 99 bits. */

@@ -2,9 +2,11 @@
 // the Unix accounts (@PAM) and the table `users` (@POSTGRESQL).
 // Promises: names compare as addresses do, and a bare name stands at the first domain and at no other; a database that is
 // down and a row that holds no verifier are 'cannot tell', never 'no'.
-import { type Accounts, CannotTell, type Log, type Mailbox, toMailbox } from '../mail.ts';
-import { type Verifier, parseVerifier } from '../scram.ts';
-import type { Clock } from '../system.ts';
+import { type Accounts, CannotTell } from '../mail/ports.ts';
+import type { Log } from '../system/log.ts';
+import { type Mailbox, toMailbox } from '../mail/address.ts';
+import { type Verifier, parseVerifier } from '../sasl/scram.ts';
+import type { Clock } from '../system/world.ts';
 
 /** `id` is the whole address, however the login was written; `keys` are the forms to look for, best first. */
 export type Name = Readonly<{ address: Mailbox; id: string; keys: readonly string[] }>;

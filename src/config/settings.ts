@@ -5,7 +5,7 @@
 import { type CleanedEnv, customCleanEnv, makeExactValidator } from 'envalid';
 import { type Environment, type Reading, type Source, collect } from './sources.ts';
 import * as values from './values.ts';
-import { toDomain } from '../mail.ts';
+import { toDomain } from '../mail/address.ts';
 
 const required = <T>(parse: values.Parser<T>, how: Reading = {}) => Object.assign(makeExactValidator(parse)(), how);
 const optional = <T>(parse: values.Parser<T>, how: Reading = {}) => ({ ...required(parse, how), default: undefined });

@@ -4,8 +4,8 @@
 // RFC 5321 §4.1.2 (local parts), RFC 6531, RFC 5321 §4.1.1.1 (EHLO keywords).
 import { isIPv4, isIPv6 } from 'node:net';
 import { resolve } from 'node:path';
-import { toDomain, toMailbox } from '../mail.ts';
-import { parseVerifier } from '../scram.ts';
+import { toDomain, toMailbox } from '../mail/address.ts';
+import { parseVerifier } from '../sasl/scram.ts';
 
 /** From the groups of a pattern ('' when absent) to a value; false and undefined say that it is no good. */
 type Make<T> = (...groups: readonly string[]) => T | false | undefined;

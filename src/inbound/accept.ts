@@ -4,12 +4,15 @@
 // RFC 5321 §4.4 (trace) and §6.3 (loops), RFC 3848 and 6531 §4.3 (the `with` clause), RFC 5322 §3.3 (dates), RFC 6409 §8.
 import { isAscii } from 'node:buffer';
 import { existsSync } from 'node:fs';
-import { CannotTell, routeKey } from '../mail.ts';
-import type { Log, Outcome, Prepared, Queue, QueueEntry, QueueRecipient, Report, Route, Storage } from '../mail.ts';
+import { CannotTell } from '../mail/ports.ts';
+import { routeKey } from '../mail/message.ts';
+import type { Log } from '../system/log.ts';
+import type { Outcome, QueueEntry, QueueRecipient, Route } from '../mail/message.ts';
+import type { Prepared, Queue, Report, Storage } from '../mail/ports.ts';
 import type { Envelope } from '../smtp/envelope.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
-import { statusOf } from '../stable.ts';
-import type { Clock, Random } from '../system.ts';
+import { statusOf } from '../durable/sync.ts';
+import type { Clock, Random } from '../system/world.ts';
 import type { Destination } from './policy.ts';
 import { Spool } from './spool.ts';
 import { SubmittedHeader } from './submission.ts';

@@ -2,7 +2,10 @@
 // Promises: no relaying for strangers. A 5xx is said only when every source was asked and answered; what cannot be told
 // is 4xx (CannotTell). A route through a catch-all never proves that an address is the login's own.
 // RFC 5321 §3.6.2 and §4.5.1, RFC 6409 §6.1, RFC 7504.
-import { CannotTell, type Found, type Log, type Login, type Resolve, routeKey, toMailbox } from '../mail.ts';
+import { CannotTell, type Found, type Login, type Resolve } from '../mail/ports.ts';
+import type { Log } from '../system/log.ts';
+import { routeKey } from '../mail/message.ts';
+import { toMailbox } from '../mail/address.ts';
 import type { Address } from '../smtp/address.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
 

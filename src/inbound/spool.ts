@@ -3,8 +3,8 @@
 // storage's work; of a large one most is on the disk by then. The file is best made where it will be linked from (tmp/ of a Maildir),
 // so that it is written only once.
 import { type FileHandle, open, unlink } from 'node:fs/promises';
-import type { Message } from '../mail.ts';
-import { sizeOf } from '../stable.ts';
+import type { Message } from '../mail/message.ts';
+import { sizeOf } from '../durable/sync.ts';
 
 /** Largest message that stays in memory. */
 const maxMemoryBytes = 256 * 1024;

@@ -4,7 +4,7 @@
 // RFC 5321 §4.5.3.2 (timeouts) and §4.1.1.10 (QUIT), RFC 3207.
 import { type Socket, isIP } from 'node:net';
 import { type SecureContext, connect as connectTls } from 'node:tls';
-import { clientFinal } from '../scram.ts';
+import { clientFinal } from '../sasl/scram.ts';
 import type { Content } from './content.ts';
 import type { Mail, Offers, Refusal, Sent, ServerReply, Terms, Want } from './dialogue.ts';
 import { ReplyReader, none, open, transact } from './dialogue.ts';

@@ -3,7 +3,7 @@
 // for a line end. Memory is bounded: a small message is read at once, a large one piece by piece.
 // RFC 5321 §4.5.2 and §2.3.8.
 import { closeSync, createReadStream, openSync, readSync } from 'node:fs';
-import type { Message } from '../mail.ts';
+import type { Message } from '../mail/message.ts';
 
 /** A message of so many octets is read at once, a larger one in such pieces. */
 const pieceBytes = 256 * 1024;

@@ -4,8 +4,8 @@
 // the server took the content after all of it was sent; nothing said in clear behind STARTTLS is ever read.
 // RFC 5321 §3 and §4.2, 2920 (PIPELINING), 1870 (SIZE), 3207 (STARTTLS), 4954 (AUTH), 3461 §5.2 (DSN), 6531 (SMTPUTF8).
 import { domainToASCII } from 'node:url';
-import type { Delivery, QueueEntry, QueueRecipient } from '../mail.ts';
-import { clientFirst } from '../scram.ts';
+import type { Delivery, QueueEntry, QueueRecipient } from '../mail/message.ts';
+import { clientFirst } from '../sasl/scram.ts';
 
 /** Code 0: there was none, `lines` says why, and there will be no other. 1: what was wanted is done, and no reply is due. */
 export type ServerReply = { readonly code: number; readonly lines: readonly string[]; readonly status?: string };

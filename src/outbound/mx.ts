@@ -3,8 +3,8 @@
 // record of a stranger leads us to loopback, link-local, multicast or unspecified addresses. Private ranges are allowed: companies have them.
 // RFC 5321 §5.1, 7505 (null MX), 5248.
 import { BlockList, isIP } from 'node:net';
-import type { Delivery } from '../mail.ts';
-import type { Dns, Random } from '../system.ts';
+import type { Delivery } from '../mail/message.ts';
+import type { Dns, Random } from '../system/world.ts';
 
 export type Target = { readonly host: string; readonly address: string };
 export type MxOptions = {

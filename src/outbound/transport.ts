@@ -5,8 +5,10 @@
 import { unlink } from 'node:fs/promises';
 import { type Socket, connect } from 'node:net';
 import { type SecureContext, createSecureContext } from 'node:tls';
-import type { Delivery, Log, Transport } from '../mail.ts';
-import type { Clock } from '../system.ts';
+import type { Delivery } from '../mail/message.ts';
+import type { Log } from '../system/log.ts';
+import type { Transport } from '../mail/ports.ts';
+import type { Clock } from '../system/world.ts';
 import { Connection, type Timeouts, standardTimeouts } from './connection.ts';
 import { type Stored, openContent, read } from './content.ts';
 import { type Refusal, type Sent, type Terms, isAscii } from './dialogue.ts';

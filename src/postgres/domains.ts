@@ -3,7 +3,9 @@
 // outage is 'cannot tell' for their mailboxes and never 'not ours'; never loaded at all: 'cannot tell' for every
 // domain outside SLIM_DOMAINS. Never fails a start.
 import { readFile, rename, writeFile } from 'node:fs/promises';
-import { CannotTell, type Domains, type Log, toDomain } from '../mail.ts';
+import { CannotTell, type Domains } from '../mail/ports.ts';
+import type { Log } from '../system/log.ts';
+import { toDomain } from '../mail/address.ts';
 import type { Database } from './pool.ts';
 
 // Every domain once, by a walk from one to the next through the index: no scan of a table of a million rows. Where the

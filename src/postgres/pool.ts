@@ -3,7 +3,8 @@
 // Promises: never an unhandled 'error' event, never a password in a message; an outage is logged once, and its end.
 // Never retries a query: the sender of the mail does. `pg` is loaded here, so only where a database is set.
 import type { Pool, PoolConfig } from 'pg';
-import { CannotTell, type Log } from '../mail.ts';
+import { CannotTell } from '../mail/ports.ts';
+import type { Log } from '../system/log.ts';
 
 type Row = Readonly<Record<string, string | null>>;
 type Statement = { readonly name: string; readonly text: string };

@@ -5,9 +5,9 @@
 import { isAscii } from 'node:buffer';
 import { createReadStream } from 'node:fs';
 import { buffer } from 'node:stream/consumers';
-import type { Message, Outcome, QueueEntry } from '../mail.ts';
+import type { Message, Outcome, QueueEntry } from '../mail/message.ts';
 import type { Notify } from '../smtp/envelope.ts';
-import type { Clock, Random } from '../system.ts';
+import type { Clock, Random } from '../system/world.ts';
 
 const maxReturnedBytes = 64 * 1024;
 const maxLineBytes = 998;

@@ -1,9 +1,11 @@
 // Sends notices: each is a message of its own with the null sender, and goes to who sent the original through the queue.
 // Promises: resolves when the notice is stable; a notice to a sender of ours goes straight to the Maildir; never a notice of
 // a notice. A sender that does not exist here is logged and gets none. RFC 5321 §4.5.5 and §6.1, RFC 3461 §6.
-import { type Log, type Queue, type Report, type Resolve, toMailbox } from '../mail.ts';
+import type { Log } from '../system/log.ts';
+import type { Queue, Report, Resolve } from '../mail/ports.ts';
+import { toMailbox } from '../mail/address.ts';
 import { parseAddress } from '../smtp/address.ts';
-import type { Clock, Random } from '../system.ts';
+import type { Clock, Random } from '../system/world.ts';
 import { buildNotice } from './notice.ts';
 
 type ReportOptions = Readonly<{

@@ -1,7 +1,8 @@
 // @PAM: a mailbox is the Unix account of that name, its mail in ~/Maildir.
 // Promises: what cannot be the name of an account is answered here, so that no stranger's text reaches the steward.
 // Never decides who is an account (uid range, home): the steward does.
-import type { Accounts, Directory, Explain, Route } from '../mail.ts';
+import type { Accounts, Directory, Explain } from '../mail/ports.ts';
+import type { Route } from '../mail/message.ts';
 
 /** The route to the account of that name, if it is one that may receive mail. Throws CannotTell. */
 export async function accountRoute(accounts: Accounts, name: string, explain?: Explain): Promise<Route | undefined> {

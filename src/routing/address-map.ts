@@ -2,7 +2,8 @@
 // Promises: a PATH inside the home of a Unix account is delivered as that account, whoever owns the folders there.
 // Never makes a folder and never looks at one: a PATH that has gone is the storage's trouble, when it delivers.
 import { join, relative } from 'node:path';
-import type { Accounts, Directory, Found, Mailbox } from '../mail.ts';
+import type { Accounts, Directory, Found } from '../mail/ports.ts';
+import type { Mailbox } from '../mail/address.ts';
 import { show } from './resolver.ts';
 
 /** SLIM_STORAGES. Paths are absolute. */

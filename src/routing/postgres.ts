@@ -5,9 +5,14 @@
 // the network reaches SQL only as a parameter, and a path only encoded.
 import { join } from 'node:path';
 import { domainToUnicode } from 'node:url';
-import { CannotTell, routeKey, toMailbox } from '../mail.ts';
-import type { Accounts, Directory, Explain, Found, Log, Mailbox, Route } from '../mail.ts';
-import type { Clock } from '../system.ts';
+import { CannotTell } from '../mail/ports.ts';
+import { routeKey } from '../mail/message.ts';
+import { toMailbox } from '../mail/address.ts';
+import type { Accounts, Directory, Explain, Found } from '../mail/ports.ts';
+import type { Log } from '../system/log.ts';
+import type { Mailbox } from '../mail/address.ts';
+import type { Route } from '../mail/message.ts';
+import type { Clock } from '../system/world.ts';
 import { accountRoute } from './accounts.ts';
 import { show } from './resolver.ts';
 

@@ -2,7 +2,8 @@
 // Promises: 'unknown' only after every directory was asked and answered; an outage of one (CannotTell) ends the
 // question, so that it never falls through to the catch-all. Never looks at the sender, never touches a disk.
 // RFC 5321 §3.6.2, §4.5.1 (postmaster); RFC 5233 (subaddresses).
-import { type Directory, type Domains, type Mailbox, type Resolve, toMailbox } from '../mail.ts';
+import type { Directory, Domains, Resolve } from '../mail/ports.ts';
+import { type Mailbox, toMailbox } from '../mail/address.ts';
 
 export type ResolverOptions = {
   readonly directories: readonly Directory[]; // in the order in which they are asked; the last may know everything

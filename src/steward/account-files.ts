@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline/promises';
 import { Writable } from 'node:stream';
 import { setTimeout as wait } from 'node:timers/promises';
-import type { Clock, Random } from '../system.ts';
+import type { Clock, Random } from '../system/world.ts';
 import { getent } from './nss.ts';
 
 /** `folder` is SLIM_DATA/accounts; homes are made in `homes`. */

@@ -5,9 +5,10 @@
 import { constants, rmSync, writeFileSync } from 'node:fs';
 import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CannotTell, type Account, type Accounts, type Message, type Storage } from '../mail.ts';
-import type { Random } from '../system.ts';
-import { statusOf } from '../stable.ts';
+import { CannotTell, type Account, type Accounts, type Storage } from '../mail/ports.ts';
+import type { Message } from '../mail/message.ts';
+import type { Random } from '../system/world.ts';
+import { statusOf } from '../durable/sync.ts';
 import { isAccountName, isPassword } from './protocol.ts';
 import type { Order, Question, Reply, Start, TlsFiles } from './protocol.ts';
 

@@ -5,8 +5,9 @@
 // Never changes its own uid (that is process-wide and would hit other calls), never links across owners.
 import fs, { constants } from 'node:fs';
 import { promisify } from 'node:util';
-import type { Account, Prepared } from '../mail.ts';
-import { uniqueName, type Clock, type Random } from '../system.ts';
+import type { Account, Prepared } from '../mail/ports.ts';
+import { uniqueName } from '../system/names.ts';
+import type { Clock, Random } from '../system/world.ts';
 
 export type Place = { readonly account: Account; readonly folder: string };
 /** `spoolUid`: whose the spool files must be, the network process's uid. */

@@ -5,7 +5,7 @@
 import { execFile } from 'node:child_process';
 import { stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import type { Account, Accounts } from '../mail.ts';
+import type { Account, Accounts } from '../mail/ports.ts';
 
 const keptMs = 4_000;
 

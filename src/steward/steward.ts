@@ -9,13 +9,14 @@ import { lstat, readFile, readlink, realpath } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { dirname, resolve } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
-import type { Log, Prepared } from '../mail.ts';
-import type { Clock, Random } from '../system.ts';
+import type { Log } from '../system/log.ts';
+import type { Prepared } from '../mail/ports.ts';
+import type { Clock, Random } from '../system/world.ts';
 import { decoy } from './account-files.ts';
 import { deposit, type Place } from './deposit.ts';
 import { createAccounts } from './nss.ts';
 import { openPam } from './pam.ts';
-import { statusOf } from '../stable.ts';
+import { statusOf } from '../durable/sync.ts';
 import { parseRequest } from './protocol.ts';
 import type { Order, Reply, Request, Socket, Target, TlsFiles } from './protocol.ts';
 

@@ -6,10 +6,11 @@
 import { closeSync, constants, existsSync, linkSync, mkdirSync, openSync, renameSync, statSync } from 'node:fs';
 import { copyFile, unlink } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { CannotTell, type Journal, type Message, type Prepared, type Route, type Storage } from '../mail.ts';
-import { uniqueName } from '../system.ts';
-import { FolderSync, create, sync } from '../stable.ts';
-import type { System } from './journal.ts';
+import { CannotTell, type Journal, type Prepared, type Storage } from '../mail/ports.ts';
+import type { Message, Route } from '../mail/message.ts';
+import { uniqueName } from '../system/names.ts';
+import { FolderSync, create, sync } from '../durable/sync.ts';
+import type { System } from '../durable/journal.ts';
 
 /** `original`: what it is to be a link to. */
 type Copy = Record<'maildir' | 'temporary' | 'final', string> & { fileSystem: number; original?: Copy | undefined };

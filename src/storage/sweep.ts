@@ -3,8 +3,8 @@
 // Never follows a symlink below the folder it is given, never touches new/ or cur/, never rejects.
 import { existsSync } from 'node:fs';
 import { lstat, opendir, unlink } from 'node:fs/promises';
-import type { Log } from '../mail.ts';
-import type { Clock } from '../system.ts';
+import type { Log } from '../system/log.ts';
+import type { Clock } from '../system/world.ts';
 
 /** Sweeps the Maildirs at and below a folder, as deep as the server makes them: `<root>/<domain>/<mailbox>/`. */
 export async function sweep(folder: string, system: { clock: Clock; log: Log }, depth = 2): Promise<void> {

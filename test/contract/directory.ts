@@ -1,10 +1,13 @@
-// What every Directory promises (src/mail.ts), as tests that each of them passes. `known` is a mailbox that it has
+// What every Directory promises (src/mail/ports.ts), as tests that each of them passes. `known` is a mailbox that it has
 // routes for, `unknown` one that it has none for (a catch-all has no such thing); `broken` is one that cannot ask.
 import assert from 'node:assert/strict';
 import { isAbsolute, normalize, relative } from 'node:path';
 import { test } from 'node:test';
-import { CannotTell, routeKey, toMailbox } from '../../src/mail.ts';
-import type { Directory, Mailbox } from '../../src/mail.ts';
+import { CannotTell } from '../../src/mail/ports.ts';
+import { routeKey } from '../../src/mail/message.ts';
+import { toMailbox } from '../../src/mail/address.ts';
+import type { Directory } from '../../src/mail/ports.ts';
+import type { Mailbox } from '../../src/mail/address.ts';
 
 export type DirectoryCase = {
   readonly directory: Directory;

@@ -3,7 +3,8 @@
 import assert from 'node:assert/strict';
 import { readFile, unlink, writeFile } from 'node:fs/promises';
 import { test } from 'node:test';
-import type { Delivery, Message, Queue, QueueEntry, Transport } from '../../src/mail.ts';
+import type { Delivery, Message, QueueEntry } from '../../src/mail/message.ts';
+import type { Queue, Transport } from '../../src/mail/ports.ts';
 import { memory, octetsOf } from './storage.ts';
 
 export type Store = {

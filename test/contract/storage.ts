@@ -4,7 +4,8 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { chmod, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { test } from 'node:test';
-import type { Message, Route, Storage } from '../../src/mail.ts';
+import type { Message, Route } from '../../src/mail/message.ts';
+import type { Storage } from '../../src/mail/ports.ts';
 
 export type Place = {
   readonly storage: Storage;

@@ -2,7 +2,7 @@
 // RFC 6531 §3.3 has it; canonical forms are stable, and file names made of any of it stay inside their folder.
 // An input: one line of a client.
 import assert from 'node:assert/strict';
-import { toMailbox } from '../../src/mail.ts';
+import { toMailbox } from '../../src/mail/address.ts';
 import { toFileName } from '../../src/routing/postgres.ts';
 import { parseAddress, splitPath } from '../../src/smtp/address.ts';
 import { parseRecipient, parseSender } from '../../src/smtp/envelope.ts';

@@ -3,7 +3,7 @@
 // An input: two octets that choose the terms and the mail, then what the server says; 0x1e ends what comes in one turn.
 // RFC 5321 §4, RFC 2920, RFC 3207, RFC 4954.
 import assert from 'node:assert/strict';
-import type { Delivery, QueueRecipient } from '../../src/mail.ts';
+import type { Delivery, QueueRecipient } from '../../src/mail/message.ts';
 import {
   type Mail,
   ReplyReader,

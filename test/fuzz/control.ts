@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { openControl } from '../../src/control.ts';
+import { openControl } from '../../src/control/control.ts';
 import { kept } from './corpus.ts';
 import { type Target, cut } from './fuzzer.ts';
 

@@ -3,9 +3,9 @@
 // An input: an octet that chooses the mechanism, then responses, 0x1e between. RFC 4616, 5802, 7677, 5929.
 import assert from 'node:assert/strict';
 import { createHash, createHmac, pbkdf2Sync } from 'node:crypto';
-import type { Login } from '../../src/mail.ts';
-import { type Desk, mechanisms, open } from '../../src/auth/mechanisms.ts';
-import { clientFinal, formatVerifier, parseVerifier } from '../../src/scram.ts';
+import type { Login } from '../../src/mail/ports.ts';
+import { type Desk, mechanisms, open } from '../../src/sasl/mechanisms.ts';
+import { clientFinal, formatVerifier, parseVerifier } from '../../src/sasl/scram.ts';
 import { replies } from '../../src/smtp/reply.ts';
 import { kept } from './corpus.ts';
 import type { Target } from './fuzzer.ts';

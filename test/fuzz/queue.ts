@@ -6,8 +6,9 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
-import type { QueueRecipient, Transport } from '../../src/mail.ts';
-import { DiskQueue } from '../../src/queue/scheduler.ts';
+import type { QueueRecipient } from '../../src/mail/message.ts';
+import type { Transport } from '../../src/mail/ports.ts';
+import { DiskQueue } from '../../src/queue/queue.ts';
 import { kept } from './corpus.ts';
 import type { Target } from './fuzzer.ts';
 

@@ -7,12 +7,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, after, before, describe, it } from 'node:test';
 import { TLSSocket, createSecureContext } from 'node:tls';
-import { type Pair, createCertificate } from '../../src/inbound/certificate.ts';
-import type { Delivery, Log, QueueEntry } from '../../src/mail.ts';
+import { type Pair, createCertificate } from '../../src/tls/certificates.ts';
+import type { Delivery, QueueEntry } from '../../src/mail/message.ts';
+import type { Log } from '../../src/system/log.ts';
 import { standardTimeouts } from '../../src/outbound/connection.ts';
 import { OutboundTransport, type OutboundOptions } from '../../src/outbound/transport.ts';
-import { makeVerifier, checkProof, serverFinal } from '../../src/scram.ts';
-import { systemClock, systemRandom } from '../../src/system.ts';
+import { makeVerifier, checkProof, serverFinal } from '../../src/sasl/scram.ts';
+import { systemClock, systemRandom } from '../../src/system/world.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'outbound-'));
 after(() => rmSync(folder, { recursive: true }));

@@ -5,8 +5,8 @@ import { after, before, describe, test } from 'node:test';
 import { connect as connectTls } from 'node:tls';
 import { promisify } from 'node:util';
 import type { StartedTestContainer } from 'testcontainers';
-import { createCertificate } from '../../src/inbound/certificate.ts';
-import { systemClock as clock, systemRandom as random } from '../../src/system.ts';
+import { createCertificate } from '../../src/tls/certificates.ts';
+import { systemClock as clock, systemRandom as random } from '../../src/system/world.ts';
 import { type Client, deliver, dial, eventually } from './client.ts';
 import { docker, image, openStage } from './compose-lib.ts';
 

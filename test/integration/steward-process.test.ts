@@ -10,7 +10,7 @@ import { after, before, describe, test, type TestContext } from 'node:test';
 import { parseRequest } from '../../src/steward/protocol.ts';
 import { cleanEnvironment } from '../../src/steward/steward.ts';
 import { hashPassword } from '../../src/steward/account-files.ts';
-import { systemRandom } from '../../src/system.ts';
+import { systemRandom } from '../../src/system/world.ts';
 import { RunningSteward } from './steward.harness.ts';
 
 const spoolFolder = mkdtempSync(join(tmpdir(), 'slim-steward-'));

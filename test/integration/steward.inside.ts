@@ -5,7 +5,8 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import { after, before, test } from 'node:test';
-import { CannotTell, type Prepared, type Route, type Storage } from '../../src/mail.ts';
+import { CannotTell, type Prepared, type Storage } from '../../src/mail/ports.ts';
+import type { Route } from '../../src/mail/message.ts';
 import {
   addAccount,
   decoy,
@@ -16,7 +17,7 @@ import {
   setPassword,
 } from '../../src/steward/account-files.ts';
 import { createAccounts, findUser } from '../../src/steward/nss.ts';
-import { systemClock, systemRandom } from '../../src/system.ts';
+import { systemClock, systemRandom } from '../../src/system/world.ts';
 import { storageContract } from '../contract/storage.ts';
 import { RunningSteward } from './steward.harness.ts';
 

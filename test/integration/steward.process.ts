@@ -3,11 +3,12 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { createInterface } from 'node:readline';
-import type { Message, Prepared, Route } from '../../src/mail.ts';
+import type { Message, Route } from '../../src/mail/message.ts';
+import type { Prepared } from '../../src/mail/ports.ts';
 import { Steward } from '../../src/steward/client.ts';
 import { runPam } from '../../src/steward/pam.ts';
 import { cleanEnvironment, runSteward, type StewardOptions } from '../../src/steward/steward.ts';
-import { systemClock, systemRandom } from '../../src/system.ts';
+import { systemClock, systemRandom } from '../../src/system/world.ts';
 
 /** A message as JSON can hold it: the octets in base64. */
 export type WrittenMessage = Extract<Message, { kind: 'file' }> | { readonly kind: 'memory'; readonly base64: string };

@@ -5,8 +5,8 @@ import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { StartedTestContainer } from 'testcontainers';
-import { createCertificate } from '../../src/inbound/certificate.ts';
-import { systemClock, systemRandom as random } from '../../src/system.ts';
+import { createCertificate } from '../../src/tls/certificates.ts';
+import { systemClock, systemRandom as random } from '../../src/system/world.ts';
 import { deliver, eventually } from '../integration/client.ts';
 import { type Stage, docker, image, root, together } from '../integration/compose-lib.ts';
 

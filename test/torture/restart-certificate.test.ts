@@ -6,8 +6,8 @@ import { join } from 'node:path';
 import { after, test } from 'node:test';
 import type { AddressInfo } from 'node:net';
 import { connect as connectTls, createServer as createTlsServer } from 'node:tls';
-import { createCertificate } from '../../src/inbound/certificate.ts';
-import { systemClock, systemRandom as random } from '../../src/system.ts';
+import { createCertificate } from '../../src/tls/certificates.ts';
+import { systemClock, systemRandom as random } from '../../src/system/world.ts';
 import { deliver, dial, eventually } from '../integration/client.ts';
 import { openPlace } from './server.ts';
 

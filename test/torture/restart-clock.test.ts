@@ -8,8 +8,8 @@ import { after, describe, it } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { memory } from '../contract/storage.ts';
 import { queueEntry } from '../contract/queue.ts';
-import type { Delivery } from '../../src/mail.ts';
-import { DiskQueue } from '../../src/queue/scheduler.ts';
+import type { Delivery } from '../../src/mail/message.ts';
+import { DiskQueue } from '../../src/queue/queue.ts';
 
 const [minute, day] = [60_000, 24 * 3600_000];
 const base = mkdtempSync(join(tmpdir(), 'clock-'));

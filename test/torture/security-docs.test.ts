@@ -1,5 +1,5 @@
-// That docs/security.md is true where it can be counted: the order of the audit holds every source file once, with its lines; every package that
-// runs is explained; every test that it names exists.
+// That docs/security.md is complete: the order of the audit holds every source file once, every package that runs is
+// explained, every test that it names exists.
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -8,7 +8,6 @@ import { root } from '../integration/compose-lib.ts';
 
 const page = readFileSync(join(root, 'docs/security.md'), 'utf8');
 const section = (title: string): string => page.split(`\n## ${title}\n`)[1]?.split('\n## ')[0] ?? assert.fail(title);
-const linesOf = (file: string): number => readFileSync(join(root, file), 'utf8').split('\n').length - 1;
 const sources = readdirSync(join(root, 'src'), { recursive: true, encoding: 'utf8' })
   .filter(file => file.endsWith('.ts') && !file.endsWith('.d.ts'))
   .map(file => `src/${file}`);
@@ -24,14 +23,10 @@ function filesOf(cell: string): string[] {
   });
 }
 
-test('the order of the audit holds every source file once, and its counts are right to a tenth', () => {
-  const rows = [...section('The order in which to audit').matchAll(/^\| \d+ \| (.*?) \| (\d+) \|/gm)];
+test('the order of the audit holds every source file once', () => {
+  const rows = [...section('The order in which to audit').matchAll(/^\| \d+ \| (.*?) \|/gm)];
   const listed = rows.flatMap(([, cell = '']) => filesOf(cell));
   assert.deepEqual(listed.toSorted(), sources.toSorted());
-  for (const [, cell = '', count] of rows) {
-    const lines = filesOf(cell).reduce((sum, file) => sum + linesOf(file), 0);
-    assert.ok(Math.abs(lines - Number(count)) <= lines / 10, `${cell}: ${lines} lines, not ${count}`);
-  }
 });
 
 test('every package that the server loads is explained', () => {

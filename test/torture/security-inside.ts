@@ -6,7 +6,7 @@ import fs from 'node:fs';
 import { after, before, test } from 'node:test';
 import { ensureAccounts } from '../../src/steward/account-files.ts';
 import { findUser } from '../../src/steward/nss.ts';
-import { systemClock, systemRandom } from '../../src/system.ts';
+import { systemClock, systemRandom } from '../../src/system/world.ts';
 import { RunningSteward } from '../integration/steward.harness.ts';
 
 const data = '/var/lib/slimsmtp';

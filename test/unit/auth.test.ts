@@ -8,10 +8,10 @@ import { describe, test, type TestContext } from 'node:test';
 import type { User } from '../../src/auth/chain.ts';
 import { readGenerated } from '../../src/auth/inline.ts';
 import type { Query } from '../../src/auth/sources.ts';
-import { type Account, CannotTell } from '../../src/mail.ts';
-import { clientFinal, clientFirst, formatVerifier, makeVerifier } from '../../src/scram.ts';
+import { type Account, CannotTell } from '../../src/mail/ports.ts';
+import { clientFinal, clientFirst, formatVerifier, makeVerifier } from '../../src/sasl/scram.ts';
 import { replies } from '../../src/smtp/reply.ts';
-import { systemRandom } from '../../src/system.ts';
+import { systemRandom } from '../../src/system/world.ts';
 import { bindings, converse, openLogins, plain, scram, skipDelays } from './auth.harness.ts';
 
 const anton: User = { kind: 'inline', name: 'anton', secret: 'right' };

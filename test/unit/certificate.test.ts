@@ -10,9 +10,9 @@ import { after, before, test } from 'node:test';
 import type { TestContext } from 'node:test';
 import { TLSSocket, connect } from 'node:tls';
 import type { ConnectionOptions } from 'node:tls';
-import { Certificates, createCertificate } from '../../src/inbound/certificate.ts';
-import type { Pair } from '../../src/inbound/certificate.ts';
-import { systemClock, systemRandom } from '../../src/system.ts';
+import { Certificates, createCertificate } from '../../src/tls/certificates.ts';
+import type { Pair } from '../../src/tls/certificates.ts';
+import { systemClock, systemRandom } from '../../src/system/world.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'certificate-'));
 after(() => rmSync(folder, { recursive: true }));

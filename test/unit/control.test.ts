@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import { NoServer, ask, askAll, openControl } from '../../src/control.ts';
+import { NoServer, ask, askAll, openControl } from '../../src/control/control.ts';
 
 let folder = '';
 let path = '';

@@ -4,8 +4,8 @@ import { spawnSync } from 'node:child_process';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import { prepareData, prepareDataAsRoot, prepareRoot, prepareRootAsRoot } from '../../src/folders.ts';
-import type { Log } from '../../src/mail.ts';
+import { prepareData, prepareDataAsRoot, prepareRoot, prepareRootAsRoot } from '../../src/system/folders.ts';
+import type { Log } from '../../src/system/log.ts';
 
 const isRoot = process.getuid?.() === 0;
 const owner = { uid: 4711, gid: 4712 };
@@ -36,7 +36,7 @@ afterEach(() => {
 function asUser(call: string): string {
   chmodSync(folder, 0o755);
   const become = isRoot ? `process.setgroups([]); process.setgid(${owner.gid}); process.setuid(${owner.uid});` : '';
-  const source = JSON.stringify(join(import.meta.dirname, '../../src/folders.ts'));
+  const source = JSON.stringify(join(import.meta.dirname, '../../src/system/folders.ts'));
   const script = `import(${source}).then(m => { ${become} m.${call}; }).catch(e => console.log(e.message))`;
   return spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', cwd: '/' }).stdout.trim();
 }

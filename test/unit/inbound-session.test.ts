@@ -5,7 +5,8 @@ import { afterEach, describe, it } from 'node:test';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { createTransport } from 'nodemailer';
-import { CannotTell, type Route, type Storage } from '../../src/mail.ts';
+import { CannotTell, type Storage } from '../../src/mail/ports.ts';
+import type { Route } from '../../src/mail/message.ts';
 import { Spool } from '../../src/inbound/spool.ts';
 import { Client, type Running, startServer, until } from './inbound.harness.ts';
 

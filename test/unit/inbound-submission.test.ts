@@ -9,19 +9,15 @@ import type { SecureContext } from 'node:tls';
 import { createTransport } from 'nodemailer';
 import { createAuthenticator } from '../../src/auth/chain.ts';
 import { type Policy, answerRecipient, answerSender } from '../../src/inbound/policy.ts';
-import {
-  CannotTell,
-  type Authenticator,
-  type Login,
-  type Mailbox,
-  type Outcome,
-  type QueueEntry,
-} from '../../src/mail.ts';
-import type { Message, Resolution, Route, Storage } from '../../src/mail.ts';
-import { DiskQueue } from '../../src/queue/scheduler.ts';
+import { CannotTell, type Authenticator, type Login } from '../../src/mail/ports.ts';
+import type { Mailbox } from '../../src/mail/address.ts';
+import type { Outcome, QueueEntry } from '../../src/mail/message.ts';
+import type { Message, Route } from '../../src/mail/message.ts';
+import type { Resolution, Storage } from '../../src/mail/ports.ts';
+import { DiskQueue } from '../../src/queue/queue.ts';
 import { parseAddress } from '../../src/smtp/address.ts';
 import { replies } from '../../src/smtp/reply.ts';
-import { systemClock as clock, systemRandom as random } from '../../src/system.ts';
+import { systemClock as clock, systemRandom as random } from '../../src/system/world.ts';
 import { mailbox } from '../contract/directory.ts';
 import { octetsOf } from '../contract/storage.ts';
 import { Client, type Running, makeContext, startServer } from './inbound.harness.ts';

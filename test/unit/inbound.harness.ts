@@ -5,12 +5,15 @@ import { type AddressInfo, type Socket, Server, connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type SecureContext, connect as connectTls, createSecureContext } from 'node:tls';
-import { Certificates } from '../../src/inbound/certificate.ts';
+import { Certificates } from '../../src/tls/certificates.ts';
 import { Connection } from '../../src/inbound/connection.ts';
 import { type ListenSocket, Listeners } from '../../src/inbound/listener.ts';
-import type { Authenticator, Log, Mailbox, Queue, Report, Resolution, Route, Storage } from '../../src/mail.ts';
+import type { Authenticator, Queue, Report, Resolution, Storage } from '../../src/mail/ports.ts';
+import type { Log } from '../../src/system/log.ts';
+import type { Mailbox } from '../../src/mail/address.ts';
+import type { Route } from '../../src/mail/message.ts';
 import { MaildirStorage } from '../../src/storage/maildir.ts';
-import { type Clock, systemClock, systemRandom as random } from '../../src/system.ts';
+import { type Clock, systemClock, systemRandom as random } from '../../src/system/world.ts';
 
 export type Line = Record<string, unknown> & { readonly level: string; readonly text: string };
 

@@ -5,10 +5,11 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { afterEach, beforeEach, test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
-import type { Message, Prepared } from '../../src/mail.ts';
-import { DiskJournal } from '../../src/storage/journal.ts';
+import type { Message } from '../../src/mail/message.ts';
+import type { Prepared } from '../../src/mail/ports.ts';
+import { DiskJournal } from '../../src/durable/journal.ts';
 import { MaildirStorage } from '../../src/storage/maildir.ts';
-import { systemClock as clock, systemRandom as random } from '../../src/system.ts';
+import { systemClock as clock, systemRandom as random } from '../../src/system/world.ts';
 
 let root = '';
 let said: string[] = [];

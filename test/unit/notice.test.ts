@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, describe, it } from 'node:test';
-import type { Delivery, Outcome, QueueEntry, QueueRecipient } from '../../src/mail.ts';
+import type { Delivery, Outcome, QueueEntry, QueueRecipient } from '../../src/mail/message.ts';
 import { type NoticeOptions, buildNotice } from '../../src/queue/notice.ts';
 import { queueEntry } from '../contract/queue.ts';
 import { memory } from '../contract/storage.ts';

@@ -8,7 +8,7 @@ import { after, describe, it } from 'node:test';
 import { Encoder, openContent } from '../../src/outbound/content.ts';
 import { toSevenBit } from '../../src/outbound/reencode.ts';
 import { Body } from '../../src/smtp/body.ts';
-import { systemRandom } from '../../src/system.ts';
+import { systemRandom } from '../../src/system/world.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'content-'));
 after(() => rmSync(folder, { recursive: true }));

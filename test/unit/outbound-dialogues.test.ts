@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import type { QueueRecipient } from '../../src/mail.ts';
+import type { QueueRecipient } from '../../src/mail/message.ts';
 import {
   type Mail,
   type Offers,

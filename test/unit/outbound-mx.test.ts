@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { findTargets } from '../../src/outbound/mx.ts';
-import type { Dns } from '../../src/system.ts';
+import type { Dns } from '../../src/system/world.ts';
 
 type Zone = {
   /** As `10 host`, or an error code. */

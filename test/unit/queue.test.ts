@@ -5,10 +5,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 import { setImmediate, setTimeout } from 'node:timers/promises';
-import { CannotTell, type Delivery, type Outcome, type QueueEntry, type QueueRecipient } from '../../src/mail.ts';
-import { DiskQueue, type QueueOptions } from '../../src/queue/scheduler.ts';
-import { DiskJournal } from '../../src/storage/journal.ts';
-import { systemClock, systemRandom } from '../../src/system.ts';
+import { CannotTell } from '../../src/mail/ports.ts';
+import type { Delivery, Outcome, QueueEntry, QueueRecipient } from '../../src/mail/message.ts';
+import { DiskQueue, type QueueOptions } from '../../src/queue/queue.ts';
+import { DiskJournal } from '../../src/durable/journal.ts';
+import { systemClock, systemRandom } from '../../src/system/world.ts';
 import { queueContract, queueEntry, until } from '../contract/queue.ts';
 import { memory } from '../contract/storage.ts';
 

@@ -2,8 +2,8 @@
 // double: a few made-up ones, and a steward that does not answer. The table is tested with a real PostgreSQL.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { CannotTell } from '../../src/mail.ts';
-import type { Account, Accounts, Directory, Resolve } from '../../src/mail.ts';
+import { CannotTell } from '../../src/mail/ports.ts';
+import type { Account, Accounts, Directory, Resolve } from '../../src/mail/ports.ts';
 import { accountDirectory } from '../../src/routing/accounts.ts';
 import {
   addressDirectory,

@@ -10,8 +10,8 @@ import {
   makeVerifier,
   parseVerifier,
   serverFinal,
-} from '../../src/scram.ts';
-import { systemRandom as random } from '../../src/system.ts';
+} from '../../src/sasl/scram.ts';
+import { systemRandom as random } from '../../src/system/world.ts';
 
 const first = 'n=user,r=rOprNGfwEbeRWgbNEkqO';
 const nonce = 'rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0';

@@ -6,9 +6,9 @@ import fs from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, beforeEach, test } from 'node:test';
-import type { Account } from '../../src/mail.ts';
+import type { Account } from '../../src/mail/ports.ts';
 import { deposit, type Place } from '../../src/steward/deposit.ts';
-import { systemClock, systemRandom } from '../../src/system.ts';
+import { systemClock, systemRandom } from '../../src/system/world.ts';
 
 const base = fs.mkdtempSync(join(tmpdir(), 'slim-deposit-'));
 after(() => fs.rmSync(base, { recursive: true }));

@@ -4,11 +4,13 @@ import { mkdir, mkdtemp, readdir, rename, rm, stat, symlink, utimes, writeFile }
 import { syncBuiltinESMExports } from 'node:module';
 import { tmpdir } from 'node:os';
 import { afterEach, beforeEach, test } from 'node:test';
-import { CannotTell, type Log, type Route } from '../../src/mail.ts';
+import { CannotTell } from '../../src/mail/ports.ts';
+import type { Log } from '../../src/system/log.ts';
+import type { Route } from '../../src/mail/message.ts';
 import { MaildirStorage } from '../../src/storage/maildir.ts';
-import { FolderSync } from '../../src/stable.ts';
+import { FolderSync } from '../../src/durable/sync.ts';
 import { sweep } from '../../src/storage/sweep.ts';
-import { systemClock, systemRandom } from '../../src/system.ts';
+import { systemClock, systemRandom } from '../../src/system/world.ts';
 import { contents, memory, storageContract } from '../contract/storage.ts';
 
 let root = '';

@@ -5,8 +5,10 @@
 // any. What waits for more than a second or two gets them. Small calls are synchronous, only fsyncs go to the pool.
 import fs from 'node:fs';
 import { copyFile, opendir, unlink } from 'node:fs/promises';
-import type { Delivery, Journal, Log, Message, Prepared, QueueEntry, QueueRecipient } from '../mail.ts';
-import { FolderSync, create, sync } from '../stable.ts';
+import type { Delivery, Message, QueueEntry, QueueRecipient } from '../mail/message.ts';
+import type { Journal, Prepared } from '../mail/ports.ts';
+import type { Log } from '../system/log.ts';
+import { FolderSync, create, sync } from '../durable/sync.ts';
 
 /** All messages without files together; what comes then gets its own at once. */
 const maxHeldBytes = 16 * 1024 * 1024;

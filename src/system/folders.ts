@@ -3,7 +3,7 @@
 // mounted shows at once). As root it makes a folder only where root alone could have made its parents.
 import fs from 'node:fs';
 import { dirname, join } from 'node:path';
-import type { Log } from './mail.ts';
+import type { Log } from './log.ts';
 
 export type Owner = { readonly uid: number; readonly gid: number };
 

@@ -3,21 +3,12 @@
 // other; while it is down one attempt at a time probes it, and the rest waits in memory, told and given up in time.
 // Never more than 500 attempts at once, nor a body or an envelope in memory of what has waited for two seconds. RFC 5321 §4.5.4, RFC 3461 §5.
 import { setImmediate, setTimeout as pause } from 'node:timers/promises';
-import { toDomain } from '../mail.ts';
-import type {
-  Delivery,
-  Journal,
-  Log,
-  Message,
-  Outcome,
-  Prepared,
-  Queue,
-  QueueEntry,
-  Report,
-  Transport,
-} from '../mail.ts';
-import type { Clock, Random } from '../system.ts';
-import { QueueFolder, type StoredEntry, type StoredRecipient } from './disk.ts';
+import { toDomain } from '../mail/address.ts';
+import type { Delivery, Message, Outcome, QueueEntry } from '../mail/message.ts';
+import type { Journal, Prepared, Queue, Report, Transport } from '../mail/ports.ts';
+import type { Log } from '../system/log.ts';
+import type { Clock, Random } from '../system/world.ts';
+import { QueueFolder, type StoredEntry, type StoredRecipient } from './files.ts';
 
 /** At the same time: bounds memory and descriptors. One destination gets no more than its share. */
 const maxAttempts = 500;

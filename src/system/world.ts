@@ -2,7 +2,6 @@
 // random functions or node:dns (the architecture test sees to it); timers are not part of it.
 import { randomBytes, randomInt } from 'node:crypto';
 import { Resolver } from 'node:dns/promises';
-import { hostname } from 'node:os';
 
 export interface Clock {
   /** Milliseconds since 1970, UTC. */
@@ -48,13 +47,3 @@ export const systemDns: Dns = {
     throw errors.find(({ code }) => code !== 'ENOTFOUND' && code !== 'ENODATA') ?? errors[0] ?? new Error('no answer');
   },
 };
-
-let deliveries = 0;
-const host = hostname().replaceAll('/', '\\057').replaceAll(':', '\\072');
-
-/** A file name that no other delivery on any host uses: time, process, count, randomness, host (maildir(5)). */
-export function uniqueName(clock: Clock, random: Random): string {
-  const now = clock.now();
-  deliveries += 1;
-  return `${Math.floor(now / 1000)}.M${(now % 1000) * 1000}P${process.pid}Q${deliveries}R${random.hex(4)}.${host}`;
-}

@@ -2,7 +2,12 @@
 // Promise: text from the network only ever stands in fields, escaped by JSON, so no line can be forged; secrets and
 // bodies are never given to it. Lines are gathered for a moment: flush before the process ends.
 import pino from 'pino';
-import type { Log } from './mail.ts';
+
+/** What the parts log with (pino's shape). Fields first, then a fixed sentence: text from the network only in fields. */
+export type Log = Record<
+  'debug' | 'info' | 'warn' | 'error',
+  (fields: Record<string, unknown>, message: string) => void
+>;
 
 export type FlushedLog = Log & { flush(): void };
 

@@ -1,16 +1,11 @@
 // The transport of mail that stays here but could not be delivered at once: the queue tries it again through this.
 // Promises: each recipient on its own, so that one full mailbox holds up no other; what cannot be told is deferred.
 // Never decides anew where mail goes, unless that could not be told when it was taken (`routes` is empty).
-import {
-  CannotTell,
-  type Message,
-  type Prepared,
-  type Resolution,
-  type Resolve,
-  type Storage,
-  toMailbox,
-} from '../mail.ts';
-import type { Delivery, QueueEntry, QueueRecipient, Route, Transport } from '../mail.ts';
+import { CannotTell, type Prepared, type Resolution, type Resolve, type Storage } from '../mail/ports.ts';
+import type { Message } from '../mail/message.ts';
+import { toMailbox } from '../mail/address.ts';
+import type { Delivery, QueueEntry, QueueRecipient, Route } from '../mail/message.ts';
+import type { Transport } from '../mail/ports.ts';
 import { parseAddress } from '../smtp/address.ts';
 
 export type LocalOptions = Readonly<{

@@ -6,8 +6,8 @@ import { constants, KeyObject, X509Certificate, createPrivateKey, webcrypto } fr
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type SecureContext, createSecureContext } from 'node:tls';
-import type { Log } from '../mail.ts';
-import type { Clock, Random } from '../system.ts';
+import type { Log } from '../system/log.ts';
+import type { Clock, Random } from '../system/world.ts';
 
 /** Certificate (with its chain behind it) and private key, PEM. */
 export type Pair = { readonly cert: string; readonly key: string };

@@ -4,8 +4,8 @@
 // for known ones. Never compares a password.
 // RFC 4954 (AUTH), 4616 (PLAIN), 5802 and 7677 (SCRAM), 5929 and 9266 (channel bindings).
 import { isUtf8 } from 'node:buffer';
-import type { Login } from '../mail.ts';
-import { type Verifier, checkProof, serverFinal } from '../scram.ts';
+import type { Login } from '../mail/ports.ts';
+import { type Verifier, checkProof, serverFinal } from './scram.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
 
 /** Yields challenges, takes responses, returns how it ended. May throw CannotTell. */

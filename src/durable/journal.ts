@@ -9,9 +9,10 @@ import fs from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { promisify } from 'node:util';
 import { crc32 } from 'node:zlib';
-import type { Journal, JournalRecord, Log } from '../mail.ts';
-import { create, sizeOf, sync } from '../stable.ts';
-import type { Clock, Random } from '../system.ts';
+import type { Journal, JournalRecord } from '../mail/ports.ts';
+import type { Log } from '../system/log.ts';
+import { create, sizeOf, sync } from './sync.ts';
+import type { Clock, Random } from '../system/world.ts';
 
 const checkpointMs = 5000;
 /** After trouble, until it is tried again. */

@@ -1,0 +1,73 @@
+// The messages that the parts hand to each other: where a copy goes, the content, the envelope as the queue keeps it, and what
+// became of a recipient. Plain data.
+import type { Notify } from '../smtp/envelope.ts';
+
+/** Where one copy of a message goes. Fixed when the recipient is accepted; equal routes have an equal `routeKey`. */
+export type Route =
+  /** A Maildir of the server's user: `path` is absolute and holds new/ cur/ tmp/; folders are made only below `root`. */
+  | { readonly kind: 'maildir'; readonly path: string; readonly root: string }
+  /** A Maildir of a Unix account: `folder` is relative to its home. Uid and home are looked up again by the steward. */
+  | { readonly kind: 'account'; readonly account: string; readonly folder: string };
+
+/** Identity of a route, for de-duplication. */
+export function routeKey(route: Route): string {
+  return route.kind === 'maildir' ? `maildir:${route.path}` : `account:${route.account}:${route.folder}`;
+}
+
+/** A whole message with its trace lines, line ends LF: in memory while small, else in a file that is not yet synced. */
+export type Message =
+  | { readonly kind: 'memory'; readonly parts: readonly Buffer[]; readonly sizeBytes: number }
+  | { readonly kind: 'file'; readonly path: string; readonly sizeBytes: number };
+
+/** A recipient of a message that is kept for later. */
+export type QueueRecipient = {
+  /** As in RCPT, without brackets. */
+  readonly address: string;
+  /** Whose servers take it: A-labels, lower case. */
+  readonly domain: string;
+  /** Unset: for another server. Else the mail stays here, and goes there; empty: that is still to be looked up. */
+  readonly routes?: readonly Route[];
+  readonly notify?: readonly Notify[];
+  readonly originalRecipient?: string; // ORCPT as sent: type, semicolon, xtext
+};
+
+/** A message with its envelope, as the queue keeps it. Plain data, which JSON carries. */
+export type QueueEntry = {
+  /** The one in our 250, in Received and in the log: letters and digits. */
+  readonly id: string;
+  /** Reverse-path, without brackets; '' is the null one. */
+  readonly from: string;
+  readonly isUtf8: boolean;
+  /** Whether its content has octets above 127. */
+  readonly is8Bit: boolean;
+  readonly ret?: 'FULL' | 'HDRS';
+  readonly envelopeId?: string; // ENVID as sent: xtext
+  readonly receivedAt: number;
+  /** Octets at the start of the message that are for Maildirs alone (Return-Path). */
+  readonly skipBytes: number;
+  readonly recipients: readonly QueueRecipient[];
+};
+
+/** What became of one recipient in one attempt. */
+export type Delivery = {
+  readonly kind: 'delivered' | 'deferred' | 'failed';
+  /** Enhanced status code (RFC 3463), of the class that `kind` wants. */
+  readonly status: string;
+  /** For people: the remote server's words as they came, or what went wrong here. One line, no control characters. */
+  readonly text: string;
+  /** The server that said so: its host name. */
+  readonly remote?: string;
+  /** TLS version and cipher on the way there; unset: plain text, or nobody was reached. */
+  readonly tls?: string;
+  /** Nobody could be reached at all: the destination backs off, not only this message. */
+  readonly isUnreachable?: boolean;
+  /** The next hop has promised notices of its own (DSN). */
+  readonly isDsnPassedOn?: boolean;
+};
+
+/** What a notice says of a recipient (RFC 3464 §2.3.3). */
+export type Outcome = {
+  readonly recipient: QueueRecipient;
+  readonly action: 'failed' | 'delayed' | 'delivered' | 'relayed' | 'expanded';
+  readonly delivery: Delivery;
+};
