@@ -6,10 +6,11 @@ import { parseArgs } from 'node:util';
 import { SettingsError, type Settings, describeSettings, loadSettings } from './config/settings.ts';
 import { readEnvironment } from './config/sources.ts';
 import { readGenerated } from './auth/inline.ts';
+import { readPassword } from './cli/terminal.ts';
 import { NoServer, ask, askAll } from './control/control.ts';
 import { controlPath, serve, serveForSteward } from './main.ts';
 import { formatVerifier, makeVerifier } from './sasl/scram.ts';
-import { addAccount, listAccounts, readPassword, removeAccount, setPassword } from './steward/account-files.ts';
+import { addAccount, listAccounts, removeAccount, setPassword } from './steward/account-files.ts';
 import { runPam } from './steward/pam.ts';
 import { systemClock as clock, systemRandom as random } from './system/world.ts';
 

@@ -7,7 +7,7 @@ import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import type { Pem, Settings } from './config/settings.ts';
 import { openControl } from './control/control.ts';
-import { prepareData, prepareDataAsRoot, prepareRoot, prepareRootAsRoot, probe } from './system/folders.ts';
+import { prepareData, prepareRoot, probe } from './system/folders.ts';
 import { Certificates, type Pair } from './tls/certificates.ts';
 import { Connection } from './inbound/connection.ts';
 import { Listeners, clientKey } from './inbound/listener.ts';
@@ -30,10 +30,8 @@ import { createResolver } from './routing/resolver.ts';
 import { parseAddress } from './smtp/address.ts';
 import { replies } from './smtp/reply.ts';
 import { maxRecipients } from './smtp/session.ts';
-import { ensureAccounts, ensureDecoy } from './steward/account-files.ts';
+import { boot } from './steward/boot.ts';
 import { Steward } from './steward/client.ts';
-import { findUser } from './steward/nss.ts';
-import { cleanEnvironment, runSteward } from './steward/steward.ts';
 import { DiskJournal } from './durable/journal.ts';
 import { MaildirStorage } from './storage/maildir.ts';
 import { localTransport } from './queue/local.ts';
@@ -68,41 +66,12 @@ export async function serve(settings: Settings, variables: NodeJS.ProcessEnv, on
     return runNetwork(settings, undefined, onReady);
   }
   process.umask(0o077);
-  const { dataFolder, tls } = settings;
   const log = await openLog(settings.logLevel, settings.logFormat, false);
-  const runAs = settings.runAs === undefined ? undefined : await findUser(settings.runAs);
-  if (settings.runAs !== undefined && runAs === undefined)
-    return fail(log, 78, `SLIM_RUN_AS="${settings.runAs}": there is no such user on this system`);
-  if (runAs === undefined)
-    log.warn({}, 'running as root: set SLIM_RUN_AS to a user of its own for the network process');
-  const owner = runAs ?? { uid: 0, gid: 0 };
-  try {
-    prepareDataAsRoot(dataFolder, owner);
-  } catch (error) {
-    return fail(log, 78, error);
-  }
-  for (const root of mailRoots(settings)) prepareRootAsRoot(root, owner, log);
-  try {
-    const files = { folder: join(dataFolder, 'accounts'), homes: '/home', ...system };
-    const made = await ensureAccounts(files, settings.accounts);
-    if (settings.users.some(({ kind }) => kind === 'pam')) await ensureDecoy(files);
-    if (made.length > 0) log.info({ accounts: made }, 'made the accounts of SLIM_ACCOUNTS');
-  } catch (error) {
-    const text = 'an account of SLIM_ACCOUNTS could not be made: its mail waits with the senders';
-    log.error({ error: String(error) }, text);
-  }
-  return runSteward({
-    runAs,
-    sockets: settings.listen.filter(({ port }) => port < 1024).map(({ host, port }) => ({ host, port })),
-    spoolFolder: join(dataFolder, 'spool'),
-    tlsFiles: { cert: tls.cert?.file, key: tls.key?.file },
-    argv: [process.argv[1] ?? '', 'network', ...process.argv.slice(2).filter(word => word === '--demo')],
-    environment: cleanEnvironment(variables),
-    settings: { ...settings, accounts: [] },
-    stopWithinMs: settings.drainMs + 5000,
-    ...system,
-    log,
-  }).catch((error: unknown) => fail(log, 69, `the network process could not be started: ${String(error)}`));
+  const demo = process.argv.slice(2).filter(word => word === '--demo');
+  const argv = [process.argv[1] ?? '', 'network', ...demo] as const;
+  const status = await boot({ settings, mailRoots: mailRoots(settings), variables, argv, ...system, log });
+  log.flush();
+  return status;
 }
 
 /** The hidden verb `network`: what the steward starts. */

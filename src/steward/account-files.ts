@@ -5,8 +5,6 @@
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import { dirname, join } from 'node:path';
-import { createInterface } from 'node:readline/promises';
-import { Writable } from 'node:stream';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { Clock, Random } from '../system/world.ts';
 import { getent } from './nss.ts';
@@ -86,18 +84,6 @@ export async function ensureAccounts(files: AccountFiles, wanted: readonly Wante
   for (const { name, password } of wanted)
     if (!(await getent('passwd', name))) made.push((await addAccount(files, name, password)).name);
   return made;
-}
-
-/** A line from standard input: asked for on a terminal, without echo. */
-export async function readPassword(prompt: string): Promise<string> {
-  const terminal = process.stdin.isTTY === true;
-  const output = new Writable({ write: (_chunk, _encoding, done) => done() });
-  const lines = createInterface({ input: process.stdin, output, terminal });
-  if (terminal) process.stderr.write(prompt);
-  const { value } = await lines[Symbol.asyncIterator]().next();
-  if (terminal) process.stderr.write('\n');
-  lines.close();
-  return value ?? '';
 }
 
 /** A crypt(3) hash. Perl is in every Debian's base system, and its crypt is the very one that PAM will ask. */

@@ -1,0 +1,88 @@
+// All that root does when the server starts: it prepares the folders, makes the accounts of SLIM_ACCOUNTS, and then becomes the
+// steward. The order matters: a folder is root's before anything in it is looked at, and everything that the network
+// process needs is there before that process is started.
+// Promise: what cannot work is said in one sentence, with exit status 78 (settings, owners) or 69 (a port is taken).
+import { join } from 'node:path';
+import type { Log } from '../system/log.ts';
+import { prepareDataAsRoot, prepareRootAsRoot } from '../system/folders.ts';
+import type { Clock, Random } from '../system/world.ts';
+import { ensureAccounts, ensureDecoy } from './account-files.ts';
+import { findUser } from './nss.ts';
+import { cleanEnvironment, runSteward } from './steward.ts';
+
+/** What root needs to know of the settings. */
+type RootSettings = Readonly<{
+  dataFolder: string;
+  runAs: string | undefined;
+  accounts: readonly Readonly<{ name: string; password?: string | undefined }>[];
+  users: readonly Readonly<{ kind: string }>[];
+  listen: readonly Readonly<{ host: string | undefined; port: number }>[];
+  tls: Readonly<Record<'cert' | 'key', { readonly file?: string } | undefined>>;
+  drainMs: number;
+}>;
+
+export type BootOptions = {
+  readonly settings: RootSettings;
+  /** Every folder below which the settings keep mail. */
+  readonly mailRoots: readonly string[];
+  /** The environment of this process, of which the network process gets a part without secrets. */
+  readonly variables: Readonly<Record<string, string | undefined>>;
+  /** How the network process is started: the script, its hidden verb, further arguments. */
+  readonly argv: readonly [string, ...string[]];
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Log;
+};
+
+/** Runs the server as root until it is told to stop; the exit status. */
+export async function boot({ settings, mailRoots, variables, argv, clock, random, log }: BootOptions): Promise<number> {
+  const { dataFolder, tls } = settings;
+  const runAs = settings.runAs === undefined ? undefined : await findUser(settings.runAs);
+  if (settings.runAs !== undefined && runAs === undefined) {
+    log.error({}, `SLIM_RUN_AS="${settings.runAs}": there is no such user on this system`);
+    return 78;
+  }
+  if (runAs === undefined)
+    log.warn({}, 'running as root: set SLIM_RUN_AS to a user of its own for the network process');
+  const owner = runAs ?? { uid: 0, gid: 0 };
+  try {
+    prepareDataAsRoot(dataFolder, owner);
+  } catch (error) {
+    log.error({}, (error as Error).message);
+    return 78;
+  }
+  for (const root of mailRoots) prepareRootAsRoot(root, owner, log);
+  await makeAccounts({ settings, clock, random, log });
+  try {
+    return await runSteward({
+      runAs,
+      sockets: settings.listen.filter(({ port }) => port < 1024).map(({ host, port }) => ({ host, port })),
+      spoolFolder: join(dataFolder, 'spool'),
+      tlsFiles: { cert: tls.cert?.file, key: tls.key?.file },
+      argv,
+      environment: cleanEnvironment(variables),
+      // The passwords of the accounts are root's matter alone.
+      settings: { ...settings, accounts: [] },
+      stopWithinMs: settings.drainMs + 5000,
+      clock,
+      random,
+      log,
+    });
+  } catch (error) {
+    log.error({}, `the network process could not be started: ${String(error)}`);
+    return 69;
+  }
+}
+
+/** Makes the accounts of SLIM_ACCOUNTS. One that cannot be made is no reason not to start: only its own mail waits. */
+async function makeAccounts({ settings, clock, random, log }: Omit<BootOptions, 'mailRoots' | 'variables' | 'argv'>) {
+  const files = { folder: join(settings.dataFolder, 'accounts'), homes: '/home', clock, random };
+  try {
+    const made = await ensureAccounts(files, settings.accounts);
+    if (settings.users.some(({ kind }) => kind === 'pam')) await ensureDecoy(files);
+    if (made.length > 0) log.info({ accounts: made }, 'made the accounts of SLIM_ACCOUNTS');
+  } catch (error) {
+    const text = 'an account of SLIM_ACCOUNTS could not be made: its mail waits with the senders';
+    log.error({ error: String(error) }, text);
+  }
+}
