@@ -197,9 +197,10 @@ function openSending(settings: Settings, steward: Steward | undefined, resolve: 
   const isSelf = (host: string): boolean => host === hostname || own.has(host);
   const remote = new OutboundTransport({ ...common, relay, externalTls, port: 25, dns, isSelf });
   const isRelayed = relay !== undefined;
-  const transports = { remote, local: localTransport({ storages, resolve, remote, isRelayed }) };
+  const here = localTransport({ storages, resolve, remote, isRelayed });
+  const transports = { here, relay: remote, domain: remote };
   const report = createReport({ ...common, ...settings.queue, resolve, queue: () => queue });
-  const options = { ...common, ...settings.queue, folder: join(dataFolder, 'queue'), relay: isRelayed };
+  const options = { ...common, ...settings.queue, folder: join(dataFolder, 'queue'), isRelayed };
   const queue: DiskQueue = new DiskQueue({ ...options, transports, report });
   return { storages, maildir, remote, queue, report };
 }

@@ -48,6 +48,29 @@ export type QueueEntry = {
   readonly recipients: readonly QueueRecipient[];
 };
 
+/** The next hop: who takes the message from us. Attempts are planned and counted by it. */
+export type NextHop =
+  /** The mail stays on this server, in its mailboxes. */
+  | { readonly kind: 'here' }
+  /** The one server that takes all mail for other servers. */
+  | { readonly kind: 'relay' }
+  /** The MX hosts of a domain: A-labels, lower case. */
+  | { readonly kind: 'domain'; readonly domain: string };
+
+/** Identity of a next hop, also its name in the log. No domain has an `@`. */
+export function nextHopKey(hop: NextHop): string {
+  switch (hop.kind) {
+    case 'here':
+      return '@local';
+    case 'relay':
+      return '@relay';
+    case 'domain':
+      return hop.domain;
+    default:
+      return hop satisfies never;
+  }
+}
+
 /** What became of one recipient in one attempt. */
 export type Delivery = {
   readonly kind: 'delivered' | 'deferred' | 'failed';
@@ -61,6 +84,10 @@ export type Delivery = {
   readonly tls?: string;
   /** Nobody could be reached at all: the destination backs off, not only this message. */
   readonly isUnreachable?: boolean;
+  /** The next hop allows fewer sessions than we have with it (421 or 432): tried again soon, with fewer. Always with `deferred`. */
+  readonly isBusy?: true;
+  /** Nothing was tried, because `Place.enter` said no: it does not count as an attempt. Always with `deferred`. */
+  readonly isCrowded?: true;
   /** The next hop has promised notices of its own (DSN). */
   readonly isDsnPassedOn?: boolean;
 };

@@ -2,7 +2,7 @@
 // Promise: no room imports its neighbour; whatever two of them share is declared here.
 import type { Reply } from '../smtp/reply.ts';
 import type { Mailbox } from './address.ts';
-import type { Delivery, Message, Outcome, QueueEntry, QueueRecipient, Route } from './message.ts';
+import type { Delivery, Message, NextHop, Outcome, QueueEntry, QueueRecipient, Route } from './message.ts';
 
 /** 'I cannot tell' (database down, steward gone, disk full): towards clients always 4xx, never 5xx, never a fall-through. */
 export class CannotTell extends Error {
@@ -110,14 +110,28 @@ export interface Queue {
   prepare(entry: QueueEntry, message: Message): Promise<Prepared>;
 }
 
-/** How one message gets to some of its recipients, all of one destination. */
+/** What an attempt occupies while it goes on. The queue gives it to the transport and may take it back. */
+export interface Place {
+  /** Aborted when others wait for a place and this attempt has made no progress for longest: it ends, deferred, as soon as it can. */
+  readonly signal: AbortSignal;
+  /**
+   * Call it with the IP address of each server that is about to be used, just before; it replaces the address of the call before.
+   * false: too many attempts are with that address now. The attempt then answers with deliveries that are `isCrowded`.
+   */
+  enter(address: string): boolean;
+  /** The other side has said something, or has taken some of the content. Cheap: call it as often as that happens. */
+  progressed(): void;
+}
+
+/** How one message gets to some of its recipients, all of one next hop. */
 export interface Transport {
   /** One attempt, within bounded time. One Delivery for each of `recipients`, in their order. Rejects only on a surprise: deferred. */
   deliver(
-    destination: string,
+    hop: NextHop,
     entry: QueueEntry,
     message: Message,
     recipients: readonly QueueRecipient[],
+    place: Place,
   ): Promise<readonly Delivery[]>;
 }
 

@@ -5,7 +5,7 @@
 import { unlink } from 'node:fs/promises';
 import { type Socket, connect } from 'node:net';
 import { type SecureContext, createSecureContext } from 'node:tls';
-import type { Delivery } from '../mail/message.ts';
+import { type Delivery, type NextHop, nextHopKey } from '../mail/message.ts';
 import type { Log } from '../system/log.ts';
 import type { Transport } from '../mail/ports.ts';
 import type { Clock } from '../system/world.ts';
@@ -54,16 +54,16 @@ export class OutboundTransport implements Transport {
   }
 
   async deliver(...attempt: Attempt): Promise<readonly Delivery[]> {
-    const [destination, , , recipients] = attempt;
+    const [hop, , , recipients] = attempt;
     for (const [waiting, { to, timer }] of this.#idle) {
-      if (to !== destination) continue;
+      if (to !== nextHopKey(hop)) continue;
       this.#idle.delete(waiting);
       clearTimeout(timer);
       const sent = waiting.isQuiet() && (await this.#send(waiting, ...attempt));
       if (sent && !sent.isUntouched) return sent.deliveries;
       waiting.destroy(); // it was closed while it waited, or says what nobody asked for
     }
-    const opened = await this.#open(destination);
+    const opened = await this.#open(hop);
     if (!(opened instanceof Connection)) return recipients.map(() => opened);
     return (await this.#send(opened, ...attempt)).deliveries;
   }
@@ -74,9 +74,10 @@ export class OutboundTransport implements Transport {
     this.#idle.clear();
   }
 
-  async #open(destination: string): Promise<Connection | Delivery> {
+  async #open(hop: NextHop): Promise<Connection | Delivery> {
     const { externalTls, clock, log } = this.#options;
-    const relay = destination === 'relay' ? this.#options.relay : undefined;
+    const destination = nextHopKey(hop);
+    const relay = hop.kind === 'relay' ? this.#options.relay : undefined;
     const startTls = relay ? relayTls[relay.tls] : externalTls === 'required' ? 'required' : 'offered';
     const found = relay ? [{ host: relay.host, address: relay.host }] : await findTargets(destination, this.#options);
     if ('kind' in found) return found;
@@ -94,7 +95,7 @@ export class OutboundTransport implements Transport {
       refusals.push({ ...opened, ...target });
       if (opened.because === 'loop') break; // hosts that are preferred less would bring it back here
     }
-    return summary(destination, refusals);
+    return summary(hop, refusals);
   }
 
   #dial({ host, address }: Target, relay: Relay | undefined, startTls: Terms['startTls']) {
@@ -107,7 +108,7 @@ export class OutboundTransport implements Transport {
     return new Connection(dial({ host: address, port: relay?.port ?? port }), options).open();
   }
 
-  async #send(connection: Connection, ...[destination, entry, message, recipients]: Attempt): Promise<Sent> {
+  async #send(connection: Connection, ...[hop, entry, message, recipients]: Attempt): Promise<Sent> {
     const { offers, tls, options } = connection;
     const place = { remote: options.host, ...(tls && { tls }) };
     const stored = { ...message, skipBytes: entry.skipBytes };
@@ -135,15 +136,15 @@ export class OutboundTransport implements Transport {
       else if (connection.messages >= maxMessages) connection.quit();
       else {
         const quit = (): void => void (this.#idle.delete(connection) && connection.quit());
-        this.#idle.set(connection, { to: destination, timer: setTimeout(quit, idleMs).unref() });
+        this.#idle.set(connection, { to: nextHopKey(hop), timer: setTimeout(quit, idleMs).unref() });
       }
     }
-    return { ...sent, deliveries: sent.deliveries.map(each => ({ ...forgive(each, destination), ...place })) };
+    return { ...sent, deliveries: sent.deliveries.map(each => ({ ...forgive(each, hop), ...place })) };
   }
 }
 
 /** What the hosts together mean for the message. */
-function summary(destination: string, refusals: readonly (Refusal & Target)[]): Delivery {
+function summary(hop: NextHop, refusals: readonly (Refusal & Target)[]): Delivery {
   // Where TLS was what they lacked, the sender should know at once; else the most hopeful word counts.
   const last =
     refusals.find(({ because }) => because === 'tls') ??
@@ -154,15 +155,15 @@ function summary(destination: string, refusals: readonly (Refusal & Target)[]): 
   const isUnreachable = delivery.kind === 'deferred';
   if (because !== 'tls') return { ...delivery, remote, isUnreachable };
   // 4.7.4 is of the policy alone: what is wrong with a relay is our operator's matter, and no sender's.
-  if (destination === 'relay') return { ...delivery, status: '4.7.5', remote, isUnreachable };
+  if (hop.kind === 'relay') return { ...delivery, status: '4.7.5', remote, isUnreachable };
   // Our words, and nobody else's: no `remote`.
-  const text = `no server of ${destination} that was reached offers TLS, and SLIM_EXTERNAL_TLS=required forbids plain text`;
+  const text = `no server of ${nextHopKey(hop)} that was reached offers TLS, and SLIM_EXTERNAL_TLS=required forbids plain text`;
   return { ...delivery, status: '4.7.4', text: `${text} (${remote}: ${delivery.text})` };
 }
 
 /** A relay that wants a login of us has nothing against the message. */
-function forgive(delivery: Delivery, destination: string): Delivery {
-  const wantsLogin = destination === 'relay' && delivery.kind === 'failed' && /^53[05] /.test(delivery.text);
+function forgive(delivery: Delivery, hop: NextHop): Delivery {
+  const wantsLogin = hop.kind === 'relay' && delivery.kind === 'failed' && /^53[05] /.test(delivery.text);
   return wantsLogin ? { ...delivery, kind: 'deferred', status: '4.7.0' } : delivery;
 }
 

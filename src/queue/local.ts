@@ -5,7 +5,7 @@ import { CannotTell, type Prepared, type Resolution, type Resolve, type Storage 
 import type { Message } from '../mail/message.ts';
 import { toMailbox } from '../mail/address.ts';
 import type { Delivery, QueueEntry, QueueRecipient, Route } from '../mail/message.ts';
-import type { Transport } from '../mail/ports.ts';
+import type { Place, Transport } from '../mail/ports.ts';
 import { parseAddress } from '../smtp/address.ts';
 
 export type LocalOptions = Readonly<{
@@ -29,23 +29,26 @@ export function localTransport({ storages, resolve, remote, isRelayed }: LocalOp
     return { kind: 'delivered', status: '2.0.0', text: 'delivered to its mailbox' };
   }
 
-  async function attempt(recipient: QueueRecipient, entry: QueueEntry, message: Message) {
+  async function attempt(recipient: QueueRecipient, entry: QueueEntry, message: Message, place: Place) {
     const { address, domain, routes = [] } = recipient;
     const parsed = parseAddress(address);
     const mailbox = parsed && toMailbox(parsed);
     const unknown: Resolution = { kind: 'unknown' };
     const found = routes.length > 0 ? { kind: 'local' as const, routes } : mailbox ? await resolve(mailbox) : unknown;
     if (found.kind === 'local') return [await store(found.routes, message)];
-    if (found.kind === 'elsewhere') return remote.deliver(isRelayed ? 'relay' : domain, entry, message, [recipient]);
+    if (found.kind === 'elsewhere') {
+      const hop = isRelayed ? ({ kind: 'relay' } as const) : ({ kind: 'domain', domain } as const);
+      return remote.deliver(hop, entry, message, [recipient], place);
+    }
     return [{ kind: 'failed' as const, status: '5.1.1', text: 'there is no such mailbox' }];
   }
 
   return {
-    async deliver(_destination, entry, message, recipients) {
+    async deliver(_hop, entry, message, recipients, place) {
       const deliveries: Delivery[] = [];
       for (const recipient of recipients)
         try {
-          deliveries.push(...(await attempt(recipient, entry, message)));
+          deliveries.push(...(await attempt(recipient, entry, message, place)));
         } catch (error) {
           const status = error instanceof CannotTell ? error.status : '4.3.0';
           deliveries.push({ kind: 'deferred', status, text: `it cannot be stored now: ${String(error)}` });

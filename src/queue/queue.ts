@@ -4,10 +4,12 @@
 // Never more than 500 attempts at once, nor a body or an envelope in memory of what has waited for two seconds. RFC 5321 §4.5.4, RFC 3461 §5.
 import { setImmediate, setTimeout as pause } from 'node:timers/promises';
 import { toDomain } from '../mail/address.ts';
-import type { Delivery, Message, Outcome, QueueEntry } from '../mail/message.ts';
+import { nextHopKey } from '../mail/message.ts';
+import type { Delivery, Message, NextHop, Outcome, QueueEntry } from '../mail/message.ts';
 import type { Journal, Prepared, Queue, Report, Transport } from '../mail/ports.ts';
 import type { Log } from '../system/log.ts';
 import type { Clock, Random } from '../system/world.ts';
+import { freePlace } from './places.ts';
 import { QueueFolder, type StoredEntry, type StoredRecipient } from './files.ts';
 
 /** At the same time: bounds memory and descriptors. One destination gets no more than its share. */
@@ -15,14 +17,12 @@ const maxAttempts = 500;
 /** An attempt that goes on for so long most likely hangs. It costs no more than a socket, and leaves its place to another. */
 const [slowMs, maxAttemptsInAll] = [5000, 2000];
 const maxAttemptsPerDestination = 20;
-/** The destination of mail that stays here; no domain has such a name. */
-const here = '@local';
 
 export type QueueOptions = Readonly<{
   folder: string;
   /** All mail for other servers goes to one: one destination. */
-  relay: boolean;
-  transports: Readonly<{ remote: Transport; local: Transport }>;
+  isRelayed: boolean;
+  transports: Readonly<Record<NextHop['kind'], Transport>>;
   report: Report;
   lifetimeMs: number;
   retryMs: readonly number[];
@@ -59,7 +59,8 @@ type Job = {
   second: number;
 };
 type Destination = {
-  readonly name: string;
+  readonly hop: NextHop;
+  readonly key: string;
   readonly ready: Set<Job>;
   jobs: number;
   running: number;
@@ -304,7 +305,7 @@ export class DiskQueue implements Queue {
     entry.jobs.splice(entry.jobs.indexOf(job), 1);
     destination.jobs -= 1;
     if (destination.jobs > 0) return;
-    this.#destinations.delete(destination.name);
+    this.#destinations.delete(destination.key);
     this.#blocked.delete(destination);
   }
 
@@ -400,12 +401,13 @@ export class DiskQueue implements Queue {
     const tried = recipients.filter(recipient => !results.has(recipient));
     if (tried.length === 0) return results;
     const round = destination.failures;
-    const transport = destination.name === here ? transports.local : transports.remote;
+    const { hop, key } = destination;
+    const message = this.#disk.message(record);
     let deliveries: readonly Delivery[] = [];
     try {
-      deliveries = await transport.deliver(destination.name, record, this.#disk.message(record), tried);
+      deliveries = await transports[hop.kind].deliver(hop, record, message, tried, freePlace());
     } catch (error) {
-      const fields = { message: record.id, destination: destination.name };
+      const fields = { message: record.id, destination: key };
       log.error({ ...fields, error: error instanceof Error ? error.stack : error }, 'an attempt ended in a surprise');
     }
     for (const [index, recipient] of tried.entries()) {
@@ -499,18 +501,23 @@ export class DiskQueue implements Queue {
       const { kind = 'deferred', status, text, remote, tls } = first?.last ?? unexplained;
       if (!first || (!isAttempt && kind === 'deferred')) continue;
       const to = [first, ...others].slice(0, 20).map(({ address }) => address);
-      const mail = { message: record.id, destination: job.destination.name, from: record.from, to };
+      const mail = { message: record.id, destination: job.destination.key, from: record.from, to };
       const attempt = { remote, tls, reply: text, status, recipients: 1 + others.length, attempt: first.attempts, age };
       this.#options.log.info({ ...mail, ...attempt }, sentences[kind]);
     }
   }
 
   #destination({ domain, routes }: StoredRecipient): Destination {
-    const name = routes ? here : this.#options.relay ? 'relay' : domain;
-    const found = this.#destinations.get(name);
+    const hop: NextHop = routes
+      ? { kind: 'here' }
+      : this.#options.isRelayed
+        ? { kind: 'relay' }
+        : { kind: 'domain', domain };
+    const key = nextHopKey(hop);
+    const found = this.#destinations.get(key);
     if (found) return found;
-    const made = { name, ready: new Set<Job>(), jobs: 0, running: 0, failures: 0, blockedUntil: 0 };
-    this.#destinations.set(name, made);
+    const made = { hop, key, ready: new Set<Job>(), jobs: 0, running: 0, failures: 0, blockedUntil: 0 };
+    this.#destinations.set(key, made);
     return made;
   }
 

@@ -100,8 +100,8 @@ export const queue: Target = {
     const system = { clock: { now: () => now }, random, log };
     const own = new DiskQueue({
       folder: base,
-      relay: false,
-      transports: { remote: transport, local: transport },
+      isRelayed: false,
+      transports: { here: transport, relay: transport, domain: transport },
       report: async () => {},
       ...times,
       ...system,

@@ -11,6 +11,7 @@ import { type Pair, createCertificate } from '../../src/tls/certificates.ts';
 import type { Delivery, QueueEntry } from '../../src/mail/message.ts';
 import type { Log } from '../../src/system/log.ts';
 import { standardTimeouts } from '../../src/outbound/connection.ts';
+import { freePlace } from '../../src/queue/places.ts';
 import { OutboundTransport, type OutboundOptions } from '../../src/outbound/transport.ts';
 import { makeVerifier, checkProof, serverFinal } from '../../src/sasl/scram.ts';
 import { systemClock, systemRandom } from '../../src/system/world.ts';
@@ -166,7 +167,8 @@ function start(t: TestContext, servers: readonly (Server | number)[], more: Part
       ...rest,
     };
     const sizeBytes = 16 + content.length;
-    return transport.deliver(more.relay ? 'relay' : 'x.example', entry, { kind: 'file', path, sizeBytes }, recipients);
+    const hop = more.relay ? ({ kind: 'relay' } as const) : ({ kind: 'domain', domain: 'x.example' } as const);
+    return transport.deliver(hop, entry, { kind: 'file', path, sizeBytes }, recipients, freePlace());
   };
   return { transport, lines, send };
 }

@@ -35,8 +35,8 @@ async function open(peer: keyof typeof answers) {
   const make = (): DiskQueue =>
     new DiskQueue({
       folder,
-      relay: false,
-      transports: { remote: transport, local: transport },
+      isRelayed: false,
+      transports: { here: transport, relay: transport, domain: transport },
       report: async (_entry, _message, outcomes) => void seen.notices.push(...outcomes.map(({ action }) => action)),
       lifetimeMs: 5 * day,
       retryMs: [minute, 5 * minute, 15 * minute],

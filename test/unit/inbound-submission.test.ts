@@ -48,7 +48,7 @@ async function start(options: Parameters<typeof startServer>[0] = {}) {
   const reported: { readonly entry: QueueEntry; readonly outcomes: readonly Outcome[] }[] = [];
   const queueFolder = mkdtempSync(join(folder, 'queue-'));
   const transport = {
-    deliver: async (_: string, entry: QueueEntry, message: Message, to: QueueEntry['recipients']) => {
+    deliver: async (_: unknown, entry: QueueEntry, message: Message, to: QueueEntry['recipients']) => {
       const content = octetsOf(message).subarray(entry.skipBytes).toString('latin1');
       sent.push({ entry, to: to.map(({ address }) => address), content });
       return to.map(() => ({ kind: 'delivered' as const, status: '2.0.0', text: '250 ok' }));
@@ -59,12 +59,12 @@ async function start(options: Parameters<typeof startServer>[0] = {}) {
   const sources = { users, mainDomain: 'example.com', folder, steward: undefined, query: undefined };
   const authenticator = await createAuthenticator({ ...throttle, ...sources, clock, random, log: silent });
   const times = { lifetimeMs: 3_600_000, retryMs: [60_000], delayNoticeMs: 3_600_000 };
-  const transports = { remote: transport, local: transport };
+  const transports = { here: transport, relay: transport, domain: transport };
   const report = async (entry: QueueEntry, _: unknown, outcomes: readonly Outcome[]) =>
     void reported.push({ entry, outcomes });
   queue = new DiskQueue({
     folder: queueFolder,
-    relay: false,
+    isRelayed: false,
     transports,
     report,
     ...times,

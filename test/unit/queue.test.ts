@@ -6,7 +6,14 @@ import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { CannotTell } from '../../src/mail/ports.ts';
-import type { Delivery, Outcome, QueueEntry, QueueRecipient } from '../../src/mail/message.ts';
+import {
+  type Delivery,
+  type NextHop,
+  type Outcome,
+  type QueueEntry,
+  type QueueRecipient,
+  nextHopKey,
+} from '../../src/mail/message.ts';
 import { DiskQueue, type QueueOptions } from '../../src/queue/queue.ts';
 import { DiskJournal } from '../../src/durable/journal.ts';
 import { systemClock, systemRandom } from '../../src/system/world.ts';
@@ -45,15 +52,15 @@ function open(options: Partial<QueueOptions> = {}) {
   const lines: Record<string, unknown>[] = [];
   const line = (fields: Record<string, unknown>, msg: string): unknown => lines.push({ ...fields, msg });
   const transport = {
-    async deliver(destination: string, _entry: QueueEntry, _message: unknown, recipients: readonly QueueRecipient[]) {
-      attempts.push({ destination, to: recipients.map(({ address }) => address) });
+    async deliver(hop: NextHop, _entry: QueueEntry, _message: unknown, recipients: readonly QueueRecipient[]) {
+      attempts.push({ destination: nextHopKey(hop), to: recipients.map(({ address }) => address) });
       return Promise.all(recipients.map(to => state.answer(to)));
     },
   };
   const queue = new DiskQueue({
     folder,
-    relay: false,
-    transports: { remote: transport, local: transport },
+    isRelayed: false,
+    transports: { here: transport, relay: transport, domain: transport },
     report: async (_entry, _message, outcomes) => {
       await state.report(outcomes);
       notices.push(outcomes.map(o => `${o.action} ${o.recipient.address} ${o.delivery.status}`).join(', '));
@@ -119,7 +126,7 @@ queueContract('DiskQueue', async () => {
   return {
     spool: folder,
     open: async transport => {
-      const transports = { remote: transport, local: transport };
+      const transports = { here: transport, relay: transport, domain: transport };
       const now = Date.now() + (openings += 1) * hour;
       const { queue } = open({ folder: `${folder}/queue`, transports, clock: { now: () => now } });
       await queue.start();
@@ -138,7 +145,7 @@ queueContract('DiskQueue with a journal', async () => {
     spool: folder,
     keepsPrepared: true,
     open: async transport => {
-      const transports = { remote: transport, local: transport };
+      const transports = { here: transport, relay: transport, domain: transport };
       const now = Date.now() + (openings += 1) * hour;
       const { queue, journal } = await held(folder, { transports, clock: { now: () => now } });
       const close = async (): Promise<void> => {
@@ -230,7 +237,7 @@ describe('held in the journal', () => {
     await until('it has files', () => q.files().join() === 'a,a.json,b,b.json');
     await until('the journal lets go', async () => (await q.journal.checkpoint(), isDone(folder)));
     const silent = { deliver: () => new Promise<Delivery[]>(() => {}) };
-    const next = await crash(folder, q, { transports: { remote: silent, local: silent } });
+    const next = await crash(folder, q, { transports: { here: silent, relay: silent, domain: silent } });
     assert.deepEqual(
       (await next.list()).map(({ id, recipients }) => [id, recipients[0]?.attempts]),
       [
@@ -663,11 +670,11 @@ describe('destinations', () => {
   });
 
   it('are one behind a relay, and local mail is another', async () => {
-    const q = open({ relay: true });
+    const q = open({ isRelayed: true });
     await q.queue.start();
     await q.add('a', ['x@one', 'y@two', 'z@here.example']);
     await q.settled();
-    assert.deepEqual(q.tried(), ['relay: x@one y@two', '@local: z@here.example']);
+    assert.deepEqual(q.tried(), ['@relay: x@one y@two', '@local: z@here.example']);
     await q.queue.stop(0);
   });
 });
@@ -716,7 +723,7 @@ describe('an operator', () => {
   });
 
   it('holds what is being tried, or has company, and it neither expires nor goes along', async () => {
-    const q = open({ relay: true });
+    const q = open({ isRelayed: true });
     await q.queue.start();
     const gate = Promise.withResolvers<Delivery>();
     q.state.answer = () => gate.promise;
@@ -732,7 +739,7 @@ describe('an operator', () => {
     await q.queue.act('hold', { domain: 'one' });
     q.tried();
     await q.pass(minute + 1000);
-    assert.deepEqual(q.tried(), ['relay: y@two']);
+    assert.deepEqual(q.tried(), ['@relay: y@two']);
     await q.queue.stop(0);
   });
 
