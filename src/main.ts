@@ -6,14 +6,17 @@ import { readFile } from 'node:fs/promises';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import type { Pem, Settings } from './config/settings.ts';
-import { openControl } from './control/control.ts';
+import type { Answers } from './control/requests.ts';
+import { type Handlers, openControl } from './control/server.ts';
 import { prepareData, prepareRoot, probe } from './system/folders.ts';
 import { Certificates, type Pair } from './tls/certificates.ts';
 import { Connection } from './inbound/connection.ts';
 import { Listeners, clientKey } from './inbound/listener.ts';
 import { answerRecipient } from './inbound/policy.ts';
 import { isShared, matcher, sharedAddresses } from './inbound/shared-addresses.ts';
+import { type Part, part, startAll } from './system/lifecycle.ts';
 import { type FlushedLog, openLog } from './system/log.ts';
+import { version } from './system/version.ts';
 import type { Authenticator, Directory, Domains, Resolve, Storage } from './mail/ports.ts';
 import type { Log } from './system/log.ts';
 import type { Route } from './mail/message.ts';
@@ -96,52 +99,85 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
   const { queue } = sending;
   const authenticator = settings.users.length > 0 ? await openLogins(settings, steward, routing.query, log) : undefined;
   const listeners = await openInbound(settings, steward, { ...routing, ...sending, authenticator }, log);
-  const health = (): object => ({
-    listening: listeners.isListening,
-    sessions: listeners.sessions,
-    database: routing.database(),
-    queued: queue.size,
-    writable: probe(join(dataFolder, 'state')) === undefined,
-  });
-  let control;
-  let journal;
+  const handlers: Handlers = {
+    health: () => ({
+      listening: listeners.isListening,
+      sessions: listeners.sessions,
+      database: routing.database(),
+      queued: queue.size,
+      writable: probe(join(dataFolder, 'state')) === undefined,
+    }),
+    resolve: routing.explain,
+    auth: (name, password) => authenticator?.check(name, password) ?? { ok: false, source: 'no SLIM_USERS' },
+    list: selector => queue.list(selector),
+    act: (action, selector) => queue.act(action, selector),
+  };
+  let journal: DiskJournal | undefined;
+  /** In the order in which they start; they stop in reverse. */
+  const parts: readonly Part[] = [
+    // The lock comes first: what follows changes the data folder, as if nobody else did.
+    part(
+      'lock on SLIM_DATA',
+      () => openControl(controlPath(settings), handlers),
+      server => server.close(),
+    ),
+    part(
+      'connections to other servers',
+      () => sending.remote,
+      remote => remote.close(),
+    ),
+    part('empty spool', () => emptySpool(join(dataFolder, 'spool'))),
+    part(
+      'journal',
+      async () => (journal = await DiskJournal.open(join(dataFolder, 'journal'), { ...system, log })),
+      opened => opened?.close(),
+    ),
+    part(
+      'queue',
+      () => {
+        sending.maildir.use(journal);
+        return queue.start(journal);
+      },
+      () => queue.settle(),
+    ),
+    part(
+      'listeners',
+      () => listeners.open(),
+      // Sessions and attempts end side by side: both have the one SLIM_DRAIN.
+      () => Promise.all([listeners.drain(drainMs), queue.stop(drainMs)]),
+    ),
+    part('sweep of old files in tmp/', () => startSweep(mailRoots(settings), log)),
+  ];
+  const onStopFailed = (name: string, error: unknown): void => log.error({ part: name, err: error }, 'could not stop');
+  let stop;
   try {
-    control = await openControl(controlPath(settings), {
-      health,
-      resolve: routing.explain,
-      auth: (login: string) =>
-        authenticator?.check(...(JSON.parse(login) as [string, string])) ?? { ok: false, source: 'no SLIM_USERS' },
-      queue: (selector: string) => queue.list(JSON.parse(selector)),
-      act: (action: string) => queue.act(...(JSON.parse(action) as Parameters<typeof queue.act>)),
-    });
-    // Nobody else writes here: what lies in the spool is left from a crash, and was never acknowledged.
-    for (const name of readdirSync(join(dataFolder, 'spool'))) unlinkSync(join(dataFolder, 'spool', name));
-    journal = await DiskJournal.open(join(dataFolder, 'journal'), { ...system, log });
-    sending.maildir.use(journal);
-    await queue.start(journal);
-    await listeners.open();
+    stop = await startAll(parts, onStopFailed);
   } catch (error) {
-    control?.close();
     return fail(log, 69, error);
   }
-  const sweepAll = async (): Promise<void> => {
-    for (const root of mailRoots(settings)) await sweep(root, { clock, log });
-  };
-  void sweepAll();
-  setInterval(() => void sweepAll(), dayMs).unref();
-  log.info({ hostname, domains, listen }, 'ready');
+  log.info({ version, hostname, domains, listen }, 'ready');
   onReady();
 
   await orders.stop.promise;
   log.info({ sessions: listeners.sessions }, 'stopping');
-  await Promise.all([listeners.drain(drainMs), queue.stop(drainMs)]);
-  await queue.settle();
-  await journal?.close();
-  sending.remote.close();
-  control.close();
+  await stop();
   log.info({}, 'stopped');
   log.flush();
   return 0;
+}
+
+/** What lies in the spool at the start is left from a crash, and was never acknowledged. */
+function emptySpool(folder: string): void {
+  for (const name of readdirSync(folder)) unlinkSync(join(folder, name));
+}
+
+/** At once and then every day. */
+function startSweep(roots: readonly string[], log: Log): void {
+  const sweepAll = async (): Promise<void> => {
+    for (const root of roots) await sweep(root, { clock, log });
+  };
+  void sweepAll();
+  setInterval(() => void sweepAll(), dayMs).unref();
 }
 
 /** Who gets the mail: the sources in their fixed order. */
@@ -168,9 +204,9 @@ async function openRouting(settings: Settings, steward: Steward | undefined, log
   return {
     resolve,
     query,
-    database: () => (database === undefined ? 'off' : database.isUp ? 'up' : 'down'),
+    database: (): Answers['health']['database'] => (database === undefined ? 'off' : database.isUp ? 'up' : 'down'),
     /** A decision step by step, and the reply that RCPT would get. */
-    async explain(text: string): Promise<{ code: number; steps: string[] }> {
+    async explain(text: string): Promise<Answers['resolve']> {
       const steps: string[] = [];
       const explained: Resolve = mailbox =>
         resolve(mailbox, line => steps.push(line)).catch((error: unknown) => {

@@ -2,6 +2,7 @@
 // Promises: a final outcome is on disk, and its notice before it, else the recipient stays; a dead destination holds up no
 // other; while it is down one attempt at a time probes it, and the rest waits in memory, told and given up in time.
 // Never more than 500 attempts at once, nor a body or an envelope in memory of what has waited for two seconds. RFC 5321 §4.5.4, RFC 3461 §5.
+import type { QueueAction, QueuedMessage, QueuedRecipient, Selector } from '../mail/admin.ts';
 import { setImmediate, setTimeout as pause } from 'node:timers/promises';
 import { toDomain } from '../mail/address.ts';
 import { nextHopKey } from '../mail/message.ts';
@@ -31,8 +32,6 @@ export type QueueOptions = Readonly<{
   random: Random;
   log: Log;
 }>;
-/** Which messages, or which recipients of them; nothing given: all. */
-export type Selector = { readonly id?: string; readonly domain?: string; readonly sender?: string };
 
 /** What memory has of a message; the record only while someone uses it, or while it could not be written. */
 type Entry = {
@@ -168,9 +167,9 @@ export class DiskQueue implements Queue {
   }
 
   /** What waits, as plain objects; with an id also the recipients that do not wait any more. */
-  async *list(selector: Selector): AsyncGenerator<object> {
-    const items: object[] = [];
-    const view = (entry: Entry, recipient: StoredRecipient): object => {
+  async *list(selector: Selector): AsyncGenerator<QueuedMessage> {
+    const items: QueuedMessage[] = [];
+    const view = (entry: Entry, recipient: StoredRecipient): QueuedRecipient => {
       const {
         address,
         domain,
@@ -202,7 +201,7 @@ export class DiskQueue implements Queue {
   }
 
   /** How many messages that concerned. Held ones are not tried and do not expire; removed ones are gone without a notice. */
-  async act(action: 'retry' | 'hold' | 'release' | 'remove', selector: Selector): Promise<number> {
+  async act(action: QueueAction, selector: Selector): Promise<number> {
     let touched = 0;
     const change = async (entry: Entry, record: StoredEntry): Promise<void> => {
       const recipients = matching(record, selector).filter(({ isHeld }) => isHeld || action !== 'release');

@@ -1,11 +1,11 @@
 // The control socket: any line gets lines of JSON and the end of the connection, and the next caller is served.
-// An input: what a caller sends. A real socket, with handlers that parse their argument as the server's do.
+// An input: what a caller sends. A real socket, with the parser of the real server.
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { openControl } from '../../src/control/control.ts';
+import { type Handlers, openControl } from '../../src/control/server.ts';
 import { kept } from './corpus.ts';
 import { type Target, cut } from './fuzzer.ts';
 
@@ -14,13 +14,15 @@ process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 const path = join(folder, 'control');
 let isOpen = false;
 
-const handlers = {
-  health: () => ({ listening: true }),
-  resolve: async (argument: string) => argument.toUpperCase(),
-  auth: (argument: string) => (JSON.parse(argument) as [string, string]).map(each => each.length),
-  async *queue(argument: string) {
-    yield* Object.entries(JSON.parse(argument) as object);
+const handlers: Handlers = {
+  health: () => ({ listening: true, sessions: 0, database: 'off', queued: 0, writable: true }),
+  resolve: address => ({ code: 250, steps: [address.toUpperCase()] }),
+  auth: (name, password) => ({ ok: name === password, source: name }),
+  async *list(selector) {
+    for (const id of Object.values(selector))
+      yield { id, from: '', ageSeconds: 0, sizeBytes: 0, isHeld: false, recipients: [] };
   },
+  act: (action, selector) => action.length + Object.keys(selector).length,
 };
 
 /** All that is answered until the end. */
@@ -41,10 +43,11 @@ export const control: Target = {
   seeds: [
     ...kept('control'),
     ...[
-      { verb: 'health', argument: '' },
-      { verb: 'auth', argument: '["a","b"]' },
-      { verb: 'queue', argument: '{"id":"x"}' },
-      { verb: 'resolve', argument: 'x' },
+      { verb: 'health' },
+      { verb: 'auth', name: 'a', password: 'b' },
+      { verb: 'list', selector: { id: 'x' } },
+      { verb: 'act', action: 'hold', selector: { domain: 'x' } },
+      { verb: 'resolve', address: 'x' },
       { verb: 'toString' },
     ].map(each => Buffer.from(`${JSON.stringify(each)}\n`)),
   ],
@@ -60,8 +63,9 @@ export const control: Target = {
     '\r',
     '\r\n',
     '"verb":"health"',
-    '"verb":"queue"',
-    '"argument":',
+    '"verb":"list"',
+    '"selector":',
+    '"address":',
     '"__proto__"',
     '\\"',
     '1',

@@ -1,11 +1,12 @@
 // The command line as a person or a script meets it: real processes, their output and exit statuses.
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 
+const root = join(import.meta.dirname, '../..');
 const folder = mkdtempSync(join(tmpdir(), 'slimsmtp-cli-'));
 after(() => rmSync(folder, { recursive: true }));
 
@@ -13,11 +14,7 @@ function slimsmtp(words: readonly string[], settings: Record<string, string> = {
   const environment = { SLIM_DOMAINS: 'example.com', SLIM_DATA: join(folder, 'data'), SLIM_STORAGES: 'default=/tmp/x' };
   const done = spawnSync(
     process.execPath,
-    [
-      ...process.execArgv.filter(flag => !flag.startsWith('--import')),
-      join(import.meta.dirname, '../../src/cli.ts'),
-      ...words,
-    ],
+    [...process.execArgv.filter(flag => !flag.startsWith('--import')), join(root, 'src/cli.ts'), ...words],
     {
       cwd: folder,
       env: { PATH: process.env['PATH'], ...environment, ...settings },
@@ -35,6 +32,15 @@ describe('slimsmtp', () => {
     assert.equal(status, 0);
     for (const verb of ['serve', 'config', 'resolve ADDRESS', 'account add NAME', 'health'])
       assert.ok(out.includes(verb), verb);
+  });
+
+  it('--version is the version of package.json, in the bundle too', () => {
+    const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+    assert.equal(slimsmtp(['--version']).out, `${version}\n`);
+    const bundle = join(folder, 'slimsmtp.mjs');
+    const build = ['run', '--silent', 'build', '--', `--outfile=${bundle}`];
+    assert.equal(spawnSync('npm', build, { cwd: root, encoding: 'utf8' }).stderr, '');
+    assert.equal(spawnSync(process.execPath, [bundle, '--version'], { encoding: 'utf8' }).stdout, `${version}\n`);
   });
 
   it('ends with 64 on a wrong call, and says what is wrong', () => {

@@ -182,7 +182,7 @@ const idOf = ({ reply = '' }: Letter): string => reply.split(' ').at(-1) ?? '';
 /** The ids of the messages that wait: what `slimsmtp queue list --json` asks, without a process of its own each time. */
 export async function waiting(place: Place): Promise<string[]> {
   const socket = connect(join(place.folder, 'data', 'run', 'control'));
-  socket.write(`${JSON.stringify({ verb: 'queue', argument: '{}' })}\n`);
+  socket.write(`${JSON.stringify({ verb: 'list', selector: {} })}\n`);
   const lines = (await whole(socket)).split('\n').filter(line => line !== '');
   const items = lines.map(line => JSON.parse(line) as { item?: { id: string }; isEnd?: boolean });
   if (!items.at(-1)?.isEnd) throw new Error('the server ended before it had answered');

@@ -1,3 +1,4 @@
+// The control socket: every verb gets its answer, whatever else comes gets an end, and the socket keeps a second server away.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -7,21 +8,45 @@ import { tmpdir } from 'node:os';
 import { setTimeout as pause } from 'node:timers/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import { NoServer, ask, askAll, openControl } from '../../src/control/control.ts';
+import { NoServer, ask, askAll } from '../../src/control/client.ts';
+import { type Handlers, openControl } from '../../src/control/server.ts';
+import type { QueuedMessage } from '../../src/mail/admin.ts';
 
 let folder = '';
 let path = '';
 let servers: Server[] = [];
-const handlers = {
-  health: () => ({ listening: true }),
-  resolve: async (address: string) => `for ${address}`,
-  fail: () => Promise.reject(new Error('the reason')),
+const healthy = { listening: true, sessions: 1, database: 'off', queued: 0, writable: true } as const;
+const message = (n: number): QueuedMessage => ({
+  id: `m${n}`,
+  from: 'x'.repeat(1000),
+  ageSeconds: 0,
+  sizeBytes: 1,
+  isHeld: false,
+  recipients: [],
+});
+const handlers: Handlers = {
+  health: () => healthy,
+  resolve: async address => ({ code: 250, steps: [`for ${address}`] }),
+  auth: (name, password) => ({ ok: password === 'right', source: name }),
+  async *list({ id = '3' }) {
+    for (let n = 0; n < Number(id); n += 1) yield message(n);
+  },
+  act: (action, selector) => Promise.reject(new Error(`${action} ${JSON.stringify(selector)}`)),
 };
 const open = async (): Promise<Server> => {
   const server = await openControl(path, handlers);
   servers.push(server);
   return server;
 };
+/** What a line gets that `ask` would not send. */
+async function answerTo(line: string): Promise<string> {
+  const socket = connect(path);
+  socket.write(`${line}\n`);
+  let answer = '';
+  for await (const text of socket.setEncoding('utf8')) answer += String(text);
+  return answer;
+}
+
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'control-'));
   path = join(folder, 'control');
@@ -35,15 +60,36 @@ afterEach(() => {
 describe('the control socket', () => {
   it('answers verbs, and tells why one failed', async () => {
     await open();
-    assert.deepEqual(await ask(path, 'health', ''), { listening: true });
-    assert.equal(await ask(path, 'resolve', 'anton@example.com'), 'for anton@example.com');
-    await assert.rejects(ask(path, 'fail', ''), { message: 'the reason' });
+    assert.deepEqual(await ask(path, { verb: 'health' }), healthy);
+    assert.deepEqual(await ask(path, { verb: 'resolve', address: 'a@b' }), { code: 250, steps: ['for a@b'] });
+    const login = { verb: 'auth', name: 'anton', password: 'right' } as const;
+    assert.deepEqual(await ask(path, login), { ok: true, source: 'anton' });
+    const order = { verb: 'act', action: 'hold', selector: { domain: 'd.example' } } as const;
+    await assert.rejects(ask(path, order), { message: 'hold {"domain":"d.example"}' });
   });
 
   it('knows no other verbs, not even those that every object has', async () => {
     await open();
     for (const verb of ['stop', 'toString', 'constructor', '__proto__'])
-      await assert.rejects(ask(path, verb, ''), { message: `unknown verb ${verb}` });
+      assert.equal(await answerTo(JSON.stringify({ verb })), `{"error":"unknown verb ${verb}"}\n`);
+  });
+
+  it('takes no request whose fields are of another kind: an order never means more than it says', async () => {
+    await open();
+    for (const [request, error] of [
+      [{ verb: 'resolve' }, 'address must be text'],
+      [{ verb: 'resolve', address: ['a'] }, 'address must be text'],
+      [{ verb: 'auth', name: 'a' }, 'password must be text'],
+      [{ verb: 'act', action: 'burn', selector: {} }, 'action must be one of retry, hold, release, remove'],
+      [
+        { verb: 'act', action: 'remove', selector: { ids: 'a' } },
+        'a selector has id, domain, sender, each of them text',
+      ],
+      [{ verb: 'act', action: 'remove', selector: { id: 1 } }, 'a selector has id, domain, sender, each of them text'],
+      [{ verb: 'list', selector: ['a'] }, 'a selector has id, domain, sender, each of them text'],
+    ] as const)
+      assert.equal(await answerTo(JSON.stringify(request)), `{"error":"${error}"}\n`);
+    assert.match(await answerTo('{"verb":"act","action":"remove"}'), /a selector must be given/);
   });
 
   it('survives what is no request', async () => {
@@ -53,20 +99,17 @@ describe('the control socket', () => {
       socket.end(text).resume();
       await once(socket, 'close');
     }
-    assert.deepEqual(await ask(path, 'health', ''), { listening: true });
+    assert.deepEqual(await ask(path, { verb: 'health' }), healthy);
   });
 
-  it('gives an answer of many items one by one, and survives who leaves in the middle of it', async () => {
-    async function* many(count: string) {
-      for (let n = 0; n < Number(count); n += 1) yield { n, text: 'x'.repeat(1000) };
-    }
-    servers.push(await openControl(path, { many, health: () => ({ listening: true }) }));
-    const items: unknown[] = [];
-    for await (const item of askAll(path, 'many', '3')) items.push((item as { n: number }).n);
-    assert.deepEqual(items, [0, 1, 2]);
-    for (let i = 0; i < 20; i += 1) assert.ok(await ask(path, 'many', '1000'));
+  it('gives an answer of many items one by one, and survives a caller who leaves in the middle of it', async () => {
+    await open();
+    const ids: string[] = [];
+    for await (const { id } of askAll(path, { verb: 'list', selector: {} })) ids.push(id);
+    assert.deepEqual(ids, ['m0', 'm1', 'm2']);
+    for (let i = 0; i < 20; i += 1) assert.ok(await ask(path, { verb: 'list', selector: { id: '1000' } }));
     await pause(50);
-    assert.deepEqual(await ask(path, 'health', ''), { listening: true });
+    assert.deepEqual(await ask(path, { verb: 'health' }), healthy);
   });
 
   it("is its owner's alone", async () => {
@@ -78,25 +121,25 @@ describe('the control socket', () => {
   it('keeps a second server off the folder, and does not disturb the first', async () => {
     await open();
     await assert.rejects(open(), /another server runs on .*: stop it, or set SLIM_DATA to another folder/);
-    assert.deepEqual(await ask(path, 'health', ''), { listening: true });
+    assert.deepEqual(await ask(path, { verb: 'health' }), healthy);
   });
 
   it('takes the place of one that a killed server left, and of a file', async () => {
     const script = `require('node:net').createServer().listen(${JSON.stringify(path)}, () => process.kill(process.pid, 'SIGKILL'))`;
     spawnSync(process.execPath, ['-e', script]);
     assert.ok(statSync(path).isSocket());
-    await assert.rejects(ask(path, 'health', ''), NoServer);
+    await assert.rejects(ask(path, { verb: 'health' }), NoServer);
     (await open()).close();
     writeFileSync(path, '');
     await open();
-    assert.deepEqual(await ask(path, 'health', ''), { listening: true });
+    assert.deepEqual(await ask(path, { verb: 'health' }), healthy);
   });
 
   it('says that no server is there', async () => {
-    await assert.rejects(ask(path, 'health', ''), NoServer);
+    await assert.rejects(ask(path, { verb: 'health' }), NoServer);
     const rude = createServer(socket => socket.resume().end());
     servers.push(rude);
     await new Promise<void>(resolve => void rude.listen(path, resolve));
-    await assert.rejects(ask(path, 'health', ''), NoServer);
+    await assert.rejects(ask(path, { verb: 'health' }), NoServer);
   });
 });

@@ -1,3 +1,4 @@
+import type { QueuedMessage } from '../../src/mail/admin.ts';
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
@@ -30,12 +31,6 @@ const failed: Delivery = { kind: 'failed', status: '5.1.1', text: 'unknown', rem
 const greylisted: Delivery = { kind: 'deferred', status: '4.7.1', text: 'come back', remote: 'mx.example' };
 const unreachable: Delivery = { kind: 'deferred', status: '4.4.1', text: 'refused', isUnreachable: true };
 const noTls: Delivery = { kind: 'deferred', status: '4.7.4', text: 'no TLS' };
-
-type Waiting = {
-  id: string;
-  isHeld: boolean;
-  recipients: { address: string; state: string; attempts: number; nextAttemptAt?: string; status?: string }[];
-};
 
 /** A queue with a clock, peers and a mailbox for notices that the test moves. */
 function open(options: Partial<QueueOptions> = {}) {
@@ -73,9 +68,9 @@ function open(options: Partial<QueueOptions> = {}) {
     log: { debug: line, info: line, warn: line, error: line },
     ...options,
   });
-  const list = async (selector = {}): Promise<Waiting[]> => {
-    const found: Waiting[] = [];
-    for await (const item of queue.list(selector)) found.push(item as Waiting);
+  const list = async (selector = {}): Promise<QueuedMessage[]> => {
+    const found: QueuedMessage[] = [];
+    for await (const item of queue.list(selector)) found.push(item);
     return found.toSorted((a, b) => a.id.localeCompare(b.id));
   };
   const settled = async (): Promise<void> => {

@@ -1,0 +1,52 @@
+// `slimsmtp queue …`: what waits in the running server's queue, and orders to it.
+import type { Settings } from '../config/settings.ts';
+import { ask, askAll } from '../control/client.ts';
+import { type QueuedMessage, type QueuedRecipient, type Selector, queueActions } from '../mail/admin.ts';
+import { controlPath } from '../main.ts';
+import { type Flags, UsageError, one, print } from './terminal.ts';
+
+export async function queue(words: readonly string[], flags: Flags, settings: Settings): Promise<number> {
+  const [word = '', id] = words;
+  const { domain, sender, all } = flags;
+  const selector: Selector = {
+    ...(id !== undefined && { id }),
+    ...(domain !== undefined && { domain }),
+    ...(sender !== undefined && { sender }),
+  };
+  if (word === 'list' || word === 'show') {
+    if (word === 'show') one(words.slice(1));
+    return list(word === 'show', selector, flags, controlPath(settings));
+  }
+  const action = queueActions.find(each => each === word);
+  if (!action) throw new UsageError(`queue wants one of list, show, ${queueActions.join(', ')}`);
+  if (!id && !domain && !sender && !all)
+    throw new UsageError(`queue ${action} wants an ID, --domain, --sender or --all`);
+  const count = await ask(controlPath(settings), { verb: 'act', action, selector });
+  return print(flags, { messages: count }, () => `${action}: ${count} messages`, count > 0 || all === true);
+}
+
+async function list(isDetailed: boolean, selector: Selector, flags: Flags, path: string): Promise<number> {
+  let count = 0;
+  for await (const message of askAll(path, { verb: 'list', selector })) {
+    if (count === 0 && !flags.json) console.log('ID                  AGE      SIZE  SENDER, RECIPIENTS');
+    count += 1;
+    print(flags, message, each => describe(each, isDetailed ? showRecipient : listRecipient));
+  }
+  if (count === 0 && !flags.json) console.log('nothing waits');
+  return isDetailed && count === 0 ? 1 : 0;
+}
+
+function describe(message: QueuedMessage, toText: (recipient: QueuedRecipient) => string): string {
+  const age = `${message.ageSeconds}s`.padStart(6);
+  const size = String(message.sizeBytes).padStart(9);
+  const first = `${message.id.padEnd(18)} ${age} ${size}  <${message.from}>${message.isHeld ? ' held' : ''}`;
+  return [first, ...message.recipients.map(toText)].join('\n');
+}
+
+const listRecipient = ({ address, status = '', text = '' }: QueuedRecipient): string =>
+  `    ${address} ${status} ${text}`;
+
+const showRecipient = (recipient: QueuedRecipient): string => {
+  const { address, state, attempts, nextAttemptAt = '', status = '', text = '' } = recipient;
+  return `    ${address}: ${state}, ${attempts} attempts, next ${nextAttemptAt}\n      ${status} ${text}`;
+};

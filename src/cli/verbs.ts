@@ -1,0 +1,114 @@
+// The verbs of the command line, and what each of them prints. `slimsmtp --help` prints the list below.
+import { join } from 'node:path';
+import { readGenerated } from '../auth/inline.ts';
+import { type Settings, describeSettings, loadSettings } from '../config/settings.ts';
+import type { Environment } from '../config/sources.ts';
+import { ask } from '../control/client.ts';
+import type { Request } from '../control/requests.ts';
+import { controlPath, serve, serveForSteward } from '../main.ts';
+import { formatVerifier, makeVerifier } from '../sasl/scram.ts';
+import { runPam } from '../steward/pam.ts';
+import { version } from '../system/version.ts';
+import { systemRandom as random } from '../system/world.ts';
+import { account } from './account.ts';
+import { introduce, makeDotenv } from './demo.ts';
+import { queue } from './queue.ts';
+import { type Flags, UsageError, one, print, readPassword } from './terminal.ts';
+
+const help = `SlimSMTP: a small SMTP server. Usage: slimsmtp [VERB] [--json] [--help] [--version]
+
+  serve                       run the server (the default)
+  config                      print every setting with its value and where it came from
+  resolve ADDRESS             explain who would get mail for an address, without sending any
+  account list                the Unix accounts kept in SLIM_DATA/accounts (root only, as all of these)
+  account add NAME            make one; locked, or with --password read from standard input
+  account passwd NAME         set its password, read from standard input
+  account remove NAME         remove it; its home stays, unless --with-home
+  password [NAME]             make a verifier for SLIM_USERS or the table users, of a password from standard input
+  password --show NAME        print the password that @GENERATE has made
+  auth NAME                   test a login; its password is read from standard input
+  queue list                  the messages that wait; also of --domain DOMAIN or --sender ADDRESS
+  queue show ID               one of them, with what became of each recipient
+  queue retry|hold|release|remove ID     or --domain DOMAIN, --sender ADDRESS, --all
+  health                      0 while the running server listens and can write
+
+Settings are environment variables, SLIM_DOMAINS first of all: see README.md.`;
+
+/** Carries out a verb; its exit status. */
+export async function run(words: readonly string[], flags: Flags, environment: Environment): Promise<number> {
+  const [verb = 'serve', ...rest] = words;
+  if (flags.help) return print(flags, help);
+  if (flags.version) return print(flags, version);
+  const settings = (): Settings => loadSettings(environment);
+  switch (verb) {
+    case 'serve': {
+      if (flags.demo) makeDotenv();
+      const loaded = settings();
+      return serve(loaded, environment.variables, () => flags.demo && introduce(loaded));
+    }
+    case 'network':
+      refuseToPeople(verb);
+      return serveForSteward(loaded => flags.demo && introduce(loaded));
+    case 'pam':
+      refuseToPeople(verb);
+      return runPam();
+    case 'config':
+      return print(flags, describeSettings(environment), rows =>
+        rows.map(({ name, value, origin }) => `${name}=${value}  # ${origin}`).join('\n'),
+      );
+    case 'resolve':
+      return resolve(one(rest), flags, settings());
+    case 'health':
+      return health(flags, settings());
+    case 'account':
+      return account(rest, flags, settings());
+    case 'password':
+      return flags.show ? showPassword(one(rest), flags, settings()) : makePassword(rest[0], flags);
+    case 'auth':
+      return auth(one(rest), flags, settings());
+    case 'queue':
+      return queue(rest, flags, settings());
+    default:
+      throw new UsageError(`there is no verb ${verb}`);
+  }
+}
+
+/** The verbs by which the server starts its own processes. */
+function refuseToPeople(verb: string): void {
+  if (!process.send) throw new UsageError(`${verb} is not for people`);
+}
+
+const askServer = <R extends Request>(settings: Settings, request: R) => ask(controlPath(settings), request);
+
+async function resolve(address: string, flags: Flags, settings: Settings): Promise<number> {
+  const answer = await askServer(settings, { verb: 'resolve', address });
+  return print(flags, answer, ({ steps }) => steps.join('\n'), answer.code === 250);
+}
+
+async function health(flags: Flags, settings: Settings): Promise<number> {
+  const answer = await askServer(settings, { verb: 'health' });
+  const isHealthy = answer.listening && answer.writable;
+  const degradedOr = answer.database === 'down' ? 'degraded' : 'healthy';
+  const word = isHealthy ? degradedOr : 'unhealthy';
+  return print(flags, { health: word, ...answer }, () => `${word}: ${JSON.stringify(answer)}`, isHealthy);
+}
+
+async function auth(name: string, flags: Flags, settings: Settings): Promise<number> {
+  const password = await readPassword(`Password for ${name}: `);
+  const answer = await askServer(settings, { verb: 'auth', name, password });
+  const toText = ({ ok, source }: typeof answer): string => `this login ${ok ? 'works' : 'is refused'} (${source})`;
+  return print(flags, answer, toText, answer.ok);
+}
+
+function showPassword(name: string, flags: Flags, settings: Settings): number {
+  const password = readGenerated(join(settings.dataFolder, 'state'), name);
+  if (password === undefined)
+    throw new Error(`no password was made for ${name}: @GENERATE makes it when the server starts`);
+  return print(flags, { password }, () => password);
+}
+
+async function makePassword(name: string | undefined, flags: Flags): Promise<number> {
+  const verifier = formatVerifier(await makeVerifier(await readPassword('Password: '), random));
+  // In single quotes: in .env a `$` would begin a variable.
+  return print(flags, { verifier }, () => (name === undefined ? `'${verifier}'` : `SLIM_USERS='${name}:${verifier}'`));
+}
