@@ -21,6 +21,7 @@ import type { Authenticator, Directory, Domains, Resolve, Storage } from './mail
 import type { Log } from './system/log.ts';
 import type { Route } from './mail/message.ts';
 import { createAuthenticator } from './auth/chain.ts';
+import type { TablePasswords } from './auth/sources.ts';
 import { OutboundTransport } from './outbound/transport.ts';
 import { DiskQueue } from './queue/queue.ts';
 import { createReport } from './queue/report.ts';
@@ -28,7 +29,9 @@ import { TableDomains } from './postgres/domains.ts';
 import { openDatabase } from './postgres/pool.ts';
 import { accountDirectory } from './routing/accounts.ts';
 import { addressDirectory, defaultDirectory, domainDirectory, postmasterDirectory } from './routing/address-map.ts';
-import { type Query, TableDirectory } from './routing/postgres.ts';
+import { TableDirectory } from './postgres/routes.ts';
+import { indexMaker } from './postgres/schema.ts';
+import { openTablePasswords } from './postgres/users.ts';
 import { createResolver } from './routing/resolver.ts';
 import { parseAddress } from './smtp/address.ts';
 import { replies } from './smtp/reply.ts';
@@ -97,7 +100,8 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
   const routing = await openRouting(settings, steward, log);
   const sending = openSending(settings, steward, routing.resolve, log);
   const { queue } = sending;
-  const authenticator = settings.users.length > 0 ? await openLogins(settings, steward, routing.query, log) : undefined;
+  const authenticator =
+    settings.users.length > 0 ? await openLogins(settings, steward, routing.tablePasswords, log) : undefined;
   const listeners = await openInbound(settings, steward, { ...routing, ...sending, authenticator }, log);
   const handlers: Handlers = {
     health: () => ({
@@ -186,16 +190,16 @@ async function openRouting(settings: Settings, steward: Steward | undefined, log
   const accounts = steward?.accounts;
   for (const root of mailRoots(settings))
     if (!(await accounts?.owner(root).catch(() => undefined))) prepareRoot(root, log);
-  const database = settings.database && (await openDatabase(settings.database, storages.postgresql, log));
-  const query: Query | undefined = database && ((statement, values) => database.query(statement, values));
+  const onUp = storages.postgresql ? { onUp: indexMaker(log) } : {};
+  const database = settings.database && (await openDatabase({ settings: settings.database, log, ...onUp }));
   const directories: Directory[] = [addressDirectory(storages, accounts)];
   let domains: Domains = { hosts: async domain => own.includes(domain) };
-  if (database && query && storages.postgresql) {
+  if (database && storages.postgresql) {
     const table = new TableDomains({ database, settings: own, file: join(dataFolder, 'state', 'domains'), log });
     await table.start();
     domains = table;
     const hasDefault = storages.default !== undefined;
-    directories.push(new TableDirectory({ query, accounts, mailRoot, hasDefault, clock, log }));
+    directories.push(new TableDirectory({ query: database.query, accounts, mailRoot, hasDefault, clock, log }));
   }
   if (accounts && storages.pam) directories.push(accountDirectory(accounts));
   directories.push(domainDirectory(storages, accounts), defaultDirectory(storages, accounts));
@@ -203,7 +207,7 @@ async function openRouting(settings: Settings, steward: Steward | undefined, log
   const resolve = createResolver({ directories, domains, subaddress, mainDomain: own[0] ?? '' });
   return {
     resolve,
-    query,
+    tablePasswords: database && openTablePasswords(database.query, log),
     database: (): Answers['health']['database'] => (database === undefined ? 'off' : database.isUp ? 'up' : 'down'),
     /** A decision step by step, and the reply that RCPT would get. */
     async explain(text: string): Promise<Answers['resolve']> {
@@ -242,12 +246,27 @@ function openSending(settings: Settings, steward: Steward | undefined, resolve: 
 }
 
 /** Who may log in. */
-function openLogins(settings: Settings, steward: Steward | undefined, query: Query | undefined, log: Log) {
+function openLogins(
+  settings: Settings,
+  steward: Steward | undefined,
+  tablePasswords: TablePasswords | undefined,
+  log: Log,
+) {
   const { users, domains, supports } = settings;
   const offered = supports.find(({ name }) => name === 'AUTH')?.parameter?.split(' ');
   const [folder, mainDomain] = [join(settings.dataFolder, 'state'), domains[0] ?? ''];
   const throttle = { isShared, clientKey };
-  return createAuthenticator({ ...throttle, users, mainDomain, offered, folder, steward, query, ...system, log });
+  return createAuthenticator({
+    ...throttle,
+    users,
+    mainDomain,
+    offered,
+    folder,
+    steward,
+    tablePasswords,
+    ...system,
+    log,
+  });
 }
 
 type Parts = { resolve: Resolve; authenticator: Authenticator | undefined } & ReturnType<typeof openSending>;

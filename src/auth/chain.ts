@@ -12,7 +12,7 @@ import { type Reply, replies } from '../smtp/reply.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { generate, inlineSource } from './inline.ts';
 import { type Desk, type Dialogue, mechanisms, open } from '../sasl/mechanisms.ts';
-import { type Found, type Name, type Query, accountSource, parseName, tableSource } from './sources.ts';
+import { type Found, type Name, type TablePasswords, accountSource, parseName, tableSource } from './sources.ts';
 import { type ThrottleOptions, openThrottle } from './throttle.ts';
 
 /** An entry of SLIM_USERS. */
@@ -35,7 +35,7 @@ export type AuthOptions = ThrottleOptions & {
     | { readonly accounts: Accounts; authenticate(name: string, password: string): Promise<boolean> }
     | undefined;
   /** For @POSTGRESQL. */
-  readonly query: Query | undefined;
+  readonly tablePasswords: TablePasswords | undefined;
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Log;
@@ -116,7 +116,7 @@ export async function createAuthenticator(options: AuthOptions): Promise<Chain> 
 }
 
 /** The sources in their order, and how a password is held against what they know. */
-async function openSources({ users, mainDomain, folder, steward, query, clock, random, log }: AuthOptions) {
+async function openSources({ users, mainDomain, folder, steward, tablePasswords, clock, random, log }: AuthOptions) {
   const plain = users.flatMap(user => (user.kind === 'inline' && !parseVerifier(user.secret) ? [user.name] : []));
   const advice = 'SLIM_USERS holds passwords in plain text: `slimsmtp password` makes verifiers of them';
   if (plain.length > 0) log.warn({ accounts: plain }, advice);
@@ -126,7 +126,7 @@ async function openSources({ users, mainDomain, folder, steward, query, clock, r
   const sources = await Promise.all(
     users.map(user => {
       if (user.kind === 'pam') return accountSource(steward?.accounts, mainDomain);
-      if (user.kind === 'postgresql') return tableSource(query, clock, log);
+      if (user.kind === 'postgresql') return tableSource(tablePasswords, clock, log);
       const secret = user.kind === 'inline' ? user.secret : (passwords.get(user.name) ?? '');
       return inlineSource(user.name, secret, mainDomain, random);
     }),

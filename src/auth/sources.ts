@@ -15,21 +15,8 @@ export type Found = Readonly<{ source: string; verifier?: Verifier; account?: st
 /** undefined: it does not know the name. Rejects with CannotTell. */
 export type Source = (name: Name) => Promise<Found | undefined>;
 
-/** Runs a prepared statement. Rejects with CannotTell, with PostgreSQL's own error as its cause. */
-export type Query = (
-  statement: { readonly name: string; readonly text: string },
-  values: readonly (readonly string[])[],
-) => Promise<readonly Readonly<Record<string, string | null>>[]>;
-
-const select = {
-  name: 'slimsmtp_user',
-  text: `SELECT password FROM users WHERE username = ANY($1::text[])
-    ORDER BY array_position($1::text[], username::text) LIMIT 1`,
-};
-const createTable = {
-  name: 'slimsmtp_users',
-  text: 'CREATE TABLE IF NOT EXISTS users (username varchar(255) PRIMARY KEY, password text NOT NULL)',
-};
+/** The password column of the first of these names that the table `users` has. Rejects with CannotTell. */
+export type TablePasswords = (names: readonly string[]) => Promise<string | undefined>;
 
 /** What a client calls itself; undefined: that is nobody's name. */
 export function parseName(text: string, mainDomain: string): Name | undefined {
@@ -51,18 +38,13 @@ export function accountSource(accounts: Accounts | undefined, mainDomain: string
   };
 }
 
-export function tableSource(query: Query | undefined, clock: Clock, log: Log): Source {
+export function tableSource(passwords: TablePasswords | undefined, clock: Clock, log: Log): Source {
   let complainedAt = -Infinity;
   return async ({ keys }) => {
-    if (query === undefined) throw new CannotTell('there is no database to ask');
-    const [row] = await query(select, [keys]).catch(async (error: Error) => {
-      if ((error.cause as { code?: unknown } | undefined)?.code !== '42P01') throw error; // undefined_table
-      await query(createTable, []);
-      log.info({}, 'made the table users');
-      return query(select, [keys]);
-    });
-    if (row === undefined) return undefined;
-    const verifier = parseVerifier(row['password'] ?? '');
+    if (passwords === undefined) throw new CannotTell('there is no database to ask');
+    const password = await passwords(keys);
+    if (password === undefined) return undefined;
+    const verifier = parseVerifier(password);
     if (verifier) return { source: '@POSTGRESQL', verifier };
     const mistake = 'a password in table users is no SCRAM-SHA-256 verifier: `slimsmtp password` makes one';
     if (clock.now() - complainedAt >= 60_000) {

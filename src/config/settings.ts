@@ -55,7 +55,7 @@ const table = {
   PGUSER: optional(String),
   PGPASSWORD: optional(String, { mask: hidden }),
   PGDATABASE: optional(String),
-  PGSSLMODE: optional(values.oneOf('disable', 'require', 'verify-full')),
+  PGSSLMODE: optional(values.oneOf(...values.sslModes)),
   PGSSLROOTCERT: optional(values.path),
 };
 const rows: ReadonlyMap<string, Reading> = new Map(Object.entries(table));
@@ -131,7 +131,7 @@ function load(environment: Environment) {
     },
     mailRoot: clean.SLIM_MAIL_ROOT,
     subaddress: clean.SLIM_SUBADDRESS, // '' is off
-    database: hasDatabase ? { connectionString: connectionString(texts) } : undefined,
+    database: hasDatabase ? database(texts, sources) : undefined,
     dataFolder: clean.SLIM_DATA,
     accounts: clean.SLIM_ACCOUNTS ?? [], // locked where without password
     maxSessions: clean.SLIM_MAX_SESSIONS, // 0 is no limit
@@ -156,21 +156,39 @@ function relay(host: string, clean: CleanedEnv<typeof table>) {
   return { host, port: port ?? usual, tls, ...(user !== undefined && password !== undefined && { user, password }) };
 }
 
+/** The database, and the files that hold its secret: they are read again when it connects anew. */
+function database(texts: Readonly<Record<string, string>>, sources: ReadonlyMap<string, Source>): DatabaseSettings {
+  const given = connectionString(texts);
+  const [urlFile, passwordFile] = ['DATABASE_URL', 'PGPASSWORD'].map(name => sources.get(name)?.file);
+  // A password in DATABASE_URL wins over PGPASSWORD.
+  const isInUrl = Boolean(URL.parse(values.completeUrl(texts['DATABASE_URL'] ?? ''))?.password);
+  if (isInUrl) return { connectionString: given, ...(urlFile && { urlFile }) };
+  return { connectionString: given, ...(passwordFile && { passwordFile }) };
+}
+
+export type DatabaseSettings = Readonly<{ connectionString: string; urlFile?: string; passwordFile?: string }>;
+
 /** The database as one URL, because pg looks for PG* in the environment only: what a URL leaves out comes from them. */
 function connectionString(given: Readonly<Record<string, string>>): string {
-  const url = new URL(given['DATABASE_URL'] ?? 'postgres://');
+  const host = given['PGHOST'] ?? 'localhost';
+  const url = new URL(values.completeUrl(given['DATABASE_URL'] ?? 'postgres://', encodeURIComponent(host)));
   const parts = [
-    ['hostname', given['PGHOST'] ?? 'localhost'], // first: a URL without host can have no user
+    ['hostname', host], // first: a URL without host can have no user
     ['port', given['PGPORT']],
     ['username', given['PGUSER']],
     ['password', given['PGPASSWORD']],
     ['pathname', given['PGDATABASE']],
   ] as const;
   for (const [part, value = ''] of parts) if (/^\/?$/.test(url[part])) url[part] = encodeURIComponent(value);
+  const query = url.searchParams;
   // Without uselibpqcompat pg takes sslmode `require` for `verify-full`.
   const parameters = { uselibpqcompat: 'true', sslmode: given['PGSSLMODE'], sslrootcert: given['PGSSLROOTCERT'] };
   for (const [name, value] of Object.entries(parameters))
-    if (value !== undefined && !url.searchParams.has(name)) url.searchParams.set(name, value);
+    if (value !== undefined && !query.has(name)) query.set(name, value);
+  // Of `allow` pg knows nothing; both try TLS and make do without.
+  if (query.get('sslmode') === 'allow') query.set('sslmode', 'prefer');
+  // As libpq does: there is no TLS on a Unix socket.
+  if (/^(?:\/|%2f)/i.test(query.get('host') ?? url.hostname)) query.set('sslmode', 'disable');
   return url.href;
 }
 

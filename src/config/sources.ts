@@ -17,7 +17,12 @@ export function readEnvironment({ withDotenv }: { readonly withDotenv: boolean }
 }
 
 /** A value (items of a list a line each) and its origin as `slimsmtp config` prints it. */
-export type Source = { readonly text: string; readonly origin: string; readonly isPath?: boolean };
+export type Source = {
+  readonly text: string;
+  readonly origin: string;
+  readonly isPath?: boolean;
+  readonly file?: string; // of NAME_FILE
+};
 
 /** How a setting is read and shown. */
 export type Reading = {
@@ -59,7 +64,8 @@ export function collect({ variables, dotenvFile }: Environment, readings: Readon
     }
     const items = separator && text.split(file ? '\n' : separator).map(item => item.trim());
     if (items) text = items.filter(Boolean).join('\n');
-    if (isSet(text)) sources.set(name, { text, origin, isPath: isLate && Boolean(file) });
+    if (isSet(text))
+      sources.set(name, { text, origin, isPath: isLate && Boolean(file), ...(file && { file: resolve(file) }) });
   }
   // The value of an unknown name is not shown: it could be a secret of a setting misspelt.
   for (const { given, suffix } of places)

@@ -111,7 +111,17 @@ export const host = parser('a host name or an address is wanted', /^\[?([^[\]]*)
 
 const databaseWanted = 'postgres://user:password@host:port/database is wanted, with special characters as %XX';
 const databasePattern = /^(postgres(?:ql)?:\/\/.*)$/s;
-export const databaseUrl = parser(databaseWanted, databasePattern, text => URL.canParse(text) && text, true);
+/** What libpq calls them; `verify-ca` is not among them, because nothing but a root of one's own makes it safe. */
+export const sslModes = ['disable', 'allow', 'prefer', 'require', 'verify-full'] as const;
+/** `postgres://user@/db?host=/folder` is good for libpq, but no URL for Node until it names a host. */
+export const completeUrl = (url: string, hostname = 'localhost'): string =>
+  url.replace(/^([a-z]+:\/\/[^/?@]*@)(?=[/?]|$)/, `$1${hostname}`);
+export const databaseUrl = parser(
+  databaseWanted,
+  databasePattern,
+  text => URL.canParse(completeUrl(text)) && text,
+  true,
+);
 
 /** `host` undefined: IPv4 and IPv6. */
 const socket = parser(

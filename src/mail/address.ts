@@ -31,3 +31,6 @@ export function toDomain(name: string): string | undefined {
     ? plain
     : undefined;
 }
+
+/** A mailbox for people and logs: `local@domain`. */
+export const formatMailbox = ({ local, domain }: Mailbox): string => `${local}@${domain}`;

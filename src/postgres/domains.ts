@@ -6,6 +6,7 @@ import { readFile, rename, writeFile } from 'node:fs/promises';
 import { CannotTell, type Domains } from '../mail/ports.ts';
 import type { Log } from '../system/log.ts';
 import { toDomain } from '../mail/address.ts';
+import { domainColumn } from './columns.ts';
 import type { Database } from './pool.ts';
 
 // Every domain once, by a walk from one to the next through the index: no scan of a table of a million rows. Where the
@@ -13,12 +14,12 @@ import type { Database } from './pool.ts';
 const listDomains = {
   name: 'slimsmtp_domains',
   text: `WITH RECURSIVE walk AS (
-      SELECT min(lower(domain) COLLATE "C") AS domain FROM smtp WHERE to_regclass('smtp_lower') IS NOT NULL
+      SELECT min(${domainColumn()}) AS domain FROM smtp WHERE to_regclass('smtp_address') IS NOT NULL
     UNION ALL
-      SELECT (SELECT min(lower(s.domain) COLLATE "C") FROM smtp s WHERE lower(s.domain) COLLATE "C" > walk.domain)
+      SELECT (SELECT min(${domainColumn('s')}) FROM smtp s WHERE ${domainColumn('s')} > walk.domain)
       FROM walk WHERE walk.domain IS NOT NULL)
     SELECT domain FROM walk
-    UNION SELECT lower(domain) COLLATE "C" FROM smtp WHERE to_regclass('smtp_lower') IS NULL ORDER BY 1`,
+    UNION SELECT ${domainColumn()} FROM smtp WHERE to_regclass('smtp_address') IS NULL ORDER BY 1`,
 };
 
 /** `settings`: SLIM_DOMAINS, canonical. `file`: where the last known domains are kept; its folder exists. */

@@ -1,16 +1,6 @@
 // @PAM: a mailbox is the Unix account of that name, its mail in ~/Maildir.
-// Promises: what cannot be the name of an account is answered here, so that no stranger's text reaches the steward.
-// Never decides who is an account (uid range, home): the steward does.
-import type { Accounts, Directory, Explain } from '../mail/ports.ts';
-import type { Route } from '../mail/message.ts';
-
-/** The route to the account of that name, if it is one that may receive mail. Throws CannotTell. */
-export async function accountRoute(accounts: Accounts, name: string, explain?: Explain): Promise<Route | undefined> {
-  const account = /^[a-z0-9_][a-z0-9_.-]{0,31}$/.test(name) ? await accounts.find(name) : undefined;
-  if (account === undefined) return undefined;
-  explain?.(`Unix account ${account.name} (uid ${account.uid}): ${account.home}/Maildir`);
-  return { kind: 'account', account: account.name, folder: 'Maildir' };
-}
+import { accountRoute } from '../mail/account-route.ts';
+import type { Accounts, Directory } from '../mail/ports.ts';
 
 export function accountDirectory(accounts: Accounts): Directory {
   return {

@@ -3,8 +3,7 @@
 // Never makes a folder and never looks at one: a PATH that has gone is the storage's trouble, when it delivers.
 import { join, relative } from 'node:path';
 import type { Accounts, Directory, Found } from '../mail/ports.ts';
-import type { Mailbox } from '../mail/address.ts';
-import { show } from './resolver.ts';
+import { type Mailbox, formatMailbox } from '../mail/address.ts';
 
 /** SLIM_STORAGES. Paths are absolute. */
 export type AddressMap = Readonly<{
@@ -14,8 +13,8 @@ export type AddressMap = Readonly<{
 }>;
 
 export function addressDirectory(map: AddressMap, accounts: Accounts | undefined): Directory {
-  const paths = new Map(map.addresses.map(({ mailbox, path }) => [show(mailbox), path]));
-  return pathDirectory('SLIM_STORAGES', accounts, mailbox => paths.get(show(mailbox)));
+  const paths = new Map(map.addresses.map(({ mailbox, path }) => [formatMailbox(mailbox), path]));
+  return pathDirectory('SLIM_STORAGES', accounts, mailbox => paths.get(formatMailbox(mailbox)));
 }
 
 export function domainDirectory(map: AddressMap, accounts: Accounts | undefined): Directory {
@@ -44,7 +43,7 @@ function pathDirectory(name: string, accounts: Accounts | undefined, find: Find,
     async lookup(mailbox, explain) {
       const path = find(mailbox);
       if (path === undefined) return undefined;
-      explain?.(`${name}: ${show(mailbox)} is kept in ${path}`);
+      explain?.(`${name}: ${formatMailbox(mailbox)} is kept in ${path}`);
       const owner = accounts && (await accounts.owner(path));
       if (owner === undefined) return { routes: [{ kind: 'maildir', path, root: top ?? path }], ...how };
       explain?.(`${path} lies in the home of ${owner.name}: delivered as that account`);

@@ -3,7 +3,7 @@
 // question, so that it never falls through to the catch-all. Never looks at the sender, never touches a disk.
 // RFC 5321 §3.6.2, §4.5.1 (postmaster); RFC 5233 (subaddresses).
 import type { Directory, Domains, Resolve } from '../mail/ports.ts';
-import { type Mailbox, toMailbox } from '../mail/address.ts';
+import { formatMailbox, toMailbox } from '../mail/address.ts';
 
 export type ResolverOptions = {
   readonly directories: readonly Directory[]; // in the order in which they are asked; the last may know everything
@@ -31,10 +31,8 @@ export function createResolver({ directories, domains, subaddress, mainDomain }:
       for (const mailbox of mailboxes) {
         const found = await directory.lookup(mailbox, explain);
         if (found !== undefined) return { kind: 'local', ...found };
-        explain?.(`${directory.name}: no entry for ${show(mailbox)}`);
+        explain?.(`${directory.name}: no entry for ${formatMailbox(mailbox)}`);
       }
     return { kind: 'unknown' };
   };
 }
-
-export const show = ({ local, domain }: Mailbox): string => `${local}@${domain}`;

@@ -3,7 +3,7 @@
 // An input: one line of a client.
 import assert from 'node:assert/strict';
 import { toMailbox } from '../../src/mail/address.ts';
-import { toFileName } from '../../src/routing/postgres.ts';
+import { toFileName } from '../../src/postgres/routes.ts';
 import { parseAddress, splitPath } from '../../src/smtp/address.ts';
 import { parseRecipient, parseSender } from '../../src/smtp/envelope.ts';
 import { dialogues, kept } from './corpus.ts';

@@ -12,14 +12,16 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { PostgreSqlContainer } from '@testcontainers/postgresql';
 import type { StartedPostgreSqlContainer } from '@testcontainers/postgresql';
 import { Client } from 'pg';
+import { GenericContainer } from 'testcontainers';
 import { CannotTell } from '../../src/mail/ports.ts';
 import type { Accounts } from '../../src/mail/ports.ts';
 import type { Log } from '../../src/system/log.ts';
 import type { Route } from '../../src/mail/message.ts';
 import { TableDomains } from '../../src/postgres/domains.ts';
 import { openDatabase } from '../../src/postgres/pool.ts';
+import { indexMaker } from '../../src/postgres/schema.ts';
 import type { Database } from '../../src/postgres/pool.ts';
-import { TableDirectory } from '../../src/routing/postgres.ts';
+import { TableDirectory } from '../../src/postgres/routes.ts';
 import { directoryContract, mailbox } from '../contract/directory.ts';
 
 const people: Record<string, number> = { anton: 1000, berta: 1001 };
@@ -49,7 +51,7 @@ before(async () => {
   await admin.connect();
   await admin.query(await readFile('docker/smtp.sql', 'utf8'));
   proxy = await startProxy(container.getPort(), container.getHost());
-  database = await openDatabase(settings(), true, log);
+  database = await connectTo(settings(), log);
 });
 
 after(async () => {
@@ -65,7 +67,13 @@ beforeEach(async () => {
 
 /** The database through the proxy, as the user that owns it or as another. */
 function settings(user = container.getUsername(), password = container.getPassword()) {
-  return { host: '127.0.0.1', port: proxy.port, user, password, database: container.getDatabase(), ssl: false };
+  return { host: '127.0.0.1', port: proxy.port, user, password, database: container.getDatabase(), query: '' };
+}
+
+/** Opens a database as the server does, and has its index made. */
+function connectTo({ host, port, user, password, database: name, query }: ReturnType<typeof settings>, to: Log) {
+  const connectionString = `postgres://${user}:${password}@${host}:${port}/${name}?uselibpqcompat=true${query}`;
+  return openDatabase({ settings: { connectionString }, onUp: indexMaker(to), log: to });
 }
 
 /** Replaces the rows; each is 'mailbox domain backend'. */
@@ -83,7 +91,7 @@ async function rows(...lines: string[]): Promise<void> {
 
 function directory(options: { accounts?: Accounts | undefined; hasDefault?: boolean; from?: Database } = {}) {
   return new TableDirectory({
-    query: (statement, values) => (options.from ?? database).query(statement, values),
+    query: (options.from ?? database).query,
     accounts: 'accounts' in options ? options.accounts : accounts,
     mailRoot: '/var/mail',
     hasDefault: options.hasDefault ?? false,
@@ -100,7 +108,7 @@ async function where(address: string, from = directory()): Promise<string> {
   return show((await from.lookup(mailbox(address), () => {}))?.routes);
 }
 
-const warnings = () => logged.filter(each => each.level === 'warn');
+const warnings = () => logged.filter(each => each.level === 'warn' || each.level === 'error');
 
 describe('routes from the table', () => {
   const seed = [
@@ -298,7 +306,7 @@ describe('routes from the table', () => {
 describe('as a directory', () => {
   let broken: Database;
   before(async () => {
-    broken = await openDatabase({ ...settings(), port: 1 }, true, log);
+    broken = await connectTo({ ...settings(), port: 1 }, log);
   });
   beforeEach(() => rows('facebook example.com @SOCIAL', 'anton @SOCIAL ALIAS', 'a/b example.com MAILDIR,PAM'));
   directoryContract('the table', () => ({
@@ -318,7 +326,10 @@ describe('the domains of the table', () => {
   let linked: Database;
   before(async () => {
     link = await startProxy(container.getPort(), container.getHost());
-    linked = await openDatabase({ ...settings(), port: link.port }, true, { ...log, warn: () => {}, info: () => {} });
+    linked = await connectTo(
+      { ...settings(), port: link.port },
+      { ...log, warn: () => {}, error: () => {}, info: () => {} },
+    );
     folder = await mkdtemp(join(tmpdir(), 'slimsmtp-'));
   });
   beforeEach(async () => {
@@ -358,8 +369,8 @@ describe('the domains of the table', () => {
     assert.deepEqual(withIndex.split('\n'), ['0.example', 'xn--bcher-kva.example', 'in-the-table.example']);
     await admin.query("CREATE ROLE reader LOGIN PASSWORD 'pass'");
     await admin.query('GRANT SELECT ON smtp TO reader');
-    await admin.query('DROP INDEX smtp_lower');
-    const reader = await openDatabase({ ...settings('reader', 'pass'), port: link.port }, true, log);
+    await admin.query('DROP INDEX smtp_address');
+    const reader = await connectTo({ ...settings('reader', 'pass'), port: link.port }, log);
     const domains = new TableDomains({ database: reader, settings: [], file: `${file}.reader`, log });
     try {
       await domains.start();
@@ -465,8 +476,137 @@ describe('an outage', () => {
   });
 });
 
+describe('what people have in place of our table, our server and our settings', () => {
+  test('rows typed by hand count: blanks around mailbox and domain, a final dot', async () => {
+    await rows('anton example.com PAM');
+    const insert = 'INSERT INTO smtp (mailbox, domain, account_backend) VALUES ($1, $2, $3)';
+    await admin.query(insert, [' Blank\t', ' blank.example ', 'MAILDIR']);
+    await admin.query(insert, ['dot', 'dot.example.', 'MAILDIR']);
+    await admin.query(insert, ['team', 'dot.example', ' @Crew ']);
+    await admin.query(insert, [' dot ', '@CREW ', 'ALIAS']);
+    assert.equal(await where('blank@blank.example'), '/var/mail/blank.example/blank');
+    assert.equal(await where('dot@dot.example'), '/var/mail/dot.example/dot');
+    assert.equal(await where('team@dot.example'), '/var/mail/dot.example/dot');
+    const domains = new TableDomains({ database, settings: [], file: join(tmpdir(), `domains-${process.pid}`), log });
+    await domains.start();
+    assert.equal(await domains.hosts('blank.example'), true);
+    assert.equal(await domains.hosts('dot.example'), true);
+  });
+
+  test('a view without id in another schema, read by a role that may only read, works and says so once', async () => {
+    await rows('b a.example MAILDIR');
+    await admin.query(`CREATE SCHEMA elsewhere; ALTER TABLE smtp RENAME TO rows_of_smtp;
+      CREATE VIEW elsewhere.smtp AS SELECT mailbox, domain, account_backend FROM rows_of_smtp;
+      CREATE ROLE viewer LOGIN PASSWORD 'pass'; GRANT USAGE ON SCHEMA elsewhere TO viewer;
+      GRANT SELECT ON elsewhere.smtp TO viewer; ALTER ROLE viewer SET search_path = elsewhere`);
+    try {
+      const viewer = await connectTo(settings('viewer', 'pass'), log);
+      assert.equal(await where('b@a.example', directory({ from: viewer })), '/var/mail/a.example/b');
+      await until(5_000, async () =>
+        logged.some(({ fields, message }) => /view|index/.test(message + fields['error'])),
+      );
+      assert.equal(viewer.isUp, true);
+      assert.deepEqual(
+        warnings().filter(({ fields }) => String(fields['statement']).startsWith('CREATE INDEX')),
+        [],
+        'an index on a view is advised, which nobody can make',
+      );
+    } finally {
+      await admin.query(`DROP VIEW elsewhere.smtp; DROP SCHEMA elsewhere; ALTER TABLE rows_of_smtp RENAME TO smtp;
+        DROP OWNED BY viewer; DROP ROLE viewer`);
+    }
+  });
+
+  test('a table that lacks a column is one clear error and stays down, until it has it', async () => {
+    await rows('b a.example MAILDIR');
+    await admin.query('ALTER TABLE smtp RENAME account_backend TO backend');
+    logged.length = 0;
+    try {
+      for (let i = 0; i < 4; i++) {
+        await assert.rejects(where('b@a.example'), CannotTell);
+        assert.equal(database.isUp, false);
+        // Another statement that succeeds does not hide the fault.
+        await database.query({ name: 'slimsmtp_other', text: 'SELECT' });
+        assert.equal(database.isUp, false);
+      }
+      assert.equal(warnings().length, 1);
+      assert.match(String(warnings()[0]?.fields['advice']), /columns/);
+    } finally {
+      await admin.query('ALTER TABLE smtp RENAME backend TO account_backend');
+    }
+    assert.equal(await where('b@a.example'), '/var/mail/a.example/b');
+    assert.equal(database.isUp, true);
+  });
+
+  test('sslmode=prefer makes do without TLS where the server has none', async () => {
+    await rows('b a.example MAILDIR');
+    const plain = await connectTo({ ...settings(), query: '&sslmode=prefer' }, log);
+    assert.equal(await where('b@a.example', directory({ from: plain })), '/var/mail/a.example/b');
+    const strict = await connectTo({ ...settings(), query: '&sslmode=require' }, log);
+    await assert.rejects(where('b@a.example', directory({ from: strict })), CannotTell);
+  });
+
+  test('a password that was rotated in its file is used by the next connection', async () => {
+    await rows('b a.example MAILDIR');
+    const folder = await mkdtemp(join(tmpdir(), 'slimsmtp-'));
+    const passwordFile = join(folder, 'password');
+    await admin.query("CREATE ROLE rotated LOGIN PASSWORD 'first'; GRANT SELECT ON smtp TO rotated");
+    try {
+      await writeFile(passwordFile, 'first\n');
+      const { port } = proxy;
+      const connectionString = `postgres://rotated:first@127.0.0.1:${port}/${container.getDatabase()}`;
+      const rotated = await openDatabase({ settings: { connectionString, passwordFile }, log });
+      const from = directory({ from: rotated });
+      assert.equal(await where('b@a.example', from), '/var/mail/a.example/b');
+      await admin.query("ALTER ROLE rotated PASSWORD 'second'");
+      await admin.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotated'");
+      await until(5_000, () =>
+        where('b@a.example', from).then(
+          () => false,
+          () => true,
+        ),
+      );
+      await writeFile(passwordFile, 'second\n');
+      await until(5_000, async () => (await where('b@a.example', from).catch(() => '')) === '/var/mail/a.example/b');
+    } finally {
+      await admin.query('DROP OWNED BY rotated; DROP ROLE rotated');
+      await rm(folder, { recursive: true });
+    }
+  });
+
+  for (const mode of ['session', 'transaction'])
+    test(`PgBouncer that pools by ${mode} in front of it works`, { timeout: 60_000 }, async () => {
+      await rows('b a.example MAILDIR', 'anton @S ALIAS', 'x a.example @S');
+      const [user, password, name] = [container.getUsername(), container.getPassword(), container.getDatabase()];
+      const server = `host=${container.getIpAddress('bridge')} port=5432`;
+      const ini = `[databases]\n${name} = ${server}\n[pgbouncer]\nlisten_addr = *\nlisten_port = 6432\nauth_type = scram-sha-256
+auth_file = /tmp/users\npool_mode = ${mode}\nmax_prepared_statements = 0\n`;
+      const pooler = await new GenericContainer('slimsmtp-peer:test')
+        .withCopyContentToContainer([
+          { content: ini, target: '/tmp/bouncer.ini', mode: 0o644 },
+          { content: `"${user}" "${password}"\n`, target: '/tmp/users', mode: 0o644 },
+        ])
+        .withCommand(['pgbouncer', '-u', 'postgres', '/tmp/bouncer.ini'])
+        .withExposedPorts(6432)
+        .start();
+      try {
+        const pooled = await connectTo({ ...settings(), port: pooler.getMappedPort(6432) }, log);
+        const from = directory({ from: pooled });
+        for (let i = 0; i < 10; i++) {
+          now += 1000;
+          const [one, two] = await Promise.all([where('b@a.example', from), where('x@a.example', from)]);
+          assert.deepEqual([one, two], ['/var/mail/a.example/b', 'anton:Maildir']);
+        }
+        assert.equal(pooled.isUp, true);
+        assert.deepEqual(warnings(), []);
+      } finally {
+        await pooler.stop();
+      }
+    });
+});
+
 async function hasIndex(): Promise<boolean> {
-  const { rows: found } = await admin.query("SELECT to_regclass('smtp_lower') IS NOT NULL AS is");
+  const { rows: found } = await admin.query("SELECT to_regclass('smtp_address') IS NOT NULL AS is");
   return found[0].is;
 }
 

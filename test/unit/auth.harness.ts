@@ -39,7 +39,7 @@ export async function openLogins(
     mainDomain: 'example.com',
     folder,
     steward: undefined,
-    query: undefined,
+    tablePasswords: undefined,
     isShared: () => false,
     clientKey: client => client,
     clock: systemClock,

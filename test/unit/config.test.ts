@@ -341,7 +341,7 @@ test('a database is taken from DATABASE_URL, and what it leaves out from PG name
     [{ DATABASE_URL: 'mysql://x/y' }, /^DATABASE_URL="\*\*\*": postgres:\/\/user/],
     [{ DATABASE_URL: 'postgres://me:p/w@h/d' }, /^DATABASE_URL="\*\*\*": postgres/],
     [{ PGHOST: 'db', PGPORT: 'x' }, /^PGPORT="x"/],
-    [{ PGHOST: 'db', PGSSLMODE: 'prefer' }, /^PGSSLMODE="prefer": one of/],
+    [{ PGHOST: 'db', PGSSLMODE: 'some' }, /^PGSSLMODE="some": one of/],
   ] as const) {
     assert.equal(problems(variables).length, 1, String(words));
     assert.match(problems(variables)[0] ?? '', words);
@@ -359,6 +359,36 @@ test('PGSSLMODE and sslmode mean what they mean to libpq: require encrypts, and 
   assert.deepEqual(database({ PGHOST, PGSSLMODE: 'verify-full', PGSSLROOTCERT: root }).ssl, { ca: 'CA' });
   const { ca, rejectUnauthorized } = Object(database({ PGHOST, PGSSLMODE: 'require', PGSSLROOTCERT: root }).ssl);
   assert.deepEqual([ca, rejectUnauthorized], ['CA', undefined]);
+});
+
+test('prefer and allow try TLS, and a Unix socket never has any', () => {
+  for (const mode of ['prefer', 'allow']) {
+    const { connectionString } = load({ PGHOST: 'db', PGSSLMODE: mode }).database ?? {};
+    assert.match(connectionString ?? '', /sslmode=prefer/);
+    assert.deepEqual(database({ DATABASE_URL: `postgres://db?sslmode=${mode}` }).ssl, { rejectUnauthorized: false });
+  }
+  assert.equal(database({ PGHOST: '/run/postgresql', PGSSLMODE: 'require' }).ssl, false);
+});
+
+test('a Unix socket may be named in the URL as libpq has it, with and without a user', () => {
+  for (const DATABASE_URL of [
+    'postgresql://me@/mail?host=/run/postgresql',
+    'postgresql://me:p@/mail?host=/run/postgresql',
+  ]) {
+    const { host, user, database: name } = database({ DATABASE_URL });
+    assert.deepEqual([host, user, name], ['/run/postgresql', 'me', 'mail']);
+  }
+  assert.equal(database({ DATABASE_URL: 'postgresql:///mail?host=/folder' }).host, '/folder');
+  assert.equal(database({ DATABASE_URL: 'postgres://me@/mail', PGHOST: 'db' }).host, 'db');
+});
+
+test('the file of the database password is known, so that it can be read again', () => {
+  const PGPASSWORD_FILE = file('secret\n');
+  assert.equal(load({ PGHOST: 'db', PGPASSWORD_FILE }).database?.passwordFile, PGPASSWORD_FILE);
+  const DATABASE_URL_FILE = file('postgres://me:secret@db/mail\n');
+  assert.equal(load({ DATABASE_URL_FILE }).database?.urlFile, DATABASE_URL_FILE);
+  const both = load({ DATABASE_URL: 'postgres://me:secret@db/mail', PGPASSWORD_FILE }).database;
+  assert.equal(both?.passwordFile, undefined, 'the password of the URL wins');
 });
 
 test('with a database, storages default to it before the catch-all, and may be in domains that only it knows', () => {

@@ -56,7 +56,7 @@ async function start(options: Parameters<typeof startServer>[0] = {}) {
   };
   const users = [{ kind: 'inline' as const, name: 'anton', secret: 'secret' }];
   const throttle = { isShared: () => false, clientKey: (client: string) => client };
-  const sources = { users, mainDomain: 'example.com', folder, steward: undefined, query: undefined };
+  const sources = { users, mainDomain: 'example.com', folder, steward: undefined, tablePasswords: undefined };
   const authenticator = await createAuthenticator({ ...throttle, ...sources, clock, random, log: silent });
   const times = { lifetimeMs: 3_600_000, retryMs: [60_000], delayNoticeMs: 3_600_000 };
   const transports = { here: transport, relay: transport, domain: transport };

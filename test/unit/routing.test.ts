@@ -11,7 +11,7 @@ import {
   domainDirectory,
   postmasterDirectory,
 } from '../../src/routing/address-map.ts';
-import { toFileName } from '../../src/routing/postgres.ts';
+import { toFileName } from '../../src/postgres/routes.ts';
 import { createResolver } from '../../src/routing/resolver.ts';
 import { directoryContract, mailbox } from '../contract/directory.ts';
 

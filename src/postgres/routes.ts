@@ -7,20 +7,15 @@ import { join } from 'node:path';
 import { domainToUnicode } from 'node:url';
 import { CannotTell } from '../mail/ports.ts';
 import { routeKey } from '../mail/message.ts';
-import { toMailbox } from '../mail/address.ts';
+import { formatMailbox, toMailbox } from '../mail/address.ts';
 import type { Accounts, Directory, Explain, Found } from '../mail/ports.ts';
 import type { Log } from '../system/log.ts';
 import type { Mailbox } from '../mail/address.ts';
+import { accountRoute } from '../mail/account-route.ts';
 import type { Route } from '../mail/message.ts';
 import type { Clock } from '../system/world.ts';
-import { accountRoute } from './accounts.ts';
-import { show } from './resolver.ts';
-
-/** Runs a prepared statement. Rejects with CannotTell, whatever the reason. */
-export type Query = (
-  statement: { readonly name: string; readonly text: string },
-  values: readonly (readonly string[])[],
-) => Promise<readonly Readonly<Record<string, string | null>>[]>;
+import type { Query } from './pool.ts';
+import { domainColumn, mailboxColumn } from './columns.ts';
 
 export type TableOptions = Readonly<{
   query: Query;
@@ -31,19 +26,19 @@ export type TableOptions = Readonly<{
   log: Log;
 }>;
 
-// COLLATE "C": as in the index (see postgres/pool.ts), or PostgreSQL would not use it.
 const address = {
   name: 'slimsmtp_address',
   text: `SELECT account_backend::text AS backend FROM smtp
-    WHERE lower(domain) COLLATE "C" = ANY($1::text[]) AND lower(mailbox) COLLATE "C" = ANY($2::text[]) ORDER BY id`,
+    WHERE ${domainColumn()} = ANY($1::text[]) AND ${mailboxColumn()} = ANY($2::text[]) ORDER BY 1`,
 };
+// Every row of a member stands with the member; `has_row` tells a member without a row from one whose row is empty.
 const members = {
   name: 'slimsmtp_members',
-  text: `SELECT lower(m.domain) AS shared, m.mailbox::text AS member, r.id::text AS row, r.account_backend::text AS backend
-    FROM smtp m LEFT JOIN smtp r ON lower(r.domain) COLLATE "C" = ANY($2::text[])
-      AND lower(r.mailbox) COLLATE "C" = lower(m.mailbox) COLLATE "C"
-    WHERE lower(m.domain) COLLATE "C" = ANY($1::text[]) AND upper(btrim(m.account_backend)) = 'ALIAS'
-      AND m.mailbox <> '' ORDER BY m.id, r.id`,
+  text: `SELECT ${domainColumn('m')} AS shared, m.mailbox::text AS member,
+      (r.domain IS NOT NULL)::text AS has_row, r.account_backend::text AS backend
+    FROM smtp m LEFT JOIN smtp r ON ${domainColumn('r')} = ANY($2::text[]) AND ${mailboxColumn('r')} = ${mailboxColumn('m')}
+    WHERE ${domainColumn('m')} = ANY($1::text[]) AND upper(btrim(m.account_backend)) = 'ALIAS'
+      AND ${mailboxColumn('m')} <> '' ORDER BY 1, ${mailboxColumn('m')}, 4`,
 };
 
 /** One look-up: what it has found, and the shared mailboxes on the way in the order in which they were met. */
@@ -67,7 +62,7 @@ export class TableDirectory implements Directory {
     const second = Math.floor(this.#options.clock.now() / 1000);
     if (second !== this.#second) this.#recent.clear();
     this.#second = second;
-    const key = show(mailbox);
+    const key = formatMailbox(mailbox);
     const found = this.#recent.get(key) ?? this.#find(mailbox);
     this.#recent.set(key, found);
     found.catch(() => this.#recent.delete(key));
@@ -96,25 +91,27 @@ export class TableDirectory implements Directory {
       for (const shared of asked)
         if (!rows.some(row => row['shared'] === shared)) this.#complain(mailbox, `${shared} has no members`, search);
       for (const row of rows) {
-        const member = toMailbox({ local: row['member'] ?? '', domain: mailbox.domain });
+        const member = toMailbox({ local: (row['member'] ?? '').trim(), domain: mailbox.domain });
         if (member === undefined) continue;
         indent(depth)(`member ${member.local} of ${row['shared']}`);
         search.explain = indent(depth + 1);
         // Without a row of its own, a member is the Unix account of that name.
-        await this.#follow(row['row'] === null ? 'PAM' : row['backend'], member, search);
+        await this.#follow(row['has_row'] === 'false' ? 'PAM' : row['backend'], member, search);
       }
     }
     const routes = [...search.routes.values()];
     if (routes.length > 0) return search.shared.size > 0 ? { routes, via: 'shared' } : { routes };
     if (isMistaken && !hasDefault)
-      throw new CannotTell(`the row of ${show(mailbox)} in table smtp is mistaken: see the log`, { status: '4.3.5' });
+      throw new CannotTell(`the row of ${formatMailbox(mailbox)} in table smtp is mistaken: see the log`, {
+        status: '4.3.5',
+      });
     return undefined;
   }
 
   /** Adds what one cell of account_backend means for a mailbox. */
   async #follow(cell: string | null | undefined, mailbox: Mailbox, search: Search): Promise<void> {
     const { accounts, mailRoot } = this.#options;
-    const say: Explain = line => search.explain(`${show(mailbox)} is ${line}`);
+    const say: Explain = line => search.explain(`${formatMailbox(mailbox)} is ${line}`);
     for (const backend of (cell ?? '').split(',').map(part => part.trim())) {
       let route: Route | undefined;
       if (/^@./.test(backend)) {
@@ -127,7 +124,7 @@ export class TableDirectory implements Directory {
       } else if (!/^PAM$/i.test(backend)) {
         this.#complain(mailbox, `unknown backend '${backend}': PAM, MAILDIR or @NAME is wanted`, search);
       } else if (accounts === undefined) {
-        const reason = `${show(mailbox)} is a Unix account, and only a server started as root delivers to those`;
+        const reason = `${formatMailbox(mailbox)} is a Unix account, and only a server started as root delivers to those`;
         throw new CannotTell(reason, { status: '4.3.5' });
       } else {
         route = await accountRoute(accounts, mailbox.local, line => say(`PAM: ${line}`));
@@ -140,12 +137,12 @@ export class TableDirectory implements Directory {
   /** An operator's mistake: explained each time, logged once a minute. */
   #complain(mailbox: Mailbox, mistake: string, search: Search): void {
     search.mistakes += 1;
-    const text = `${show(mailbox)}: ${mistake}`;
+    const text = `${formatMailbox(mailbox)}: ${mistake}`;
     search.explain(text);
     const minute = Math.floor(this.#options.clock.now() / 60_000);
     if (minute !== this.#minute) this.#logged.clear();
     this.#minute = minute;
-    const fields = { mailbox: show(mailbox), mistake };
+    const fields = { mailbox: formatMailbox(mailbox), mistake };
     if (!this.#logged.has(text)) this.#options.log.warn(fields, 'a row of table smtp leads nowhere');
     this.#logged.add(text);
   }
