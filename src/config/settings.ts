@@ -36,6 +36,8 @@ const table = {
   SLIM_RELAY_PASSWORD: optional(String, { mask: hidden }),
   SLIM_EXTERNAL_TLS: required(values.oneOf('required', 'opportunistic'), { initially: 'required' }),
   SLIM_QUEUE_LIFETIME: required(values.wait, { initially: '5d' }),
+  SLIM_MAX_SESSIONS_OUT: required(values.count, { initially: '20' }),
+  SLIM_MAX_RECIPIENTS_OUT: required(values.count, { initially: '100' }),
   SLIM_RETRY: required(values.waits, { separator: words, initially: '1m\n5m\n15m\n1h\n3h' }),
   SLIM_DELAY_NOTICE: required(values.wait, { initially: '4h' }),
   SLIM_STORAGES: required(values.storages, { separator: words }),
@@ -120,6 +122,8 @@ function load(environment: Environment) {
     relay: clean.SLIM_RELAY_HOST === undefined ? undefined : relay(clean.SLIM_RELAY_HOST, clean),
     externalTls: clean.SLIM_EXTERNAL_TLS,
     queue: { lifetimeMs: clean.SLIM_QUEUE_LIFETIME, retryMs: clean.SLIM_RETRY, delayNoticeMs: clean.SLIM_DELAY_NOTICE },
+    maxSessionsOut: clean.SLIM_MAX_SESSIONS_OUT, // at once, to one destination
+    maxRecipientsOut: clean.SLIM_MAX_RECIPIENTS_OUT, // of one transaction
     supports: clean.SLIM_SUPPORTS, // what may be announced, in order
     maxSizeBytes: Number(clean.SLIM_SUPPORTS.find(({ name }) => name === 'SIZE')?.parameter ?? clean.SLIM_MAX_SIZE),
     storages: {

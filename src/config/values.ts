@@ -41,6 +41,7 @@ const listOf =
 export const oneOf = <const T extends string>(...choices: readonly T[]): Parser<T> =>
   parser(`one of ${choices.join(', ')} is wanted`, /(.*)/s, text => choices.find(each => each === text));
 export const limit = parser('a whole number is wanted, such as 100; 0 is no limit', /^(\d{1,9})$/, Number);
+export const count = parser('a whole number from 1 is wanted, such as 20', /^([1-9]\d{0,5})$/, Number);
 export const port = parser('a port is wanted', /^(\d{1,5})$/, text => Number(text) <= 65_535 && Number(text));
 
 export const size = parser('a size is wanted, such as 50M (K, M, G)', /^(\d{1,12})([KMG]?)$/, (digits, unit) => {

@@ -67,7 +67,14 @@ export class Incoming {
     this.#recipients = recipients.map(({ address, notify, originalRecipient }, at) => {
       const { domain = '', found } = destinations[at] ?? {};
       const wish = { ...(notify && { notify }), ...(originalRecipient && { originalRecipient }) };
-      return { address: address.text, domain, ...(found && { routes: found.routes }), ...wish };
+      const isShared = found?.via === 'shared';
+      return {
+        address: address.text,
+        domain,
+        ...(found && { routes: found.routes }),
+        ...(isShared && { isShared }),
+        ...wish,
+      };
     });
     const routes = this.#recipients.flatMap(recipient => recipient.routes ?? []);
     this.#routes = new Map(routes.map(route => [routeKey(route), route]));
@@ -148,8 +155,8 @@ export class Incoming {
         for (const route of routes) later.add(routeKey(route));
       }
     const waiting = this.#recipients.flatMap(recipient => {
-      // Each copy once, whoever it was for.
-      const routes = recipient.routes?.filter(route => later.delete(routeKey(route)));
+      // A copy that waits belongs to each recipient whose mail it carries. The queue still makes it once.
+      const routes = recipient.routes?.filter(route => later.has(routeKey(route)));
       return routes?.length === 0 ? [] : [{ ...recipient, ...(routes && { routes }) }];
     });
     const entry = { ...this.#entry, is8Bit: !this.#isAscii, recipients: waiting };

@@ -27,6 +27,8 @@ export type QueueRecipient = {
   readonly domain: string;
   /** Unset: for another server. Else the mail stays here, and goes there; empty: that is still to be looked up. */
   readonly routes?: readonly Route[];
+  /** It is a shared mailbox: copies of it mean 'expanded', not 'delivered' (RFC 3461 §5.2.7.1). */
+  readonly isShared?: boolean;
   readonly notify?: readonly Notify[];
   readonly originalRecipient?: string; // ORCPT as sent: type, semicolon, xtext
 };
@@ -46,6 +48,8 @@ export type QueueEntry = {
   /** Octets at the start of the message that are for Maildirs alone (Return-Path). */
   readonly skipBytes: number;
   readonly recipients: readonly QueueRecipient[];
+  /** The `routeKey` of each copy that has been made already, while some of its recipients wait for others: each is made once. */
+  readonly madeCopies?: readonly string[];
 };
 
 /** The next hop: who takes the message from us. Attempts are planned and counted by it. */
@@ -88,6 +92,8 @@ export type Delivery = {
   readonly isBusy?: true;
   /** Nothing was tried, because `Place.enter` said no: it does not count as an attempt. Always with `deferred`. */
   readonly isCrowded?: true;
+  /** Mail that stays here: the `routeKey` of each copy that was made. */
+  readonly copies?: readonly string[];
   /** The next hop has promised notices of its own (DSN). */
   readonly isDsnPassedOn?: boolean;
 };

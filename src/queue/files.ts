@@ -24,9 +24,10 @@ export type StoredRecipient = QueueRecipient & {
   isHeld?: boolean;
   isDelayTold?: boolean;
 };
-export type StoredEntry = Omit<QueueEntry, 'recipients'> & {
+export type StoredEntry = Omit<QueueEntry, 'recipients' | 'madeCopies'> & {
   readonly sizeBytes: number;
   readonly recipients: readonly StoredRecipient[];
+  madeCopies?: readonly string[];
 };
 
 /** A message without files; the journal lets go of it by `release`. */

@@ -1,59 +1,90 @@
 // The transport of mail that stays here but could not be delivered at once: the queue tries it again through this.
-// Promises: each recipient on its own, so that one full mailbox holds up no other; what cannot be told is deferred.
-// Never decides anew where mail goes, unless that could not be told when it was taken (`routes` is empty).
-import { CannotTell, type Prepared, type Resolution, type Resolve, type Storage } from '../mail/ports.ts';
-import type { Message } from '../mail/message.ts';
+// Promises:
+// - A copy that several recipients share is made once, and belongs to each of them: a recipient is delivered when all of its
+//   copies are made.
+// - One full mailbox holds up no other: each copy is tried by itself, and what is made already is not made again.
+// - What cannot be told now is deferred, never failed.
+// - Where mail goes is never decided anew, unless it could not be told when the mail was taken (`routes` is empty).
+import { CannotTell, type Place, type Resolve, type Storage, type Transport } from '../mail/ports.ts';
+import {
+  type Delivery,
+  type Message,
+  type QueueEntry,
+  type QueueRecipient,
+  type Route,
+  routeKey,
+} from '../mail/message.ts';
 import { toMailbox } from '../mail/address.ts';
-import type { Delivery, QueueEntry, QueueRecipient, Route } from '../mail/message.ts';
-import type { Place, Transport } from '../mail/ports.ts';
 import { parseAddress } from '../smtp/address.ts';
 
 export type LocalOptions = Readonly<{
   storages: Readonly<Record<Route['kind'], Storage>>;
   resolve: Resolve;
-  remote: Transport; // for a recipient that turns out to be elsewhere
+  /** For a recipient that turns out to be elsewhere. */
+  remote: Transport;
   isRelayed: boolean;
 }>;
 
 export function localTransport({ storages, resolve, remote, isRelayed }: LocalOptions): Transport {
-  async function store(routes: readonly Route[], message: Message): Promise<Delivery> {
-    const prepared: Prepared[] = [];
-    try {
-      for (const [kind, group] of Map.groupBy(routes, route => route.kind))
-        prepared.push(await storages[kind].prepare(group, message));
-    } catch (error) {
-      await Promise.all(prepared.map(copies => copies.abort()));
-      throw error;
-    }
-    await Promise.all(prepared.map(copies => copies.commit()));
-    return { kind: 'delivered', status: '2.0.0', text: 'delivered to its mailbox' };
-  }
-
-  async function attempt(recipient: QueueRecipient, entry: QueueEntry, message: Message, place: Place) {
-    const { address, domain, routes = [] } = recipient;
-    const parsed = parseAddress(address);
-    const mailbox = parsed && toMailbox(parsed);
-    const unknown: Resolution = { kind: 'unknown' };
-    const found = routes.length > 0 ? { kind: 'local' as const, routes } : mailbox ? await resolve(mailbox) : unknown;
-    if (found.kind === 'local') return [await store(found.routes, message)];
-    if (found.kind === 'elsewhere') {
-      const hop = isRelayed ? ({ kind: 'relay' } as const) : ({ kind: 'domain', domain } as const);
-      return remote.deliver(hop, entry, message, [recipient], place);
-    }
-    return [{ kind: 'failed' as const, status: '5.1.1', text: 'there is no such mailbox' }];
-  }
-
   return {
     async deliver(_hop, entry, message, recipients, place) {
+      const makeCopies = copier(storages, entry, message, place);
       const deliveries: Delivery[] = [];
       for (const recipient of recipients)
         try {
-          deliveries.push(...(await attempt(recipient, entry, message, place)));
+          const found = await routesOf(recipient, resolve);
+          if (found === 'nowhere')
+            deliveries.push({ kind: 'failed', status: '5.1.1', text: 'there is no such mailbox' });
+          else if (found !== 'elsewhere') deliveries.push(await makeCopies(found));
+          else {
+            const { domain } = recipient;
+            const hop = isRelayed ? ({ kind: 'relay' } as const) : ({ kind: 'domain', domain } as const);
+            deliveries.push(...(await remote.deliver(hop, entry, message, [recipient], place)));
+          }
         } catch (error) {
-          const status = error instanceof CannotTell ? error.status : '4.3.0';
-          deliveries.push({ kind: 'deferred', status, text: `it cannot be stored now: ${String(error)}` });
+          deliveries.push(deferral(error));
         }
       return deliveries;
     },
   };
+}
+
+async function routesOf({ address, routes = [] }: QueueRecipient, resolve: Resolve) {
+  if (routes.length > 0) return routes;
+  const parsed = parseAddress(address);
+  const mailbox = parsed && toMailbox(parsed);
+  const found = mailbox && (await resolve(mailbox));
+  if (found?.kind === 'local') return found.routes;
+  return found?.kind === 'elsewhere' ? 'elsewhere' : 'nowhere';
+}
+
+/** Makes the copies of one recipient after the other; what it has made, or failed to make, holds for all that share the copy. */
+function copier(storages: LocalOptions['storages'], entry: QueueEntry, message: Message, place: Place) {
+  const made = new Set(entry.madeCopies);
+  const failures = new Map<string, unknown>();
+  const make = async (route: Route, key: string): Promise<void> => {
+    if (made.has(key) || failures.has(key)) return;
+    try {
+      if (place.signal.aborted) throw new CannotTell('the attempt took long, and others wait for its place');
+      const prepared = await storages[route.kind].prepare([route], message);
+      await prepared.commit();
+      made.add(key);
+    } catch (error) {
+      failures.set(key, error);
+    }
+    place.progressed();
+  };
+  return async (routes: readonly Route[]): Promise<Delivery> => {
+    const keys = routes.map(routeKey);
+    for (const [index, route] of routes.entries()) await make(route, keys[index] ?? '');
+    const copies = keys.filter(key => made.has(key));
+    const failed = keys.find(key => failures.has(key));
+    if (failed !== undefined) return { ...deferral(failures.get(failed)), copies };
+    return { kind: 'delivered', status: '2.0.0', text: 'delivered to its mailbox', copies };
+  };
+}
+
+function deferral(error: unknown): Delivery {
+  const status = error instanceof CannotTell ? error.status : '4.3.0';
+  return { kind: 'deferred', status, text: `it cannot be stored now: ${String(error)}` };
 }

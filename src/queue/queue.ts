@@ -433,8 +433,10 @@ export class DiskQueue implements Queue {
     const outcomes = new Map<StoredRecipient, Outcome>();
     for (const [recipient, delivery] of results) {
       if (recipient.isDone) continue; // removed meanwhile
-      const isOver = delivery.kind === 'deferred' && now >= endsAt && !recipient.isHeld;
-      recipient.last = isOver ? givenUp(delivery) : delivery;
+      const { copies = [], ...last } = delivery;
+      if (copies.length > 0) record.madeCopies = [...new Set([...(record.madeCopies ?? []), ...copies])];
+      const isOver = last.kind === 'deferred' && now >= endsAt && !recipient.isHeld;
+      recipient.last = isOver ? givenUp(last) : last;
       const wait = Math.round((this.#step(recipient.attempts) * (900 + random.below(201))) / 1000);
       // The last attempt is made at the very end.
       if (isAttempt) recipient.nextAt = now < endsAt ? Math.min(now + wait, endsAt) : now + wait;
@@ -557,5 +559,6 @@ function actionFor(to: StoredRecipient, delivery: Delivery, isLate: boolean): Ou
   if (delivery.kind === 'deferred')
     return !to.isDelayTold && (isLate || delivery.status === '4.7.4') ? 'delayed' : undefined;
   if (!to.notify?.includes('SUCCESS') || delivery.isDsnPassedOn) return undefined;
-  return delivery.remote === undefined ? 'delivered' : 'relayed';
+  if (delivery.remote !== undefined) return 'relayed';
+  return to.isShared ? 'expanded' : 'delivered';
 }

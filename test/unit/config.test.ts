@@ -494,6 +494,11 @@ test('the queue has the times of the contract, and takes others', () => {
   const own = load({ SLIM_QUEUE_LIFETIME: '6s', SLIM_RETRY: '1s,1s 2s', SLIM_DELAY_NOTICE: '20d' });
   assert.deepEqual(own.queue, { lifetimeMs: 6000, retryMs: [1000, 1000, 2000], delayNoticeMs: 20 * 24 * hour });
   assert.match(problems({ SLIM_RETRY: '1m,soon' }).join(), /^SLIM_RETRY="soon": a duration/);
+  assert.deepEqual([load({}).maxSessionsOut, load({}).maxRecipientsOut], [20, 100]);
+  const slow = load({ SLIM_MAX_SESSIONS_OUT: '2', SLIM_MAX_RECIPIENTS_OUT: '10' });
+  assert.deepEqual([slow.maxSessionsOut, slow.maxRecipientsOut], [2, 10]);
+  assert.match(problems({ SLIM_MAX_SESSIONS_OUT: '0' }).join(), /^SLIM_MAX_SESSIONS_OUT="0": a whole number from 1/);
+  assert.match(problems({ SLIM_MAX_RECIPIENTS_OUT: 'many' }).join(), /^SLIM_MAX_RECIPIENTS_OUT="many": a whole number/);
   assert.deepEqual([load({}).externalTls, load({}).senderCheck], ['required', 'strict']);
 });
 

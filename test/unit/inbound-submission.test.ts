@@ -187,6 +187,32 @@ describe('a copy that cannot be made now', () => {
     assert.match(sent[0]?.content ?? '', /^Received: [^]*hello\n$/);
   });
 
+  it('belongs to each recipient whose mail it carries, with the wish of each', async () => {
+    const routes = async (): Promise<Resolution> => ({ kind: 'local', routes: [home], via: 'shared' });
+    const there = async (to: Mailbox): Promise<Resolution> =>
+      to.local === 'berta' || to.local === 'carla' ? routes() : hosted(to);
+    const { sent, reported } = await start({ resolve: there, account: broken });
+    const client = await Client.to(server);
+    await client.ask('EHLO client.example.net');
+    await client.ask('MAIL FROM:<me@example.net>');
+    await client.ask('RCPT TO:<berta@example.com> NOTIFY=NEVER');
+    await client.ask('RCPT TO:<carla@example.com> NOTIFY=SUCCESS,FAILURE');
+    await client.ask('RCPT TO:<anton@example.com>');
+    await client.ask('DATA');
+    assert.match(await client.ask('hello\r\n.'), /^250 2\.0\.0 Queued/);
+    assert.deepEqual(
+      sent[0]?.entry.recipients.map(({ address, routes: owed, notify, isShared }) => [address, owed, notify, isShared]),
+      [
+        ['berta@example.com', [home], ['NEVER'], true],
+        ['carla@example.com', [home], ['SUCCESS', 'FAILURE'], true],
+      ],
+    );
+    assert.deepEqual(
+      reported.map(({ outcomes }) => outcomes.map(({ action, recipient }) => [action, recipient.address])),
+      [[['expanded', 'carla@example.com']]],
+    );
+  });
+
   it('is 451 when it was the only one, and nothing is left', async () => {
     const { sent, queue: empty } = await start({ resolve, account: broken });
     const client = await Client.to(server);

@@ -1,0 +1,123 @@
+// Mail that stays here and could not be delivered at once: a copy that recipients share is made once and belongs to each of them,
+// one full mailbox holds up no other, and what is made is remembered over attempts. Doubles: storages, resolver, remote transport.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { localTransport } from '../../src/queue/local.ts';
+import { freePlace } from '../../src/queue/places.ts';
+import { CannotTell, type Resolution, type Storage, type Transport } from '../../src/mail/ports.ts';
+import { type Delivery, type QueueRecipient, type Route, nextHopKey, routeKey } from '../../src/mail/message.ts';
+import { queueEntry } from '../contract/queue.ts';
+import { memory } from '../contract/storage.ts';
+
+const maildir = (name: string): Route => ({ kind: 'maildir', path: `/mail/${name}`, root: '/mail' });
+const to = (local: string, ...routes: Route[]): QueueRecipient => ({
+  address: `${local}@example.com`,
+  domain: 'example.com',
+  routes,
+});
+const message = memory('Subject: x\n\nx\n');
+
+/** What the storages made, and what comes of an attempt. */
+function open(found: Resolution | (() => Promise<Resolution>) = { kind: 'unknown' }, isRelayed = false) {
+  const made: string[] = [];
+  const broken = new Set<string>();
+  const storage: Storage = {
+    async prepare(routes) {
+      for (const route of routes) if (broken.has(routeKey(route))) throw new CannotTell('full', { status: '4.2.2' });
+      return { commit: async () => void made.push(...routes.map(routeKey)), abort: async () => undefined };
+    },
+  };
+  const remote: Transport = {
+    async deliver(hop, _entry, _message, recipients) {
+      return recipients.map(() => ({ kind: 'delivered', status: '2.0.0', text: nextHopKey(hop), remote: 'mx' }));
+    },
+  };
+  const storages = { maildir: storage, account: storage };
+  const transport = localTransport({
+    storages,
+    resolve: async () => (typeof found === 'function' ? found() : found),
+    remote,
+    isRelayed,
+  });
+  const attempt = (
+    recipients: readonly QueueRecipient[],
+    madeCopies: readonly string[] = [],
+  ): Promise<readonly Delivery[]> =>
+    transport.deliver({ kind: 'here' }, queueEntry('a', { recipients, madeCopies }), message, recipients, freePlace());
+  return { made, broken, attempt };
+}
+const kinds = (deliveries: readonly Delivery[]): string[] => deliveries.map(({ kind, status }) => `${kind} ${status}`);
+const [one, two] = [maildir('one'), maildir('two')];
+
+describe('a copy that recipients share', () => {
+  it('is made once, and each of them is delivered', async () => {
+    const here = open();
+    assert.deepEqual(kinds(await here.attempt([to('a', one), to('b', one)])), ['delivered 2.0.0', 'delivered 2.0.0']);
+    assert.deepEqual(here.made, [routeKey(one)]);
+  });
+
+  it('that cannot be made defers each of them', async () => {
+    const here = open();
+    here.broken.add(routeKey(one));
+    assert.deepEqual(kinds(await here.attempt([to('a', one), to('b', one)])), ['deferred 4.2.2', 'deferred 4.2.2']);
+  });
+
+  it('is not made again for a recipient that waits for another copy', async () => {
+    const here = open();
+    here.broken.add(routeKey(two));
+    const first = await here.attempt([to('a', one), to('list', one, two)]);
+    assert.deepEqual(kinds(first), ['delivered 2.0.0', 'deferred 4.2.2']);
+    assert.deepEqual(first[1]?.copies, [routeKey(one)]);
+    here.broken.clear();
+    const next = await here.attempt([to('list', one, two)], first[1]?.copies);
+    assert.deepEqual(kinds(next), ['delivered 2.0.0']);
+    assert.deepEqual(here.made, [routeKey(one), routeKey(two)]);
+  });
+});
+
+describe('where mail goes', () => {
+  it('is looked up only where it could not be told before', async () => {
+    const here = open({ kind: 'local', routes: [two] });
+    await here.attempt([to('a', one), to('b')]);
+    assert.deepEqual(here.made, [routeKey(one), routeKey(two)]);
+  });
+
+  it('may turn out to be nowhere, or elsewhere: by the relay or by MX', async () => {
+    assert.deepEqual(kinds(await open().attempt([to('a')])), ['failed 5.1.1']);
+    for (const [isRelayed, hop] of [
+      [false, 'example.com'],
+      [true, '@relay'],
+    ] as const)
+      assert.deepEqual((await open({ kind: 'elsewhere' }, isRelayed).attempt([to('a')]))[0]?.text, hop);
+  });
+
+  it('is deferred while it cannot be told, and an address that cannot be read is nobody', async () => {
+    const down = async (): Promise<Resolution> => {
+      throw new CannotTell('database down', { status: '4.4.3' });
+    };
+    assert.deepEqual(kinds(await open(down).attempt([to('a')])), ['deferred 4.4.3']);
+    assert.deepEqual(kinds(await open().attempt([{ ...to('a'), address: 'no address' }])), ['failed 5.1.1']);
+  });
+});
+
+it('an attempt that must end makes no more copies', async () => {
+  const here = open();
+  const ended = AbortSignal.abort();
+  const recipients = [to('a', one)];
+  const storages = { prepare: () => assert.fail('a copy was made') };
+  const transport = localTransport({
+    storages: { maildir: storages, account: storages },
+    resolve: async () => ({ kind: 'unknown' }),
+    remote: { deliver: async () => [] },
+    isRelayed: false,
+  });
+  const place = { ...freePlace(), signal: ended };
+  const deliveries = await transport.deliver(
+    { kind: 'here' },
+    queueEntry('a', { recipients }),
+    message,
+    recipients,
+    place,
+  );
+  assert.deepEqual([kinds(deliveries), here.made], [['deferred 4.3.0'], []]);
+});
