@@ -28,8 +28,11 @@ const maxCorpus = 4000;
 /** mulberry32. */
 export class Random {
   #state: number;
-  constructor(seed: number) {
+  /** Everything that is cut with it comes octet by octet. */
+  readonly isDripping: boolean;
+  constructor(seed: number, isDripping = false) {
     this.#state = seed | 0;
+    this.isDripping = isDripping;
   }
   below(limit: number): number {
     this.#state = (this.#state + 0x6d2b79f5) | 0;
@@ -44,7 +47,7 @@ export class Random {
 
 /** The octets in pieces: a few, or one each. */
 export function cut(octets: Buffer, random: Random): Buffer[] {
-  if (octets.length < 400 && random.below(octets.length < 60 ? 4 : 16) === 0)
+  if (random.isDripping || (octets.length < 400 && random.below(octets.length < 60 ? 4 : 16) === 0))
     return Array.from(octets, octet => Buffer.from([octet]));
   const ends = Array.from({ length: random.below(6) }, () => random.below(octets.length + 1));
   const places = [0, ...ends.toSorted((a, b) => a - b), octets.length];
@@ -139,7 +142,7 @@ function ran(): Set<string> {
   return blocks;
 }
 
-type Input = { readonly octets: Buffer; readonly seed: number };
+type Input = { readonly octets: Buffer; readonly seed: number; readonly isDripping?: boolean };
 
 /** The seed decides which inputs come, in which order; the seconds only, how many of them. */
 export async function fuzz(target: Target, { seed = 1, seconds = 2 }): Promise<Report> {
@@ -215,16 +218,20 @@ class Run {
     return fresh.size > 0;
   }
 
-  /** Eight times as much of the same takes about eight times as long: a piece of an input, repeated, after what stands before it. */
+  /**
+   * Eight times as much of the same takes about eight times as long: a piece of an input, repeated, after what stands before
+   * it. Every second time it comes octet by octet: what gathers pieces must not copy all of them for each new one.
+   */
   async grow(): Promise<void> {
     const [random, base] = [this.#growth, this.#growth.pick(this.corpus)];
     const [from, to] = range(base, random, random.below(2) === 0);
     const piece = base.subarray(from, Math.max(to, from + 1));
     if (piece.length === 0) return;
     const seed = random.below(2 ** 31);
+    const isDripping = random.below(2) === 0;
     const long = (octets: number): Input => {
       const whole = Buffer.concat([base.subarray(0, from), Buffer.alloc(octets, piece), base.subarray(to)]);
-      return { octets: whole, seed };
+      return { octets: whole, seed, isDripping };
     };
     const [small, large, larger] = [long(8 * 1024), long(64 * 1024), long(128 * 1024)];
     for (let times = 1; times <= 3; times += 2) {
@@ -234,7 +241,11 @@ class Run {
         return;
     }
     const shown = { octets: small.octets.subarray(0, 1000), seed };
-    throw described(this.#target, shown, new Error('its time grows faster than it'));
+    throw described(
+      this.#target,
+      shown,
+      new Error(`its time grows faster than it${isDripping ? ', octet by octet' : ''}`),
+    );
   }
 
   #input(octets: Buffer): Input {
@@ -251,8 +262,8 @@ class Run {
     this.#isNew = true;
   };
 
-  #run({ octets, seed }: Input): void | Promise<void> {
-    return this.#target.run(octets, new Random(seed), this.#note);
+  #run({ octets, seed, isDripping }: Input): void | Promise<void> {
+    return this.#target.run(octets, new Random(seed, isDripping), this.#note);
   }
 
   #judge(input: Input): void | Promise<void> {
