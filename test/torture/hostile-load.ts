@@ -85,6 +85,27 @@ const kinds: Readonly<Record<string, () => void>> = {
   'a flood of errors': () => (many(sessions, hello), drip('XYZZY\r\n', 20)),
   'a flood of RCPT': () => (many(sessions, `${hello}${mail}`), drip('RCPT TO:<b@example.com>\r\n'.repeat(10), 100)),
   'a flood of refused RCPT': () => (many(sessions, `${hello}${mail}`), drip('RCPT TO:<b@elsewhere.example>\r\n', 20)),
+  // Work without a bound. Content in chunks of one octet: 24,000 a second in all, as long as they are taken.
+  'BDAT of one octet': () => (many(sessions, begun), drip('BDAT 1\r\nx'.repeat(40), 100)),
+  // Each envelope grows to 1,000 recipients of full length: 12,000 RCPT a second in all.
+  'envelopes of full length': () => (
+    many(sessions, `${hello}${mail}`),
+    drip(`RCPT TO:<${'x'.repeat(64)}@${'d'.repeat(60)}.example.com>\r\n`.repeat(20), 100)
+  ),
+  // What is begun and thrown away: 6,000 transactions a second are asked for.
+  'discarded transactions': () => (
+    many(sessions, hello),
+    drip(`${mail}RCPT TO:<b@example.com>\r\nBDAT 0\r\nRSET\r\n`.repeat(10), 100)
+  ),
+  // A header that its author hands in octet by octet: read over and over it costs the square of its length.
+  'a submitted header in pieces of one octet': () => (
+    many(sessions, `${begun}BDAT 3\r\nX: `),
+    drip('BDAT 1\r\nx'.repeat(40), 100)
+  ),
+  // Passwords are guessed on and on, also after the client is shut out.
+  'guesses of passwords': () => {
+    for (let at = 0; at < 50; at += 1) guess();
+  },
   'a line without end': () => (many(sessions, hello), drip('x'.repeat(20_000), 100)),
   // 1,000 handshakes a second are asked for.
   renegotiation() {
@@ -116,6 +137,20 @@ function renegotiate(): void {
   socket.on('secureConnect', () => (count('connected'), again()));
   socket.resume().on('error', () => count('failed'));
   socket.on('close', () => (count('closed'), setTimeout(renegotiate, 100)));
+}
+
+/** Logs in with wrong passwords, in TLS, as fast as it is answered. */
+function guess(): void {
+  const socket = connectTls({ port: Number(tlsPort), host: '127.0.0.1', rejectUnauthorized: false });
+  const login = `AUTH PLAIN ${Buffer.from('\0anton\0wrong').toString('base64')}\r\n`;
+  socket.on('secureConnect', () => socket.write(hello));
+  socket.on('data', (octets: Buffer) => {
+    const text = octets.toString('latin1');
+    if (/^[45]\d\d /m.test(text)) count('refused');
+    if (/^(?:250|454|535) /m.test(text) && socket.writable) socket.write(login);
+  });
+  socket.on('error', () => count('failed'));
+  socket.on('close', () => (count('closed'), setTimeout(guess, 100)));
 }
 
 const start = kinds[kind];
