@@ -283,9 +283,13 @@ describe('side by side', { concurrency: 8 }, () => {
     const text = marker();
     const from = await standard.send([`grey-${text}@peer.example`], text);
     await standard.settled(from);
-    const lines = (await standard.operator().log()).filter(line => JSON.stringify(line).includes(`grey-${text}`));
-    const attempts = lines.map(line => JSON.stringify(line)).filter(line => line.includes('good.peer.example'));
-    assert.ok(attempts.length >= 2, attempts.join('\n'));
+    const found = async (): Promise<string[]> =>
+      (await standard.operator().log())
+        .map(line => JSON.stringify(line))
+        .filter(line => line.includes(`grey-${text}`) && line.includes('good.peer.example'));
+    // The server gathers its log lines for a moment.
+    await eventually('both attempts are in the log', async () => (await found()).length >= 2, 5000);
+    const attempts = await found();
     assert.match(attempts[0] ?? '', /Greylisted, come back later/);
     const id =
       /"queue":"(\w+)"|"message":"(\w+)"|"id":"(\w+)"/

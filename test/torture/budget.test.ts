@@ -3,26 +3,27 @@
 // docs/security.md states, and the log does not grow without an end.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { lazily, withstands } from './hostile-lib.ts';
+import { open, withstands } from './hostile-lib.ts';
 
 const boundMegabytes = 200;
 /** Of a run of some seconds; the attacks that this is for wrote 20 MB a second. */
 const boundOfLogOctets = 2_000_000;
 
 describe('work without a bound, from one address', () => {
-  const stranger = lazily();
-  const author = lazily({ SLIM_TRUSTED_NETWORKS: '127.0.0.1/32' });
-  for (const [kind, target] of [
-    ['BDAT of one octet', stranger],
-    ['envelopes of full length', stranger],
-    ['discarded transactions', stranger],
-    ['guesses of passwords', stranger],
+  // A server for each: what one attack has made it hold would hide what the next one does.
+  const author = { SLIM_TRUSTED_NETWORKS: '127.0.0.1/32' };
+  for (const [kind, settings] of [
+    ['BDAT of one octet', {}],
+    ['envelopes of full length', {}],
+    ['discarded transactions', {}],
+    ['guesses of passwords', {}],
     ['a submitted header in pieces of one octet', author],
   ] as const)
     it(`is withstood: ${kind}`, async t => {
-      const { server } = await target();
+      const target = await open(settings);
+      const { server } = target;
       const before = server.log().length;
-      await withstands(t, await target(), kind, 'one', boundMegabytes);
+      await withstands(t, target, kind, 'one', boundMegabytes);
       const logged = server.log().length - before;
       t.diagnostic(`${logged} octets of log`);
       assert.ok(logged < boundOfLogOctets, `${logged} octets of log`);

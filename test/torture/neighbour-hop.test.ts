@@ -109,15 +109,19 @@ test('a hop with 100 messages hanging: other mail flows', async () => {
   assert.equal(count('mail', text), 100);
 });
 
-test('600 strangers whose domains lead to a hop that hangs ask to be told of their mail, more than there are attempts at once: other mail flows', async () => {
+test('2,100 strangers whose domains lead to one hop that hangs ask to be told of their mail: other mail flows', async t => {
   neighbours.tell('tarpit', 'hang CONNECT');
   const stranger = await dial(await operator.port(25));
-  for (let at = 0; at < 600; at += 1) {
+  for (let at = 0; at < 2100; at += 1) {
     const [mail, rcpt] = [`MAIL FROM:<x@d${at}.tarpit.example>`, 'RCPT TO:<someone@example.com> NOTIFY=SUCCESS'];
     for (const line of [mail, rcpt, 'DATA', 'Subject: tell me\r\n\r\n.'])
       assert.match(await stranger.say(line), /^[23]/);
   }
   stranger.socket.destroy();
-  await eventually('500 attempts hang', async () => neighbours.met('tarpit') >= 500, 30_000);
-  await othersFlow(15_000);
+  await eventually('attempts hang', async () => neighbours.met('tarpit') > 0, 30_000);
+  const startedAt = performance.now();
+  await othersFlow(5000);
+  t.diagnostic(
+    `other mail left after ${Math.round(performance.now() - startedAt)} ms; the hop met ${neighbours.met('tarpit')} connections`,
+  );
 });
