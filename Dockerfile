@@ -44,7 +44,7 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 CMD ["slimsmtp", "health"]
 LABEL org.opencontainers.image.title="SlimSMTP" \
       org.opencontainers.image.description="A small, fast, durable SMTP server: one image, a handful of environment variables, mail in a Maildir." \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.licenses="MIT"
 # Node is the first process and needs no init: it handles the signals itself, and every child of every process is waited for by the one that made it.
 ENTRYPOINT ["slimsmtp"]

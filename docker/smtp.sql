@@ -1,4 +1,4 @@
--- The demo's routing table (README: how the table routes mail). PostgreSQL runs this once, when its data volume is new.
+-- The demo's routing table (docs/routing.md). PostgreSQL runs this once, when its data volume is new.
 CREATE TABLE IF NOT EXISTS smtp (id bigserial PRIMARY KEY, mailbox varchar(255), domain varchar(255),
   account_backend varchar(20), UNIQUE (mailbox, domain));
 INSERT INTO smtp (mailbox, domain, account_backend) VALUES('anton', 'example.com', 'PAM');

@@ -296,7 +296,7 @@ async function openInbound(settings: Settings, steward: Steward | undefined, par
   const trusts = matcher(settings.trustedNetworks);
   const addresses = sharedAddresses();
   const warning =
-    'behind a container proxy anyone may have these addresses: no limit per client for them (README: clients behind Docker)';
+    'behind a container proxy anyone may have these addresses: no limit per client for them (docs/docker.md)';
   if (addresses.length > 0) log.info({ addresses }, warning);
   const inherited = (await steward?.started)?.sockets ?? [];
   const opened = ({ host, port }: Settings['listen'][number]) =>

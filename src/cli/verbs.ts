@@ -32,7 +32,7 @@ const help = `SlimSMTP: a small SMTP server. Usage: slimsmtp [VERB] [--json] [--
   queue retry|hold|release|remove ID     or --domain DOMAIN, --sender ADDRESS, --all
   health                      0 while the running server listens and can write
 
-Settings are environment variables, SLIM_DOMAINS first of all: see README.md.`;
+Settings are environment variables, SLIM_DOMAINS first of all: see docs/settings.md.`;
 
 /** Carries out a verb; its exit status. */
 export async function run(words: readonly string[], flags: Flags, environment: Environment): Promise<number> {

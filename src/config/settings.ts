@@ -1,4 +1,4 @@
-// The settings: one table of all variables, and what they mean together (for users: the table in README.md).
+// The settings: one table of all variables, and what they mean together (for users: docs/settings.md).
 // Promises to report every wrong, unknown or contradictory setting in one go, secrets masked, and to give plain, frozen
 // data that JSON carries to another process. Soft troubles (certificate, database down) are not its matter.
 // A new setting is one line in `table` and one in `load`, where the settings are put together.

@@ -1,0 +1,59 @@
+// That the pages hold together: every link and anchor leads somewhere, prose fits a terminal, the first screen stays one.
+import assert from 'node:assert/strict';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { dirname, join, relative, resolve } from 'node:path';
+import { test } from 'node:test';
+
+const root = new URL('../../', import.meta.url).pathname;
+const inFolder = (folder: string): string[] =>
+  readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
+    .filter(file => file.endsWith('.md'))
+    .map(file => join(root, folder, file));
+const top = readdirSync(root).filter(file => file.endsWith('.md'));
+const pages = [...top.map(file => join(root, file)), ...inFolder('docs'), ...inFolder('.github')];
+const nameOf = (path: string): string => relative(root, path);
+
+/** The lines of a page that are prose: no table, no code, and not what `npm run bench` writes between its marks. */
+function prose(page: string): string[] {
+  const text = readFileSync(page, 'utf8').replaceAll(/^<!-- (measured|growth) -->.*?^<!-- \/\1 -->$/gms, '');
+  return text
+    .replaceAll(/^```.*?^```$/gms, '')
+    .split('\n')
+    .filter(line => !/^(\||<|!\[| {4})/.test(line));
+}
+
+/** As GitHub makes them of headings. */
+function anchorsOf(page: string): Set<string> {
+  const headings = prose(page).filter(line => line.startsWith('#'));
+  const toAnchor = (heading: string): string =>
+    heading
+      .replaceAll(/\[([^\]]*)\]\([^)]*\)/g, '$1')
+      .replace(/^#+ /, '')
+      .toLowerCase()
+      .replaceAll(/[^\p{L}\p{N}\p{M} _-]/gu, '')
+      .replaceAll(' ', '-');
+  return new Set(headings.map(toAnchor));
+}
+
+test('every link within the project leads to a file, and to a heading of it', () => {
+  let links = 0;
+  for (const page of pages)
+    for (const [, target = ''] of readFileSync(page, 'utf8').matchAll(/\]\(([^()\s]+)\)/g)) {
+      if (/^[a-z]+:/.test(target)) continue;
+      links += 1;
+      const [path = '', anchor] = target.split('#');
+      const file = path === '' ? page : resolve(dirname(page), path);
+      assert.ok(existsSync(file), `${nameOf(page)}: ${target}`);
+      if (anchor !== undefined) assert.ok(anchorsOf(file).has(anchor), `${nameOf(page)}: ${target}`);
+    }
+  assert.ok(links > 100);
+});
+
+test('prose is wrapped at 120 columns', () => {
+  for (const page of pages)
+    for (const line of prose(page)) assert.ok([...line].length <= 120, `${nameOf(page)}: ${line}`);
+});
+
+test('the first screen stays one', () => {
+  assert.ok(readFileSync(join(root, 'README.md')).length < 7000);
+});
