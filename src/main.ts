@@ -11,9 +11,12 @@ import { type Handlers, openControl } from './control/server.ts';
 import { prepareData, prepareRoot, probe } from './system/folders.ts';
 import { Certificates, type Pair } from './tls/certificates.ts';
 import { Connection } from './inbound/connection.ts';
-import { Listeners, clientKey } from './inbound/listener.ts';
-import { answerRecipient } from './inbound/policy.ts';
+import { EnvelopeBudget } from './inbound/envelopes.ts';
+import { Listeners } from './inbound/listener.ts';
+import { type Peer, clientKey, stranger } from './inbound/peer.ts';
+import { answerRecipient, mustLogIn } from './inbound/policy.ts';
 import { isShared, matcher, sharedAddresses } from './inbound/shared-addresses.ts';
+import { Gatherer } from './system/gather.ts';
 import { type Part, part, startAll } from './system/lifecycle.ts';
 import { type FlushedLog, openLog } from './system/log.ts';
 import { version } from './system/version.ts';
@@ -218,8 +221,8 @@ async function openRouting(settings: Settings, steward: Steward | undefined, log
           throw error;
         });
       const address = parseAddress(text);
-      const policy = { resolve: explained, senderCheck: 'off', log } as const;
-      const { reply } = address ? await answerRecipient(address, false, policy) : { reply: replies.badRecipient };
+      const policy = { resolve: explained, senderCheck: 'off', gatherer: new Gatherer(log) } as const;
+      const { reply } = address ? await answerRecipient(address, stranger, policy) : { reply: replies.badRecipient };
       return { code: reply.code, steps: [...steps, `=> ${reply.code} ${reply.status} ${reply.text}`] };
     },
   };
@@ -291,8 +294,12 @@ async function openInbound(settings: Settings, steward: Steward | undefined, par
   const extensions = settings.supports
     .filter(({ name }) => name !== 'AUTH' || mechanisms !== '')
     .map(({ name }) => ({ name, parameter: parameters[name] ?? '' }));
-  const accept = { ...common, spoolFolder: join(dataFolder, 'spool'), storages, queue, report };
-  const policy = { resolve, senderCheck, log };
+  const gatherer = new Gatherer(log);
+  const accept = { ...common, gatherer, spoolFolder: join(dataFolder, 'spool'), storages, queue, report };
+  const policy = { resolve, senderCheck, gatherer };
+  const secureContext = () => certificates.secureContext;
+  const envelopes = new EnvelopeBudget();
+  const service = { accept, policy, authenticator, secureContext, envelopes, gatherer, log };
   const trusts = matcher(settings.trustedNetworks);
   const addresses = sharedAddresses();
   const warning =
@@ -306,17 +313,17 @@ async function openInbound(settings: Settings, steward: Steward | undefined, par
     maxSessions,
     maxSessionsPerClient,
     isShared,
-    onRefused: (client, reason, others) => log.warn({ client, reason, others }, 'clients were turned away'),
-    open: (socket, { kind, port }, client, onClose) => {
-      const isTrusted = trusts(client) && !isShared(client);
+    gatherer,
+    open: (socket, listener, client, onClose) => {
+      const { kind } = listener;
       const isSubmission = kind !== 'smtp';
+      const hides = isShared(client);
+      const peer: Peer = { ...stranger, client, isShared: hides, isTrusted: trusts(client) && !hides };
       const needsTls = tls.require === 'all' || (tls.require === 'submission' && isSubmission);
-      const needs = { needsTls, needsLogin: isSubmission && !isTrusted, isSecure: kind === 'submissions' };
+      const needs = { needsTls, needsLogin: mustLogIn(peer, isSubmission), isSecure: kind === 'submissions' };
       const session = { hostname, extensions, maxSizeBytes, ...needs };
       const id = clock.now().toString(36) + random.hex(3);
-      const who = { id, listener: `${kind}:${port}`, client, isTrusted, isSubmission };
-      const secureContext = () => certificates.secureContext;
-      return new Connection(socket, { ...who, session, accept, policy, authenticator, secureContext, log }, onClose);
+      return new Connection(socket, service, { id, peer, listener, session }, onClose);
     },
   });
 }

@@ -1,7 +1,8 @@
 // Logins: the sources of SLIM_USERS in their order, and what holds for every exchange: the throttle and the delay.
 // Promises: the first source that knows a name decides, and one that cannot answer is 454, never 535. Failures come with the
 // same words at a multiple of two seconds, after the same work, for names that exist and names that do not; success comes at
-// once. PBKDF2 runs in the thread pool, a few at a time, PAM in a process of its own. Never logs a password or a name.
+// once. PBKDF2 runs in the thread pool, a few at a time, PAM in a process of its own. Never logs a password; what is
+// logged of a name is cut, and without control characters.
 // Known gap: where SLIM_USERS also has @POSTGRESQL, SCRAM's challenge comes sooner for a name that stands before it.
 import { isUtf8 } from 'node:buffer';
 import { createHmac } from 'node:crypto';
@@ -72,6 +73,7 @@ export async function createAuthenticator(options: AuthOptions): Promise<Chain> 
     const identify: Desk['identify'] = async text => {
       const name = parseName(text, mainDomain);
       id = name?.id ?? text;
+      exchange.name = text.replace(/\p{Cc}/gu, '?').slice(0, 64);
       if (await throttle.isShut(client, id)) return replies.tooManyLogins;
       const found = await find(name);
       const account = found?.account === undefined ? {} : { account: found.account };
@@ -85,6 +87,7 @@ export async function createAuthenticator(options: AuthOptions): Promise<Chain> 
     let dialogue: Dialogue | undefined;
     const exchange = {
       login: undefined as Login | undefined,
+      name: undefined as string | undefined,
       async step(response: Buffer | undefined): Promise<Reply> {
         const startedAt = clock.now();
         try {

@@ -6,6 +6,7 @@ import { isAscii } from 'node:buffer';
 import { existsSync } from 'node:fs';
 import { CannotTell } from '../mail/ports.ts';
 import { routeKey } from '../mail/message.ts';
+import type { Gatherer, Level } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
 import type { Outcome, QueueEntry, QueueRecipient, Route } from '../mail/message.ts';
 import type { Prepared, Queue, Report, Storage } from '../mail/ports.ts';
@@ -14,6 +15,7 @@ import { type Reply, replies } from '../smtp/reply.ts';
 import { statusOf } from '../durable/sync.ts';
 import type { Clock, Random } from '../system/world.ts';
 import type { Destination } from './policy.ts';
+import { type Peer, clientKey } from './peer.ts';
 import { Spool } from './spool.ts';
 import { SubmittedHeader } from './submission.ts';
 
@@ -29,13 +31,10 @@ export type AcceptOptions = Readonly<{
   report: Report;
   clock: Clock;
   random: Random;
+  gatherer: Gatherer;
   log: Log;
 }>;
 
-/** What the trace and the log say about the session; with `isSubmission` an author's own server completes the header. */
-export type Origin = Readonly<Record<'session' | 'client', string> & Record<'tls' | 'login', string | undefined>> & {
-  readonly isSubmission: boolean;
-};
 type Destinations = readonly (Destination | undefined)[];
 
 export class Incoming {
@@ -45,20 +44,28 @@ export class Incoming {
   readonly #recipients: readonly QueueRecipient[];
   readonly #destinations: Destinations;
   readonly #routes: ReadonlyMap<string, Route>; // where the copies go that stay here, each once, by its key
+  readonly #who: string;
   readonly #facts: Readonly<Record<string, unknown>>;
   readonly #spool: Spool;
   readonly #header: SubmittedHeader | undefined;
   #sizeBytes = 0;
   #isAscii = true;
+  #outcome: 'queued' | 'delivered' = 'delivered';
   #failure: unknown;
   #refusal: Reply | undefined;
 
-  /** `destinations`: of each recipient of the envelope. */
-  constructor(options: AcceptOptions, envelope: Envelope, destinations: Destinations, origin: Origin) {
-    const { isSubmission, ...session } = origin;
+  /** `destinations`: of each recipient of the envelope. `isAuthors`: this is its author's own server, which completes the header. */
+  constructor(
+    options: AcceptOptions,
+    envelope: Envelope,
+    destinations: Destinations,
+    { client, tls, login }: Peer,
+    session: string,
+    isSubmission: boolean,
+  ) {
     const { hostname, clock, random, spoolFolder } = options;
     const { reversePath, recipients, helo, protocol, isUtf8, ret, envelopeId } = envelope;
-    const { client, tls } = session;
+    this.#who = clientKey(client);
     this.#options = options;
     this.#destinations = destinations;
     this.startedAt = clock.now();
@@ -80,7 +87,15 @@ export class Incoming {
     this.#routes = new Map(routes.map(route => [routeKey(route), route]));
     const to = recipients.slice(0, 20).map(({ address }) => address.text);
     const envelopeFacts = { helo, protocol, from, to, recipients: recipients.length };
-    this.#facts = { ...session, message: id, ...envelopeFacts, routes: [...this.#routes.keys()].slice(0, 20) };
+    this.#facts = {
+      session,
+      client,
+      tls,
+      login: login?.name,
+      message: id,
+      ...envelopeFacts,
+      routes: [...this.#routes.keys()].slice(0, 20),
+    };
 
     const date = new Date(this.startedAt).toUTCString().replace('GMT', '+0000');
     if (isSubmission) this.#header = new SubmittedHeader(date, `<${id}@${hostname}>`);
@@ -115,11 +130,11 @@ export class Incoming {
   async commit(): Promise<Reply> {
     const reply = await this.#store().catch((error: unknown) => {
       const fields = { message: this.#entry.id, error: String(error) };
-      this.#options.log.error(fields, 'a message could not be stored; its sender will try again');
+      this.#gather('error', fields, 'a message could not be stored; its sender will try again');
       return replies.notStored(error instanceof CannotTell ? error.status : statusOf(error));
     });
-    const outcome = reply.text.startsWith('Queued') ? 'message queued' : 'message delivered';
-    this.#log(reply.code === 250 ? outcome : 'message refused', `${reply.code} ${reply.status}`);
+    if (reply.code < 300) this.#log(`message ${this.#outcome}`, `${reply.code} ${reply.status}`, true);
+    else this.#log('message refused', toText(reply));
     return reply;
   }
 
@@ -128,9 +143,9 @@ export class Incoming {
     return this.#spool.release();
   }
 
-  /** Forgets a message that was refused on the way, or whose end never came. */
-  async discard(): Promise<void> {
-    this.#log('message not taken');
+  /** Forgets a message that was refused on the way, with that reply, or whose end never came. */
+  async discard(reply?: Reply): Promise<void> {
+    this.#log(reply ? 'message refused' : 'message not taken', reply && toText(reply));
     await this.release();
   }
 
@@ -163,7 +178,11 @@ export class Incoming {
     try {
       if (failure !== undefined && prepared.length === 0 && waiting.every(({ routes }) => routes)) throw failure;
       if (failure !== undefined)
-        log.warn({ message: id, error: String(failure) }, 'a copy cannot be made now and waits in the queue');
+        this.#gather(
+          'warn',
+          { message: id, error: String(failure) },
+          'a copy cannot be made now and waits in the queue',
+        );
       if (waiting.length > 0) prepared.push(await queue.prepare(entry, message));
     } catch (error) {
       await Promise.all(prepared.map(copies => copies.abort()));
@@ -181,11 +200,21 @@ export class Incoming {
       await report(entry, message, outcomes).catch((error: unknown) =>
         log.error({ message: id, error: String(error) }, 'a notice of success could not be kept'),
       );
+    this.#outcome = waiting.length > 0 ? 'queued' : 'delivered';
     return replies.kept(waiting.length > 0 ? 'Queued' : 'Delivered', id);
   }
 
-  #log(outcome: string, reply?: string): void {
+  #log(outcome: string, reply?: string, isKept = false): void {
     const { clock, log } = this.#options;
-    log.info({ ...this.#facts, size: this.#sizeBytes, reply, ms: clock.now() - this.startedAt }, outcome);
+    const fields = { ...this.#facts, size: this.#sizeBytes, reply, ms: clock.now() - this.startedAt };
+    // A message that was kept has cost its sender time, and has its line in any case.
+    if (isKept) log.info(fields, outcome);
+    else this.#gather('info', fields, outcome);
+  }
+
+  #gather(level: Level, fields: Record<string, unknown>, sentence: string): void {
+    this.#options.gatherer.line(level, this.#who, fields, sentence);
   }
 }
+
+const toText = ({ code, status, text }: Reply): string => `${code} ${status ?? ''} ${text}`;

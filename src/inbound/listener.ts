@@ -6,6 +6,8 @@ import { once } from 'node:events';
 import { type Server, type Socket, createServer } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type Reply, encodeReply, replies } from '../smtp/reply.ts';
+import type { Gatherer } from '../system/gather.ts';
+import { clientKey } from './peer.ts';
 
 export type ListenSocket = Readonly<{
   kind: 'smtp' | 'submission' | 'submissions';
@@ -22,8 +24,7 @@ export type ListenerOptions = Readonly<{
   /** Addresses behind which every client may hide (a container's gateway): no limit for each of them. */
   isShared: (client: string) => boolean;
   open: (socket: Socket, listener: ListenSocket, client: string, onClose: () => void) => Session;
-  /** A client was turned away, and that many more since the last call, which is a minute ago or longer. */
-  onRefused: (client: string, reason: string, more: number) => void;
+  gatherer: Gatherer;
 }>;
 
 const advice: Readonly<Record<string, string>> = {
@@ -37,8 +38,6 @@ export class Listeners {
   readonly #servers: Server[] = [];
   readonly #sessions = new Set<Session>();
   readonly #perClient = new Map<string, number>();
-  #turnedAway = 0;
-  #isQuiet = false;
 
   constructor(options: ListenerOptions) {
     this.#options = options;
@@ -77,6 +76,7 @@ export class Listeners {
     for (let waited = 0; waited < graceMs && this.#sessions.size > 0; waited += 20) await pause(20);
     for (const session of this.#sessions) session.end(replies.shuttingDown);
     if (this.#sessions.size > 0) await pause(200); // the last words are on their way
+    this.#options.gatherer.flush();
   }
 
   /** A surprise costs that client its connection, and nobody else anything. */
@@ -114,20 +114,8 @@ export class Listeners {
     this.#sessions.add(session);
   }
 
-  /** Once a minute at most: a flood of clients must not become a flood of log lines. */
+  /** A line a minute for each reason: a flood of clients must not become a flood of log lines. */
   #report(client: string, reason: string): void {
-    if (this.#isQuiet) return void (this.#turnedAway += 1);
-    this.#options.onRefused(client, reason, this.#turnedAway);
-    this.#turnedAway = 0;
-    this.#isQuiet = true;
-    setTimeout(() => (this.#isQuiet = false), 60_000).unref();
+    this.#options.gatherer.line('warn', reason, { client, reason }, 'clients were turned away', 1);
   }
-}
-
-/** Whom a limit counts: an IPv4 address, or the /64 of an IPv6 one, whose '::' stands for the groups that are missing. */
-export function clientKey(client: string): string {
-  if (!client.includes(':')) return client;
-  const [head = [], tail = []] = client.split('::').map(part => part.split(':').filter(Boolean));
-  const zeros = Array<string>(8 - head.length - tail.length).fill('0');
-  return [...head, ...zeros, ...tail].slice(0, 4).join(':');
 }

@@ -91,6 +91,8 @@ export interface Exchange {
   step(response: Buffer | undefined): Promise<Reply>;
   /** After 235: the login, as a mailbox; a bare name stands at the first of SLIM_DOMAINS. */
   readonly login: Login | undefined;
+  /** For the log: the name that the client gave, as far as it is known. Cut, without control characters, never a password. */
+  readonly name?: string | undefined;
 }
 
 /** Who has logged in: `name` as given, `address` the sender's own. `account` is the Unix account, where PAM knew the name. */

@@ -26,12 +26,15 @@ export type Action =
   | { readonly kind: 'begin'; readonly envelope: Envelope } // * content is about to come; 354: it may
   | { readonly kind: 'chunk'; readonly data: Buffer } // content, line ends LF; its memory belongs to the receiver
   | { readonly kind: 'commit' } // * the message is whole: keep it
-  | { readonly kind: 'discard' } // the message that began will not come: forget it
+  | { readonly kind: 'discard'; readonly reply?: Reply } // forget the message that began: it was refused so, or will not come
+  | { readonly kind: 'refused'; readonly verb: 'MAIL' | 'RCPT'; readonly argument: string; readonly reply: Reply } // it was
   | { readonly kind: 'secure' } // send output(), start TLS, call secured(), which drops whatever came in clear
   | { readonly kind: 'close' }; // send output(), then close
 
 export const maxRecipients = 1000;
-const [maxFailed, maxRefused] = [10, 100]; // commands, recipients
+const maxFailed = 10; // commands
+const maxRefused = 100; // recipients
+const maxDiscarded = 20; // messages that began and were not kept: each costs a line of log and no time
 const maxOutputOctets = 4096; // then 'flush': 64 KiB of EHLO make 3 MB of replies, and 11,000 NOOP hold up everyone
 const maxLineOctets = 512;
 const maxLoginLineOctets = 4096; // AUTH, the responses to it (RFC 4954 §4 sets none): names and passwords of a kilobyte
@@ -51,6 +54,7 @@ export class Session {
   #output: string;
   #isSecure: boolean;
   helo: string | undefined;
+  hasSpoken = false; // any line but QUIT has come
   #isExtended = false;
   #transaction: Transaction | undefined;
   #chunk: Chunk | undefined; // while octets are content; else they are commands
@@ -58,6 +62,7 @@ export class Session {
   #isEnded = false;
   #failed = 0;
   #refused = 0;
+  #discarded = 0;
   answer: (reply: Reply) => void = () => undefined; // to the question that next() has just asked
 
   constructor(options: SessionOptions) {
@@ -124,10 +129,12 @@ export class Session {
   readonly #offers = (extension: string): boolean => this.#isExtended && this.#announces(extension);
 
   /** Forgets the transaction; its content too, when that had begun. */
-  #reset(): Action | undefined {
-    const action: Action | undefined = this.#transaction?.content && { kind: 'discard' };
+  #reset(reply?: Reply): Action | undefined {
+    const hasBegun = this.#transaction?.content !== undefined;
     this.#transaction = undefined;
-    return action;
+    if (!hasBegun) return undefined;
+    if (++this.#discarded > maxDiscarded) this.end(replies.tooMany('discarded messages'));
+    return { kind: 'discard', ...(reply && { reply }) };
   }
 
   /** Carries out the next line, once it is here whole. */
@@ -140,9 +147,10 @@ export class Session {
       return { kind: 'read' };
     }
     this.#input = input.subarray(lf + 1);
+    const line = input.toString('utf8', 0, lf - 1);
+    this.hasSpoken ||= line.toUpperCase() !== 'QUIT';
     // Some clients (and smuggling) end lines by LF. Guessing what they mean is how smuggling works: say it and part.
     if (input[lf - 1] !== CR) return this.end(replies.bareLineFeed);
-    const line = input.toString('utf8', 0, lf - 1);
     const isResponse = this.#login === 'begun';
     if (isResponse) this.#login = 'none';
     const isLogin = isResponse || /^AUTH /i.test(line);
@@ -215,14 +223,23 @@ export class Session {
     });
   }
 
+  #refuse(verb: 'MAIL' | 'RCPT', argument: string, reply: Reply): Action {
+    this.#say(reply);
+    return { kind: 'refused', verb, argument, reply };
+  }
+
+  #mailRefusal(): Reply | undefined {
+    if (this.helo === undefined) return replies.outOfOrder('EHLO');
+    if (this.#transaction !== undefined) return replies.transactionOpen;
+    if (this.#options.needsTls && !this.#isSecure) return replies.needTls;
+    return this.#options.needsLogin && this.#login !== 'done' ? replies.needLogin : undefined;
+  }
+
   #mail(argument: string): Action | undefined {
-    if (this.helo === undefined) return this.#say(replies.outOfOrder('EHLO'));
-    if (this.#transaction !== undefined) return this.#say(replies.transactionOpen);
-    if (this.#options.needsTls && !this.#isSecure) return this.#say(replies.needTls);
-    if (this.#options.needsLogin && this.#login !== 'done') return this.#say(replies.needLogin);
-    const sender = parseSender(argument, this.#offers);
-    if ('code' in sender) return this.#say(sender);
-    if (sender.declaredSizeBytes > this.#options.maxSizeBytes) return this.#say(replies.messageTooBig);
+    const sender = this.#mailRefusal() ?? parseSender(argument, this.#offers);
+    if ('code' in sender) return this.#refuse('MAIL', argument, sender);
+    if (sender.declaredSizeBytes > this.#options.maxSizeBytes)
+      return this.#refuse('MAIL', argument, replies.messageTooBig);
     return this.#ask({ kind: 'sender', sender }, reply => {
       if (reply.code < 300) this.#transaction = { ...sender, recipients: [] };
       this.#say(reply);
@@ -231,11 +248,12 @@ export class Session {
 
   #recipient(argument: string): Action | undefined {
     const transaction = this.#transaction;
-    if (transaction === undefined) return this.#say(replies.outOfOrder('MAIL'));
-    if (transaction.content !== undefined) return this.#say(replies.transactionOpen);
+    if (transaction === undefined) return this.#refuse('RCPT', argument, replies.outOfOrder('MAIL'));
+    if (transaction.content !== undefined) return this.#refuse('RCPT', argument, replies.transactionOpen);
     const recipient = parseRecipient(argument, this.#offers, transaction.isUtf8);
-    if ('code' in recipient) return this.#say(recipient);
-    if (transaction.recipients.length >= maxRecipients) return this.#say(replies.tooManyRecipients);
+    if ('code' in recipient) return this.#refuse('RCPT', argument, recipient);
+    if (transaction.recipients.length >= maxRecipients)
+      return this.#refuse('RCPT', argument, replies.tooManyRecipients);
     return this.#ask({ kind: 'recipient', recipient }, reply => {
       if (reply.code < 300) transaction.recipients.push(recipient);
       this.#say(reply);
@@ -300,8 +318,10 @@ export class Session {
     if (data.length > 0) return { kind: 'chunk', data };
     this.#chunk = undefined;
     if (!(into instanceof Body)) return this.#say(into);
-    if (into.defect !== undefined)
-      return this.#say(into.defect === 'malformed' ? replies.bareLineEnd : replies.messageTooBig) ?? this.#reset();
+    if (into.defect !== undefined) {
+      const reply = into.defect === 'malformed' ? replies.bareLineEnd : replies.messageTooBig;
+      return this.#say(reply) ?? this.#reset(reply);
+    }
     if (!isLast) return this.#say(replies.ok);
     return this.#ask({ kind: 'commit' }, reply => {
       this.#transaction = undefined;

@@ -154,6 +154,8 @@ class Judge {
         assert.ok(this.#content, 'nothing to discard');
         this.#content = this.#accepted = undefined;
         return this.#happen('discard');
+      case 'refused':
+        return assert.ok(action.reply.code >= 400, 'a refusal that is none');
       default:
         return action satisfies never;
     }

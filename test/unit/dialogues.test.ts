@@ -154,6 +154,8 @@ function run({ options, sent }: Dialogue, split: (octets: Buffer) => readonly Bu
         case 'discard':
           happen('X: discard');
           break;
+        case 'refused': // for the log
+          break;
         case 'secure':
           happen('TLS');
           session.secured();

@@ -4,9 +4,11 @@ import { type Socket, connect } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { Listeners } from '../../src/inbound/listener.ts';
 import { matcher, sharedAddresses } from '../../src/inbound/shared-addresses.ts';
+import { Gatherer } from '../../src/system/gather.ts';
 import { Client, type Running, Time, startServer, until } from './inbound.harness.ts';
 
 let server: Running;
+const silent = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
 afterEach(() => server.stop());
 const said = (host = '127.0.0.1', localAddress?: string): Promise<string> =>
   new Client(connect({ port: server.port, host, ...(localAddress ? { localAddress } : {}) })).rest();
@@ -60,7 +62,7 @@ describe('the number of sessions', () => {
     await from('127.0.0.1');
     await from('127.0.0.2');
     assert.equal(await said('127.0.0.1', '127.0.0.1'), tooMany);
-    assert.equal(server.turnedAway[0]?.client, '127.0.0.1');
+    assert.equal(server.turnedAway()[0]?.['client'], '127.0.0.1');
   });
 
   it('counts the /64 of an IPv6 client, however it is written', () => {
@@ -71,7 +73,7 @@ describe('the number of sessions', () => {
       maxSessions: 0,
       maxSessionsPerClient: 1,
       isShared: () => false,
-      onRefused: () => undefined,
+      gatherer: new Gatherer(silent),
       open: (_, __, client) => {
         opened.push(client);
         return { drain() {}, end() {} };
@@ -121,9 +123,10 @@ describe('the number of sessions', () => {
     for (let count = 0; count < 5; count += 1) assert.equal(await said(), tooMany);
     time.pass(60_000);
     await said();
-    assert.deepEqual(server.turnedAway, [
-      { client: '127.0.0.1', reason: 'SLIM_MAX_SESSIONS', more: 0 },
-      { client: '127.0.0.1', reason: 'SLIM_MAX_SESSIONS', more: 4 },
+    assert.deepEqual(server.turnedAway(), [
+      { client: '127.0.0.1', reason: 'SLIM_MAX_SESSIONS' },
+      { who: 'SLIM_MAX_SESSIONS', more: 4 },
+      { client: '127.0.0.1', reason: 'SLIM_MAX_SESSIONS' },
     ]);
     time.restore();
   });
@@ -162,7 +165,7 @@ describe('a listener', () => {
       maxSessions: 0,
       maxSessionsPerClient: 0,
       isShared: () => false,
-      onRefused: () => undefined,
+      gatherer: new Gatherer(silent),
       open: () => ({ drain() {}, end() {} }),
     });
     await assert.rejects(other.open(), {
@@ -179,7 +182,7 @@ describe('a listener', () => {
         maxSessions: 0,
         maxSessionsPerClient: 0,
         isShared: () => false,
-        onRefused: () => undefined,
+        gatherer: new Gatherer(silent),
         open: () => ({ drain() {}, end() {} }),
       });
     await assert.rejects(onPort(undefined).open(), /^Error: cannot listen on :\d+: another program listens there/);
@@ -191,7 +194,7 @@ describe('a listener', () => {
   it('survives a failure to accept, and says so', async () => {
     server = await startServer();
     server.server.emit('error', new Error('accept EMFILE'));
-    assert.deepEqual(server.turnedAway, [{ client: '', reason: 'accept EMFILE', more: 0 }]);
+    assert.deepEqual(server.turnedAway(), [{ client: '', reason: 'accept EMFILE' }]);
     await from('127.0.0.1');
   });
 });

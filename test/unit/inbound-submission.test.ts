@@ -8,6 +8,8 @@ import { after, afterEach, before, describe, it } from 'node:test';
 import type { SecureContext } from 'node:tls';
 import { createTransport } from 'nodemailer';
 import { createAuthenticator } from '../../src/auth/chain.ts';
+import { stranger } from '../../src/inbound/peer.ts';
+import { Gatherer } from '../../src/system/gather.ts';
 import { type Policy, answerRecipient, answerSender } from '../../src/inbound/policy.ts';
 import { CannotTell, type Authenticator, type Login } from '../../src/mail/ports.ts';
 import type { Mailbox } from '../../src/mail/address.ts';
@@ -150,10 +152,10 @@ describe('mail from a login', () => {
 describe('mail for elsewhere', () => {
   it('is refused without login, and taken from a trusted network as from its author', async () => {
     const { sent } = await start();
-    const stranger = await Client.to(server);
-    await stranger.ask('EHLO client.example.net');
-    await stranger.ask('MAIL FROM:<anton@example.com>');
-    assert.match(await stranger.ask('RCPT TO:<carla@example.net>'), /^550 5\.7\.1/);
+    const foreigner = await Client.to(server);
+    await foreigner.ask('EHLO client.example.net');
+    await foreigner.ask('MAIL FROM:<anton@example.com>');
+    assert.match(await foreigner.ask('RCPT TO:<carla@example.net>'), /^550 5\.7\.1/);
     assert.deepEqual(sent, []);
     await server.stop();
     const trusted = await start({ isTrusted: true });
@@ -167,7 +169,7 @@ describe('mail for elsewhere', () => {
       trusted.sent[0]?.content ?? '',
       /with ESMTP\n[^]*\+0000\nDate: .*\nMessage-ID: <.*>\nSubject: y\n\nhello\n$/,
     );
-    stranger.socket.destroy();
+    foreigner.socket.destroy();
   });
 });
 
@@ -272,7 +274,7 @@ describe('a sender', () => {
   };
   const policy = (senderCheck: Policy['senderCheck']): Policy => ({
     senderCheck,
-    log: silent,
+    gatherer: new Gatherer(silent),
     resolve: async ({ local, domain }) => {
       if (local === 'later') throw new CannotTell('down');
       return domain === 'example.com' ? (table[`${local}@${domain}`] ?? { kind: 'unknown' }) : { kind: 'elsewhere' };
@@ -305,7 +307,7 @@ describe('a sender', () => {
       const sender = text === '' ? '' : (parseAddress(text) ?? assert.fail(text));
       const codes = [];
       for (const check of ['strict', 'domain', 'off'] as const)
-        codes.push((await answerSender(who, sender, policy(check))).code);
+        codes.push((await answerSender(who, sender, stranger, policy(check))).code);
       assert.deepEqual(codes, [strict, domain, 250]);
     });
 
@@ -321,7 +323,7 @@ describe('a sender', () => {
     ]) {
       const { reply, destination } = await answerRecipient(
         parseAddress(text) ?? assert.fail(text),
-        false,
+        stranger,
         policy('strict'),
       );
       assert.ok(reply.code >= 500 && destination === undefined, `${text}: ${reply.code}`);

@@ -7,8 +7,11 @@ import { join } from 'node:path';
 import { type SecureContext, connect as connectTls, createSecureContext } from 'node:tls';
 import { Certificates } from '../../src/tls/certificates.ts';
 import { Connection } from '../../src/inbound/connection.ts';
+import { EnvelopeBudget } from '../../src/inbound/envelopes.ts';
 import { type ListenSocket, Listeners } from '../../src/inbound/listener.ts';
+import { stranger } from '../../src/inbound/peer.ts';
 import type { Authenticator, Queue, Report, Resolution, Storage } from '../../src/mail/ports.ts';
+import { Gatherer } from '../../src/system/gather.ts';
 import type { Log } from '../../src/system/log.ts';
 import type { Mailbox } from '../../src/mail/address.ts';
 import type { Route } from '../../src/mail/message.ts';
@@ -31,6 +34,8 @@ type Options = {
   readonly authenticator?: Authenticator;
   readonly isTrusted?: boolean;
   readonly needsLogin?: boolean;
+  readonly needsTls?: boolean;
+  readonly envelopes?: EnvelopeBudget;
   readonly senderCheck?: 'strict' | 'domain' | 'off';
   readonly queue?: Queue;
   readonly report?: Report;
@@ -59,13 +64,14 @@ export async function startServer(options: Options = {}) {
   mkdirSync(root);
   mkdirSync(spoolFolder);
   const lines: Line[] = [];
-  const turnedAway: { readonly client: string; readonly reason: string; readonly more: number }[] = [];
   const note = (level: string) => (fields: Record<string, unknown>, text: string) => {
     // As pino does it, so that what cannot be told from JSON shows here too.
     lines.push(JSON.parse(JSON.stringify({ ...fields, level, text })) as Line);
   };
   const log: Log = { debug: note('debug'), info: note('info'), warn: note('warn'), error: note('error') };
   const clock = options.clock ?? systemClock;
+  const gatherer = new Gatherer(log);
+  const envelopes = options.envelopes ?? new EnvelopeBudget();
   const route = (name: string): Route => ({ kind: 'maildir', root, path: join(root, name) });
   const nothing: Storage = { prepare: () => Promise.reject(new Error('there are no accounts here')) };
   const accept = {
@@ -76,6 +82,7 @@ export async function startServer(options: Options = {}) {
     report: options.report ?? (async () => {}),
     clock,
     random,
+    gatherer,
     log,
   };
   const kind = options.kind ?? 'smtp';
@@ -85,11 +92,27 @@ export async function startServer(options: Options = {}) {
     maxSessions: options.maxSessions ?? 0,
     maxSessionsPerClient: options.maxSessionsPerClient ?? 0,
     isShared: options.isShared ?? (() => false),
-    onRefused: (client, reason, more) => turnedAway.push({ client, reason, more }),
+    gatherer,
     open: (socket, listener, client, onClose) =>
       new Connection(
         socket,
         {
+          accept,
+          policy: {
+            resolve: options.resolve ?? (async ({ local }) => ({ kind: ok, routes: [route(local)] })),
+            senderCheck: options.senderCheck ?? 'strict',
+            gatherer,
+          },
+          authenticator: options.authenticator,
+          secureContext: () => options.secureContext ?? createSecureContext(),
+          envelopes,
+          gatherer,
+          log,
+        },
+        {
+          id: `s${(sessions += 1)}`,
+          peer: { ...stranger, client, isTrusted: options.isTrusted ?? false },
+          listener,
           session: {
             hostname: 'mx.example.com',
             extensions: [
@@ -99,24 +122,10 @@ export async function startServer(options: Options = {}) {
                 : []),
             ],
             maxSizeBytes: options.maxSizeBytes ?? 64 * 1024 * 1024,
-            needsTls: false,
+            needsTls: options.needsTls ?? false,
             needsLogin: options.needsLogin ?? false,
             isSecure: kind === 'submissions',
           },
-          accept,
-          policy: {
-            resolve: options.resolve ?? (async ({ local }) => ({ kind: ok, routes: [route(local)] })),
-            senderCheck: options.senderCheck ?? 'strict',
-            log,
-          },
-          authenticator: options.authenticator,
-          isTrusted: options.isTrusted ?? false,
-          isSubmission: kind !== 'smtp',
-          secureContext: () => options.secureContext ?? createSecureContext(),
-          id: `s${(sessions += 1)}`,
-          listener: listener.kind,
-          client,
-          log,
         },
         onClose,
       ),
@@ -145,7 +154,11 @@ export async function startServer(options: Options = {}) {
     server,
     listeners,
     lines,
-    turnedAway,
+    gatherer,
+    turnedAway: () =>
+      lines
+        .filter(({ text }) => text === 'clients were turned away')
+        .map(({ client, reason, who, more }) => (who === undefined ? { client, reason } : { who, more })),
     folder,
     route,
     spooled: () => list(spoolFolder),

@@ -1,0 +1,43 @@
+// The memory of all envelopes of all sessions together: a thousand recipients of full length are more than a megabyte.
+// Promise: together they stay within one budget. A session may hold at most an eighth of what is free at that moment, so
+// that fifty greedy sessions of one client leave a good part to everybody else, who need little.
+import type { Recipient, Sender } from '../smtp/envelope.ts';
+
+/** All envelopes together. */
+const maxTotalBytes = 64 * 1024 * 1024;
+/** What a sender or recipient costs besides its text: objects, and what is known of where it leads. */
+const overheadBytes = 512;
+/** A session's part of what is free. */
+const share = 8;
+
+export class EnvelopeBudget {
+  readonly #maxBytes: number;
+  #usedBytes = 0;
+
+  constructor(maxBytes = maxTotalBytes) {
+    this.#maxBytes = maxBytes;
+  }
+
+  get usedBytes(): number {
+    return this.#usedBytes;
+  }
+
+  /** Takes that much for a session that has some already. false: it has enough, or nothing is left. */
+  take(heldBytes: number, bytes: number): boolean {
+    if ((heldBytes + bytes) * share > this.#maxBytes - this.#usedBytes) return false;
+    this.#usedBytes += bytes;
+    return true;
+  }
+
+  giveBack(bytes: number): void {
+    this.#usedBytes -= bytes;
+  }
+}
+
+/** What a sender costs. An address is kept as sent and in parts, at up to two octets a character. */
+export const senderBytes = ({ reversePath, envelopeId = '' }: Sender): number =>
+  overheadBytes + 2 * ((reversePath === '' ? 0 : 2 * reversePath.text.length) + envelopeId.length);
+
+/** What a recipient costs. */
+export const recipientBytes = ({ address, originalRecipient = '' }: Recipient): number =>
+  overheadBytes + 2 * (2 * address.text.length + originalRecipient.length);
