@@ -1,7 +1,8 @@
 // What makes files and folders stable. Never tries a failed fsync again as if all were well: the kernel may have
 // dropped the pages, and the next one succeeds without them ('fsyncgate').
-import { closeSync, fsync, openSync, unlinkSync, writevSync } from 'node:fs';
+import { closeSync, fdatasync, fsync, openSync, unlinkSync, writevSync } from 'node:fs';
 import { constants } from 'node:os';
+import { promisify } from 'node:util';
 
 type Folders = Map<string, Promise<void>>;
 /** `spoiled`: those that have failed with the turn before, without an fsync of their own. */
@@ -58,6 +59,9 @@ export function sync(path: string, open?: number): Promise<void> {
     });
   });
 }
+
+/** Syncs what was written to an open file until now; it stays open. */
+export const datasync = promisify(fdatasync);
 
 /** In octets. */
 export const sizeOf = (parts: readonly Buffer[]): number => parts.reduce((sum, part) => sum + part.length, 0);

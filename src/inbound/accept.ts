@@ -40,7 +40,7 @@ type Destinations = readonly (Destination | undefined)[];
 export class Incoming {
   readonly startedAt: number;
   readonly #options: AcceptOptions;
-  readonly #entry: Omit<QueueEntry, 'is8Bit' | 'recipients'>;
+  readonly #entry: Omit<QueueEntry, 'is8Bit' | 'recipients' | 'skipBytes'>;
   readonly #recipients: readonly QueueRecipient[];
   readonly #destinations: Destinations;
   readonly #routes: ReadonlyMap<string, Route>; // where the copies go that stay here, each once, by its key
@@ -106,13 +106,13 @@ export class Incoming {
       // Only a single recipient is named, so that no Bcc is given away.
       `\tid ${id}${recipients.length === 1 ? `\n\tfor <${to[0]}>` : ''}; ${date}\n`,
     ].join('\n');
-    const kept = { id, from, isUtf8, receivedAt: this.startedAt, skipBytes: Buffer.byteLength(returnPath) };
+    const kept = { id, from, isUtf8, receivedAt: this.startedAt };
     this.#entry = { ...kept, ...(ret && { ret }), ...(envelopeId && { envelopeId }) };
     const maildir = routes.find(route => route.kind === 'maildir');
     // A Maildir that has never had mail has no tmp/ yet.
     const hasFolder = (): boolean => maildir !== undefined && existsSync(`${maildir.path}/tmp`);
     const place = (): string => `${hasFolder() ? `${maildir?.path}/tmp` : spoolFolder}/${id}`;
-    this.#spool = new Spool(place, Buffer.from(returnPath + trace));
+    this.#spool = new Spool(place, { returnPath, trace });
   }
 
   /** Takes content. A promise is to be waited for before the next call. A failure is kept for commit(). */
@@ -155,9 +155,9 @@ export class Incoming {
     if (this.#failure !== undefined) throw this.#failure;
     const { storages, queue, report, log } = this.#options;
     const { id } = this.#entry;
-    const message = await this.#spool.finish();
     const header = await this.#spool.header(maxHeadOctets);
-    if ((header.match(/^received:/gim)?.length ?? 0) > maxReceivedLines + 1) return replies.loop; // one is ours
+    if ((header.match(/^received:/gim)?.length ?? 0) > maxReceivedLines) return replies.loop;
+    const { message, returnPathBytes: skipBytes } = await this.#spool.finish();
 
     const prepared: Prepared[] = [];
     const later = new Set<string>();
@@ -174,7 +174,7 @@ export class Incoming {
       const routes = recipient.routes?.filter(route => later.has(routeKey(route)));
       return routes?.length === 0 ? [] : [{ ...recipient, ...(routes && { routes }) }];
     });
-    const entry = { ...this.#entry, is8Bit: !this.#isAscii, recipients: waiting };
+    const entry = { ...this.#entry, skipBytes, is8Bit: !this.#isAscii, recipients: waiting };
     try {
       if (failure !== undefined && prepared.length === 0 && waiting.every(({ routes }) => routes)) throw failure;
       if (failure !== undefined)

@@ -1,101 +1,189 @@
-// One message while it comes in: small ones stay in memory, larger ones go to a file.
-// Promise: memory is bounded for one message and for all together. To make it stable is the
-// storage's work; of a large one most is on the disk by then. The file is best made where it will be linked from (tmp/ of a Maildir),
-// so that it is written only once.
+// One message while it comes in. A small one stays in memory, a larger one goes to a file.
+// Promises: memory is bounded for one message and for all together, and everything counts that is held, also while it is
+// being written. The file is best made where it will be linked from (tmp/ of a Maildir), so that it is written only once.
+// To make it stable is the storage's work; of a large message most is on the disk by then.
+//
+// Header lines of ours can be put in front of content that has come already (what a check has found), between the
+// Return-Path and the trace. In memory that costs nothing. A file begins with its head, so whoever will have such lines
+// reserves room for them when the message begins. What is left of that room becomes a padding field right behind the
+// Return-Path. It stays on this server: the queue leaves out all octets up to the trace (`returnPathBytes`). Lines that are
+// longer than their room cost a second write of the content.
 import { type FileHandle, open, unlink } from 'node:fs/promises';
-import type { Message } from '../mail/message.ts';
-import { sizeOf } from '../durable/sync.ts';
+import { datasync, sizeOf } from '../durable/sync.ts';
+import { type Message, readMessage } from '../mail/message.ts';
+import { Collector, type Octets, prepend, slice } from '../mail/octets.ts';
 
-/** Largest message that stays in memory. */
+/** The largest message that stays in memory. */
 const maxMemoryBytes = 256 * 1024;
-/** Of a larger one as much is written at once, after the first part. */
+/** Of a larger message so much is written at once, after the first part. */
 const writeBytes = 1024 * 1024;
-/** All messages in memory together; beyond, also small ones go to a file. */
+/** The budget of all messages in memory together. Beyond it small messages go to files, too. */
 const maxTotalBytes = 16 * 1024 * 1024;
-/** What a part costs besides its octets: content that drips octet by octet would take 500 times its size unseen. */
-const partOverheadBytes = 512;
-let totalBytes = 0;
-/** What is written of a file before it is synced for the first time, and each further time. */
+/** So much of a file is written before it is synced for the first time, and each further time. */
 const syncEveryBytes = 8 * 1024 * 1024;
+/** What all messages hold now. */
+let totalBytes = 0;
+
+/** The first lines of a message; each ends in LF. */
+export type Head = Readonly<{ returnPath: string; trace: string }>;
+/** `returnPathBytes`: so many octets in front are for Maildirs alone. */
+export type Finished = Readonly<{ message: Message; returnPathBytes: number }>;
+/** `contentAt`: where the content begins. `octets`: how long it is by now. */
+type SpoolFile = { readonly handle: FileHandle; readonly path: string; readonly contentAt: number; octets: number };
 
 export class Spool {
   readonly #place: () => string;
-  #path = '';
-  #file: FileHandle | undefined;
-  readonly #parts: Buffer[];
-  #sizeBytes: number;
+  readonly #head: Head;
+  readonly #reservedBytes: number;
+  readonly #collector = new Collector();
+  #file: SpoolFile | undefined;
+  /** The content, once all of it has come and has stayed in memory. */
+  #content: Octets | undefined;
   #heldBytes = 0;
   #unsyncedBytes = 0;
   #written: Promise<void> = Promise.resolve();
   #synced: Promise<unknown> = Promise.resolve();
 
-  /** `place`: the path of a file, when one is needed. `head` goes before what is written. */
-  constructor(place: () => string, head: Buffer) {
+  /** `place`: the path of a file, when one is needed. `reservedBytes`: room for the lines that finish() may get. */
+  constructor(place: () => string, head: Head, reservedBytes = 0) {
     this.#place = place;
-    this.#parts = [head];
-    this.#sizeBytes = head.length;
+    this.#head = head;
+    this.#reservedBytes = reservedBytes;
   }
 
-  /** Takes the octets. A promise is to be waited for before the next call. */
+  /** Takes the octets, which belong to it from now on. A promise is to be waited for before the next call. */
   write(data: Buffer): Promise<void> | undefined {
-    this.#parts.push(data);
-    this.#sizeBytes += data.length;
-    this.#heldBytes += data.length + partOverheadBytes;
-    totalBytes += data.length + partOverheadBytes;
-    if (this.#heldBytes <= (this.#file ? writeBytes : maxMemoryBytes) && totalBytes <= maxTotalBytes) return undefined;
+    const before = this.#collector.heldBytes;
+    this.#collector.add(data);
+    this.#hold(this.#collector.heldBytes - before);
+    const limit = this.#file ? writeBytes : maxMemoryBytes;
+    if (this.#collector.heldBytes <= limit && totalBytes <= maxTotalBytes) return undefined;
     // More comes in while this is written, but no more than that once.
-    const before = this.#written;
-    this.#written = before.then(() => this.#flush());
+    const earlier = this.#written;
+    this.#written = earlier.then(() => this.#flush());
     this.#written.catch(() => undefined);
-    return totalBytes > maxTotalBytes ? this.#written : before;
+    return totalBytes > maxTotalBytes ? this.#written : earlier;
   }
 
-  async finish(): Promise<Message> {
-    await this.#written;
-    if (this.#file === undefined) return { kind: 'memory', parts: this.#parts, sizeBytes: this.#sizeBytes };
-    await this.#flush();
-    await this.#synced;
-    return { kind: 'file', path: this.#path, sizeBytes: this.#sizeBytes };
-  }
-
-  /** The header of a finished message, as far as it lies within its first octets; as latin1. */
+  /** The header of the content, after its last octet; as far as it lies within its first octets, as latin1. */
   async header(maxOctets: number): Promise<string> {
-    const octets = Math.min(maxOctets, this.#sizeBytes);
-    let head = '';
-    if (this.#file) head = (await this.#file.read(Buffer.alloc(octets), 0, octets, 0)).buffer.toString('latin1');
-    else for (const part of this.#parts) head += part.toString('latin1', 0, octets - head.length);
+    const file = await this.#end();
+    const head = file
+      ? readMessage(messageOf(file), file.contentAt, maxOctets)
+      : slice(this.#content as Octets, 0, maxOctets);
     const end = head.indexOf('\n\n');
-    return end < 0 ? head : head.slice(0, end);
+    return head.toString('latin1', 0, end < 0 ? head.length : end);
+  }
+
+  /** The whole message, after its last octet, with these lines between Return-Path and trace; each ends in LF. */
+  async finish(lines = ''): Promise<Finished> {
+    const file = await this.#end();
+    const { returnPath, trace } = this.#head;
+    const returnPathBytes = Buffer.byteLength(returnPath);
+    if (file === undefined) {
+      const content = this.#content as Octets;
+      const octets = prepend(Buffer.from(returnPath + lines + trace), content);
+      this.#hold(octets.heldBytes - content.heldBytes);
+      return { message: { kind: 'memory', octets, sizeBytes: octets.sizeBytes }, returnPathBytes };
+    }
+    const left = this.#reservedBytes - Buffer.byteLength(lines);
+    if (left < 0) await this.#rewrite(file, Buffer.from(returnPath + lines + trace));
+    else if (this.#reservedBytes > 0)
+      await writeAt(file.handle, [Buffer.from(padded(returnPath, left) + lines + trace)], 0);
+    await this.#synced;
+    return { message: messageOf(this.#file ?? file), returnPathBytes: returnPathBytes + Math.max(0, left) };
   }
 
   /** Frees everything, whatever became of the message. Never rejects. */
   async release(): Promise<void> {
     await this.#written.catch(() => undefined);
-    this.#take();
-    if (this.#file) await Promise.allSettled([this.#file.close(), unlink(this.#path)]);
+    this.#collector.take();
+    this.#content = undefined;
+    this.#hold(-this.#heldBytes);
+    if (this.#file) await remove(this.#file);
   }
 
-  #take(): Buffer[] {
-    totalBytes -= this.#heldBytes;
-    this.#heldBytes = 0;
-    return this.#parts.splice(0);
+  #hold(bytes: number): void {
+    this.#heldBytes += bytes;
+    totalBytes += bytes;
+  }
+
+  /** All content is in memory, or all of it is in the file. */
+  async #end(): Promise<SpoolFile | undefined> {
+    await this.#written;
+    if (this.#file) await this.#flush();
+    else this.#content ??= this.#collector.take();
+    return this.#file;
   }
 
   async #flush(): Promise<void> {
-    this.#file ??= await open((this.#path = this.#place()), 'wx+', 0o600);
-    const parts = this.#take();
-    const octets = sizeOf(parts);
-    // No copy into one buffer first: for 50 MB that raised the peak memory by another 20 MB. Writes go on where the last
-    // one ended; a regular file takes less than it is given only when the disk is full.
-    const { bytesWritten } = await this.#file.writev(parts);
+    const { pieces, sizeBytes, heldBytes } = this.#collector.take();
+    if (pieces.length === 0) return;
+    this.#file ??= await this.#make();
+    await writeAt(this.#file.handle, pieces, this.#file.contentAt + this.#file.octets);
+    this.#file.octets += sizeBytes;
     // Their memory goes at once, not when it is collected: of 50 MB that is 10 MB less at the peak. Small ones may share the pool.
-    for (const { buffer, length } of parts) if (length > Buffer.poolSize / 2) (buffer as ArrayBuffer).transfer(0);
-    if (bytesWritten !== octets) throw Object.assign(new Error(`${bytesWritten} octets written`), { code: 'ENOSPC' });
-    this.#unsyncedBytes += octets;
+    for (const { buffer, length } of pieces) if (length > Buffer.poolSize / 2) (buffer as ArrayBuffer).transfer(0);
+    this.#hold(-heldBytes);
+    this.#unsyncedBytes += sizeBytes;
     if (this.#unsyncedBytes < syncEveryBytes) return;
     this.#unsyncedBytes = 0;
     // The disk works while the client still sends. One that fails here counts: a later one may succeed without those pages.
-    this.#synced = Promise.all([this.#synced, this.#file.datasync()]);
+    this.#synced = Promise.all([this.#synced, datasync(this.#file.handle.fd)]);
     this.#synced.catch(() => undefined);
   }
+
+  /** A file with the head in front, or with room for it. */
+  async #make(): Promise<SpoolFile> {
+    const { returnPath, trace } = this.#head;
+    const head = Buffer.from(returnPath + trace);
+    const path = this.#place();
+    const handle = await open(path, 'wx+', 0o600);
+    const file = { handle, path, contentAt: head.length + this.#reservedBytes, octets: 0 };
+    this.#file = file;
+    if (this.#reservedBytes === 0) await writeAt(handle, [head], 0);
+    return file;
+  }
+
+  /** The content once more, behind that head, in a new file in place of the old one. */
+  async #rewrite(old: SpoolFile, head: Buffer): Promise<void> {
+    const path = `${old.path}0`;
+    const handle = await open(path, 'wx+', 0o600);
+    this.#file = { handle, path, contentAt: head.length, octets: old.octets };
+    await writeAt(handle, [head], 0);
+    for (let at = 0; at < old.octets;) {
+      const piece = readMessage(messageOf(old), old.contentAt + at, writeBytes);
+      if (piece.length === 0) throw new Error(`the spool file ${old.path} became shorter`);
+      await writeAt(handle, [piece], head.length + at);
+      at += piece.length;
+    }
+    await remove(old);
+  }
+}
+
+const messageOf = ({ path, contentAt, octets }: SpoolFile): Message => ({
+  kind: 'file',
+  path,
+  sizeBytes: contentAt + octets,
+});
+
+/** No copy into one buffer first: for 50 MB that raised the peak memory by another 20 MB. */
+async function writeAt(handle: FileHandle, pieces: readonly Buffer[], at: number): Promise<void> {
+  const { bytesWritten } = await handle.writev(pieces, at);
+  // A regular file takes less than it is given only when the disk is full.
+  if (bytesWritten !== sizeOf(pieces))
+    throw Object.assign(new Error(`${bytesWritten} octets written`), { code: 'ENOSPC' });
+}
+
+/** Never rejects. */
+async function remove({ handle, path }: SpoolFile): Promise<void> {
+  await Promise.allSettled([handle.close(), unlink(path)]);
+}
+
+/** The Return-Path and behind it so many octets that say nothing: blanks, or a field of its own with dots in lines of 78. */
+function padded(returnPath: string, octets: number): string {
+  const name = 'X-Padding:';
+  if (octets <= name.length) return `${returnPath.trimEnd()}${' '.repeat(octets)}\n`;
+  const dots = '.'.repeat(octets - name.length - 1).replaceAll(/.{76}(?=...)/g, line => `${line.slice(2)}\n `);
+  return `${returnPath}${name}${dots}\n`;
 }

@@ -1,6 +1,8 @@
 // The messages that the parts hand to each other: where a copy goes, the content, the envelope as the queue keeps it, and what
 // became of a recipient. Plain data.
+import { closeSync, openSync, readSync } from 'node:fs';
 import type { Notify } from '../smtp/envelope.ts';
+import { type Octets, collect, slice } from './octets.ts';
 
 /** Where one copy of a message goes. Fixed when the recipient is accepted; equal routes have an equal `routeKey`. */
 export type Route =
@@ -16,8 +18,26 @@ export function routeKey(route: Route): string {
 
 /** A whole message with its trace lines, line ends LF: in memory while small, else in a file that is not yet synced. */
 export type Message =
-  | { readonly kind: 'memory'; readonly parts: readonly Buffer[]; readonly sizeBytes: number }
+  | { readonly kind: 'memory'; readonly octets: Octets; readonly sizeBytes: number }
   | { readonly kind: 'file'; readonly path: string; readonly sizeBytes: number };
+
+/** A message in memory of these pieces, which belong to it from now on. */
+export function inMemory(...pieces: readonly Buffer[]): Message {
+  const octets = collect(pieces);
+  return { kind: 'memory', octets, sizeBytes: octets.sizeBytes };
+}
+
+/** So many octets of a message from `start`, or as many as there are. Three short synchronous calls: asynchronous ones cost more than a small message. */
+export function readMessage(message: Message, start: number, length: number): Buffer {
+  if (message.kind === 'memory') return slice(message.octets, start, length);
+  const file = openSync(message.path, 'r');
+  try {
+    const buffer = Buffer.allocUnsafe(Math.max(0, Math.min(length, message.sizeBytes - start)));
+    return buffer.subarray(0, readSync(file, buffer, 0, buffer.length, start));
+  } finally {
+    closeSync(file);
+  }
+}
 
 /** A recipient of a message that is kept for later. */
 export type QueueRecipient = {

@@ -2,8 +2,8 @@
 // Promises: whatever is in the file, exactly one CRLF.CRLF goes out, and it is the last thing; a bare CR never does: it is taken
 // for a line end. Memory is bounded: a small message is read at once, a large one piece by piece.
 // RFC 5321 §4.5.2 and §2.3.8.
-import { closeSync, createReadStream, openSync, readSync } from 'node:fs';
-import type { Message } from '../mail/message.ts';
+import { createReadStream } from 'node:fs';
+import { type Message, readMessage } from '../mail/message.ts';
 
 /** A message of so many octets is read at once, a larger one in such pieces. */
 const pieceBytes = 256 * 1024;
@@ -30,18 +30,8 @@ async function* pieces(path: string, start: number): AsyncGenerator<Buffer> {
   yield encoder.encode(Buffer.alloc(0), true);
 }
 
-/** The first octets, synchronously: three short calls, where asynchronous ones cost more than the message. */
-export function read(message: Stored, octets: number): Buffer {
-  const { skipBytes } = message;
-  if (message.kind === 'memory') return Buffer.concat(message.parts).subarray(skipBytes, skipBytes + octets);
-  const file = openSync(message.path, 'r');
-  try {
-    const buffer = Buffer.allocUnsafe(octets);
-    return buffer.subarray(0, readSync(file, buffer, 0, octets, skipBytes));
-  } finally {
-    closeSync(file);
-  }
-}
+/** The first octets. */
+export const read = (message: Stored, octets: number): Buffer => readMessage(message, message.skipBytes, octets);
 
 export class Encoder {
   #isLineStart = true;

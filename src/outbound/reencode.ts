@@ -7,6 +7,7 @@ import { stat, writeFile } from 'node:fs/promises';
 import { Readable, type Transform, pipeline } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import type { MimeNode, Part } from 'mailsplit';
+import { inMemory } from '../mail/message.ts';
 import { type Stored, read } from './content.ts';
 
 const misplaced = 'it has octets above 127 where none may be encoded';
@@ -20,7 +21,7 @@ export async function toSevenBit(message: Stored, path: string | undefined): Pro
     const content = ascii(convert(message, dirty));
     if (path === undefined) {
       const octets = await buffer(content);
-      return { kind: 'memory', parts: [octets], skipBytes: 0, sizeBytes: octets.length };
+      return { ...inMemory(octets), skipBytes: 0 };
     }
     await writeFile(path, content, { flag: 'wx', mode: 0o600 });
     return { kind: 'file', path, skipBytes: 0, sizeBytes: (await stat(path)).size };

@@ -7,6 +7,7 @@ import fs from 'node:fs';
 import { copyFile, opendir, unlink } from 'node:fs/promises';
 import type { Delivery, Message, QueueEntry, QueueRecipient } from '../mail/message.ts';
 import type { Journal, Prepared } from '../mail/ports.ts';
+import { collect } from '../mail/octets.ts';
 import type { Log } from '../system/log.ts';
 import { FolderSync, create, sync } from '../durable/sync.ts';
 
@@ -59,7 +60,7 @@ export class QueueFolder {
   }
 
   async prepare(entry: StoredEntry, message: Message): Promise<Prepared> {
-    const json = Buffer.from(JSON.stringify(entry));
+    const [json = Buffer.alloc(0)] = collect([Buffer.from(JSON.stringify(entry))]).pieces;
     if (await this.#hold(entry.id, json, message))
       return { commit: async () => undefined, abort: () => this.#forget(entry.id) };
     return this.#keep(entry.id, json, message);
@@ -67,18 +68,19 @@ export class QueueFolder {
 
   /** Whether journal and memory have taken it. */
   async #hold(id: string, json: Buffer, message: Message): Promise<boolean> {
-    if (message.kind === 'file' || !this.#journal || this.#heldBytes + message.sizeBytes > maxHeldBytes) return false;
-    const parts = [...message.parts];
+    const heldBytes = heldBytesOf(json, message);
+    if (message.kind === 'file' || !this.#journal || this.#heldBytes + heldBytes > maxHeldBytes) return false;
+    const parts = message.octets.pieces;
     const [path, temporary] = [`${this.#folder}/${id}`, `${this.#folder}/${id}.json.tmp`];
     if (this.#held.has(id) || fs.existsSync(path)) throw new Error(`the queue has a message ${id} already`);
     const records = [
       { files: [{ final: path, temporary }], parts },
       { files: [{ final: `${path}.json`, temporary }], parts: [json] },
     ];
-    this.#heldBytes += message.sizeBytes;
+    this.#heldBytes += heldBytes;
     const release = await this.#journal.append(records).catch(() => undefined);
-    if (release) this.#held.set(id, { json, message: { ...message, parts }, release });
-    else this.#heldBytes -= message.sizeBytes;
+    if (release) this.#held.set(id, { json, message, release });
+    else this.#heldBytes -= heldBytes;
     return release !== undefined;
   }
 
@@ -86,7 +88,7 @@ export class QueueFolder {
   async #forget(id: string): Promise<void> {
     const held = this.#held.get(id);
     this.#held.delete(id);
-    this.#heldBytes -= held?.message.sizeBytes ?? 0;
+    if (held) this.#heldBytes -= heldBytesOf(held.json, held.message);
     const files = [id, `${id}.json`].map(name => ({ final: `${this.#folder}/${name}`, temporary: '' }));
     (await this.#journal?.append([{ files, parts: [] }]).catch(() => undefined))?.();
     held?.release();
@@ -132,7 +134,7 @@ export class QueueFolder {
     const discardAll = (): void => files.forEach(discard);
     const isMemory = message.kind === 'memory';
     // Rejects where the queue has that message already, which stays.
-    const fd = isMemory ? create(path, message.parts) : undefined;
+    const fd = isMemory ? create(path, message.octets.pieces) : undefined;
     if (!isMemory && !isLinked(message.path, path)) await copyFile(message.path, path, fs.constants.COPYFILE_EXCL);
     const stable = [sync(path, fd)];
     try {
@@ -215,6 +217,11 @@ export class QueueFolder {
     }
     if (swept > 0) this.#log.info({ files: swept }, 'what a crash had left half-made in the queue was removed');
   }
+}
+
+/** What a message without files costs in memory. */
+function heldBytesOf(json: Buffer, message: Message): number {
+  return json.buffer.byteLength + (message.kind === 'memory' ? message.octets.heldBytes : 0);
 }
 
 /** What scheduling needs of a recipient. */

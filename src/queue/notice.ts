@@ -5,7 +5,7 @@
 import { isAscii } from 'node:buffer';
 import { createReadStream } from 'node:fs';
 import { buffer } from 'node:stream/consumers';
-import type { Message, Outcome, QueueEntry } from '../mail/message.ts';
+import { type Message, type Outcome, type QueueEntry, readMessage } from '../mail/message.ts';
 import type { Notify } from '../smtp/envelope.ts';
 import type { Clock, Random } from '../system/world.ts';
 
@@ -148,7 +148,7 @@ async function returned({ skipBytes }: QueueEntry, message: Message, isWanted: b
   const octets = skipBytes + maxReturnedBytes;
   const head =
     message.kind === 'memory'
-      ? Buffer.concat(message.parts).subarray(0, octets)
+      ? readMessage(message, 0, octets)
       : // A notice without it is better than none.
         await buffer(createReadStream(message.path, { end: octets - 1 })).catch(() => Buffer.alloc(0));
   const content = head.subarray(skipBytes);

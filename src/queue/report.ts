@@ -2,6 +2,7 @@
 // Promises: resolves when the notice is stable; a notice to a sender of ours goes straight to the Maildir; never a notice of
 // a notice. A sender that does not exist here is logged and gets none. RFC 5321 §4.5.5 and §6.1, RFC 3461 §6.
 import type { Log } from '../system/log.ts';
+import { inMemory } from '../mail/message.ts';
 import type { Queue, Report, Resolve } from '../mail/ports.ts';
 import { toMailbox } from '../mail/address.ts';
 import { parseAddress } from '../smtp/address.ts';
@@ -33,14 +34,14 @@ export function createReport({ resolve, queue, log, ...options }: ReportOptions)
     if (mailbox === undefined || sender === undefined || sender.kind === 'unknown')
       return log.warn(fields, 'a notice has nobody to go to: its sender does not exist here');
     const { content, ...kind } = notice;
-    const parts = [Buffer.from('Return-Path: <>\n'), content] as const;
-    const [skipBytes, receivedAt] = [parts[0].length, clock.now()];
+    const returnPath = Buffer.from('Return-Path: <>\n');
+    const [skipBytes, receivedAt] = [returnPath.length, clock.now()];
     const id = receivedAt.toString(36) + random.hex(5);
     const routes = sender.kind === 'local' && { routes: sender.routes };
     const recipients = [{ address: entry.from, domain: mailbox.domain, ...routes }];
     const prepared = await queue().prepare(
       { id, from: '', ...kind, receivedAt, skipBytes, recipients },
-      { kind: 'memory', parts, sizeBytes: skipBytes + content.length },
+      inMemory(returnPath, content),
     );
     await prepared.commit();
     log.info({ ...fields, notice: id }, 'a notice was sent');

@@ -7,6 +7,7 @@ import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CannotTell, type Account, type Accounts, type Storage } from '../mail/ports.ts';
 import type { Message } from '../mail/message.ts';
+import { slice } from '../mail/octets.ts';
 import type { Random } from '../system/world.ts';
 import { statusOf } from '../durable/sync.ts';
 import { isAccountName, isPassword } from './protocol.ts';
@@ -115,7 +116,8 @@ export class Steward {
 /** Not synced: the steward's copies are. A large message is copied, as a Maildir's hard link to it may come and go. */
 async function write(path: string, message: Message): Promise<void> {
   try {
-    if (message.kind === 'memory') writeFileSync(path, Buffer.concat(message.parts), { flag: 'wx', mode: 0o600 });
+    if (message.kind === 'memory')
+      writeFileSync(path, slice(message.octets, 0, message.sizeBytes), { flag: 'wx', mode: 0o600 });
     else await copyFile(message.path, path, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
   } catch (cause) {
     throw new CannotTell(`cannot write ${path}`, { status: statusOf(cause), cause });

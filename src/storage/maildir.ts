@@ -54,7 +54,7 @@ export class MaildirStorage implements Storage {
       }
       // Where the journal does not take it, it is synced as a large message is.
       if (message.kind === 'memory')
-        release = await this.#journal?.append([{ files: copies, parts: message.parts }]).catch(() => undefined);
+        release = await this.#journal?.append([{ files: copies, parts: message.octets.pieces }]).catch(() => undefined);
       const written = unsynced.splice(0);
       if (release) for (const { fd } of written) closeSync(fd);
       else await Promise.all(written.map(({ fd, path }) => sync(path, fd)));
@@ -130,5 +130,5 @@ function isLinked(original: string, path: string): boolean {
 async function write(message: Message, path: string, unsynced: Unsynced[]): Promise<void> {
   const isMemory = message.kind === 'memory';
   if (!isMemory && !isLinked(message.path, path)) await copyFile(message.path, path, constants.COPYFILE_EXCL);
-  unsynced.push({ fd: isMemory ? create(path, message.parts) : openSync(path, 'r'), path });
+  unsynced.push({ fd: isMemory ? create(path, message.octets.pieces) : openSync(path, 'r'), path });
 }

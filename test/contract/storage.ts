@@ -1,10 +1,9 @@
 // What every Storage keeps, whatever is behind it: run it with a place of your own. Maildirs are looked at as a mail
 // reader does, by listing them, so that nothing of the storage's inside is relied on.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
 import { chmod, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { test } from 'node:test';
-import type { Message, Route } from '../../src/mail/message.ts';
+import { type Message, type Route, inMemory, readMessage } from '../../src/mail/message.ts';
 import type { Storage } from '../../src/mail/ports.ts';
 
 export type Place = {
@@ -18,13 +17,11 @@ export type Place = {
   dispose(): Promise<void>;
 };
 
-export const octetsOf = (message: Message): Buffer =>
-  message.kind === 'memory' ? Buffer.concat(message.parts) : readFileSync(message.path);
+export const octetsOf = (message: Message): Buffer => readMessage(message, 0, message.sizeBytes);
 
 /** A message in memory. */
 export function memory(...parts: readonly string[]): Message {
-  const buffers = parts.map(part => Buffer.from(part, 'latin1'));
-  return { kind: 'memory', parts: buffers, sizeBytes: Buffer.concat(buffers).length };
+  return inMemory(...parts.map(part => Buffer.from(part, 'latin1')));
 }
 
 /** The octets of every file in one folder of a Maildir, sorted. */

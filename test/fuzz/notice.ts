@@ -2,7 +2,7 @@
 // lines of at most 998 octets, no CR and no NUL, and ASCII alone where the envelope had no SMTPUTF8.
 // An input, 0x1e between: what the remote said, its name, the address, ORCPT, ENVID, the message. RFC 3461, 3464, 6533.
 import assert from 'node:assert/strict';
-import type { Outcome, QueueEntry } from '../../src/mail/message.ts';
+import { type Outcome, type QueueEntry, inMemory } from '../../src/mail/message.ts';
 import { buildNotice } from '../../src/queue/notice.ts';
 import { parseRecipient, parseSender } from '../../src/smtp/envelope.ts';
 import { kept } from './corpus.ts';
@@ -91,7 +91,7 @@ export const notice: Target = {
     };
     const made = await buildNotice({
       entry,
-      message: { kind: 'memory', parts: [message], sizeBytes: message.length },
+      message: inMemory(message),
       outcomes: [outcome],
       hostname: 'mx.example.com',
       lifetimeMs: 1e6,

@@ -6,7 +6,7 @@ import { once } from 'node:events';
 import fs from 'node:fs';
 import { after, before, test } from 'node:test';
 import { CannotTell, type Prepared, type Storage } from '../../src/mail/ports.ts';
-import type { Route } from '../../src/mail/message.ts';
+import { type Route, readMessage } from '../../src/mail/message.ts';
 import {
   addAccount,
   decoy,
@@ -326,7 +326,7 @@ const remote: Storage = {
     const written =
       given.kind === 'file'
         ? given
-        : ({ kind: 'memory', base64: Buffer.concat(given.parts).toString('base64') } as const);
+        : ({ kind: 'memory', base64: readMessage(given, 0, given.sizeBytes).toString('base64') } as const);
     const { error, name, ticket } = await steward.ask({ ask: 'prepare', routes, message: written });
     if (error !== undefined) throw name === 'CannotTell' ? new CannotTell(String(error)) : new Error(String(error));
     const end = (ask: 'commit' | 'abort') => async () => void (await steward.ask({ ask, ticket: String(ticket) }));

@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { createInterface } from 'node:readline';
-import type { Message, Route } from '../../src/mail/message.ts';
+import { type Message, type Route, inMemory } from '../../src/mail/message.ts';
 import type { Prepared } from '../../src/mail/ports.ts';
 import { Steward } from '../../src/steward/client.ts';
 import { runPam } from '../../src/steward/pam.ts';
@@ -126,6 +126,5 @@ if (process.argv[2] === 'steward') {
 
 function toMessage(message: WrittenMessage): Message {
   if (message.kind === 'file') return message;
-  const parts = [Buffer.from(message.base64, 'base64')];
-  return { kind: 'memory', parts, sizeBytes: parts[0]?.length ?? 0 };
+  return inMemory(Buffer.from(message.base64, 'base64'));
 }

@@ -112,10 +112,11 @@ describe('a message', () => {
 describe('the messages in memory', () => {
   it('are bounded all together, and what is released makes room', async () => {
     server = await startServer(); // for its folder
-    const make = (name: string): Spool => new Spool(() => join(server.folder, 'spool', name), Buffer.from('trace\n'));
-    const piece = Buffer.alloc(200 * 1024);
+    const head = { returnPath: 'Return-Path: <>\n', trace: 'trace\n' };
+    const make = (name: string): Spool => new Spool(() => join(server.folder, 'spool', name), head);
+    const piece = (): Buffer => Buffer.alloc(200 * 1024);
     const first = Array.from({ length: 100 }, (_, count) => make(`first${count}`));
-    const writes = first.map(spool => spool.write(piece));
+    const writes = first.map(spool => spool.write(piece()));
     await Promise.all(writes);
     assert.deepEqual(
       [0, 80, 81, 99].map(index => writes[index] !== undefined),
@@ -125,7 +126,7 @@ describe('the messages in memory', () => {
     for (const spool of first) await spool.release();
     assert.deepEqual(server.spooled(), []);
     const second = make('second');
-    assert.equal(second.write(piece), undefined);
+    assert.equal(second.write(piece()), undefined);
     await second.release();
   });
 });

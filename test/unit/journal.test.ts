@@ -5,7 +5,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { afterEach, beforeEach, test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
-import type { Message } from '../../src/mail/message.ts';
+import { type Message, inMemory } from '../../src/mail/message.ts';
 import type { Prepared } from '../../src/mail/ports.ts';
 import { DiskJournal } from '../../src/durable/journal.ts';
 import { MaildirStorage } from '../../src/storage/maildir.ts';
@@ -36,10 +36,7 @@ async function start(): Promise<MaildirStorage> {
   running.set(storage, journal);
   return storage;
 }
-const memory = (...texts: string[]): Message => {
-  const parts = texts.map(text => Buffer.from(text));
-  return { kind: 'memory', parts, sizeBytes: Buffer.concat(parts).length };
-};
+const memory = (...texts: string[]): Message => inMemory(...texts.map(text => Buffer.from(text)));
 const prepare = (storage: MaildirStorage, names: string[], ...texts: string[]): Promise<Prepared> =>
   storage.prepare(
     names.map(name => ({ kind: 'maildir', path: `${root}/mail/${name}`, root: `${root}/mail` })),

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 import { Encoder, openContent } from '../../src/outbound/content.ts';
 import { toSevenBit } from '../../src/outbound/reencode.ts';
+import { inMemory } from '../../src/mail/message.ts';
 import { Body } from '../../src/smtp/body.ts';
 import { systemRandom } from '../../src/system/world.ts';
 
@@ -25,10 +26,7 @@ async function wire(octets: Buffer, skipBytes = 0): Promise<{ text: string; size
   const texts: string[] = [];
   const sizes: number[] = [];
   const parts = [octets.subarray(0, 3), octets.subarray(3)];
-  for (const message of [
-    { kind: 'file', path: file },
-    { kind: 'memory', parts },
-  ] as const) {
+  for (const message of [{ kind: 'file', path: file }, inMemory(...parts)] as const) {
     const content = openContent({ ...message, skipBytes, sizeBytes: octets.length });
     const pieces: Buffer[] = [];
     for await (const piece of content.pieces) pieces.push(piece);
@@ -116,11 +114,11 @@ async function convert(text: string, skipBytes = 0): Promise<{ result: string; p
   writeFileSync(paths[0], text);
   const sizeBytes = Buffer.byteLength(text);
   const result = await toSevenBit({ kind: 'file', path: paths[0], skipBytes, sizeBytes }, paths[1]);
-  const other = await toSevenBit({ kind: 'memory', parts: [Buffer.from(text)], skipBytes, sizeBytes }, undefined);
+  const other = await toSevenBit({ ...inMemory(Buffer.from(text)), skipBytes }, undefined);
   if (typeof result === 'string') assert.equal(other, result);
   if (typeof result === 'string') return { result, paths };
   const octets = readFileSync(paths[1]);
-  assert.deepEqual(other, { kind: 'memory', parts: [octets], skipBytes: 0, sizeBytes: octets.length });
+  assert.deepEqual(other, { ...inMemory(octets), skipBytes: 0 });
   assert.deepEqual({ kind: 'file', path: paths[1], skipBytes: 0, sizeBytes: octets.length }, result);
   return { result: octets.toString('latin1'), paths };
 }
