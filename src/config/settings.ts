@@ -32,7 +32,7 @@ const table = {
   SLIM_RELAY_HOST: optional(values.host),
   SLIM_RELAY_PORT: optional(values.port),
   SLIM_RELAY_TLS: required(values.oneOf('none', 'starttls', 'implicit'), { initially: 'starttls' }),
-  SLIM_RELAY_USER: optional(String),
+  SLIM_RELAY_USER: optional(values.loginName),
   SLIM_RELAY_PASSWORD: optional(String, { mask: hidden }),
   SLIM_EXTERNAL_TLS: required(values.oneOf('required', 'opportunistic'), { initially: 'required' }),
   SLIM_QUEUE_LIFETIME: required(values.wait, { initially: '5d' }),

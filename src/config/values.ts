@@ -4,7 +4,7 @@
 // RFC 5321 §4.1.2 (local parts), RFC 6531, RFC 5321 §4.1.1.1 (EHLO keywords).
 import { isIPv4, isIPv6 } from 'node:net';
 import { resolve } from 'node:path';
-import { toDomain, toMailbox } from '../mail/address.ts';
+import { hasControls, toDomain, toMailbox } from '../mail/address.ts';
 import { parseVerifier } from '../sasl/scram.ts';
 
 /** From the groups of a pattern ('' when absent) to a value; false and undefined say that it is no good. */
@@ -85,6 +85,7 @@ const user = parser(
     if (secret.startsWith('SCRAM-SHA-256$') && !parseVerifier(secret)) return undefined;
     if (source) return { kind: source === '@PAM' ? 'pam' : 'postgresql', name: source } as const;
     const [local = '', host] = given.split('@');
+    if (hasControls(local)) return undefined;
     const name = `${local.normalize('NFC').toLowerCase()}${host === undefined ? '' : `@${domain(host)}`}`;
     return generate ? ({ kind: 'generate', name } as const) : ({ kind: 'inline', name, secret } as const);
   },
@@ -105,6 +106,13 @@ const network = parser(
   },
 );
 export const networks = listOf(network, String);
+
+/** The name by which we log in elsewhere: anything, on one line. */
+export const loginName = parser(
+  'a name without control characters is wanted',
+  /^(.*)$/s,
+  text => !hasControls(text) && text,
+);
 
 export const host = parser('a host name or an address is wanted', /^\[?([^[\]]*)\]?$/s, text =>
   isIPv6(text) ? text : toDomain(text),

@@ -32,8 +32,6 @@ const hostile = [
   'a/b',
   '-f',
   '%2e%2e',
-  'a\0b',
-  'a\nb',
   'ü',
   'x'.repeat(300),
   "'--",

@@ -311,10 +311,18 @@ describe('names', () => {
     ['be\u0301rta@xn--bcher-kva.example', 'bérta@xn--bcher-kva.example'],
     ['BÉRTA@bücher.example', 'bérta@xn--bcher-kva.example'],
     ['bérta', undefined],
+    ['anton\n', undefined],
+    ['anton@example.com\n', undefined],
+    ['anton@exam\tple.com', undefined],
+    ['anton\u0085', undefined],
+    ['bérta\u2028@xn--bcher-kva.example', undefined],
+    ['BÉRTA@bücher.example\r\n', undefined],
+    ['BÉRTA@bücher.example/', undefined],
+    ['BÉRTA@bücher%2eexample', undefined],
     ['bérta@example.com', undefined],
   ];
   for (const [name, address] of cases)
-    test(`${name} is ${address ?? 'nobody'}`, async t => {
+    test(`${JSON.stringify(name)} is ${address ?? 'nobody'}`, async t => {
       skipDelays(t);
       const { chain } = await openLogins(t, { users });
       const { login } = await plain(chain, name, 'right');

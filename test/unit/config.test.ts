@@ -412,6 +412,21 @@ test('SLIM_USERS: inline, generated, PAM and PostgreSQL, in their order; names a
   assert.equal(shown?.[0], 'Anton:@GENERATE,Ärztin@Bücher.Example:***,app:***,@PAM,@POSTGRESQL');
 });
 
+test('no name has a control character in it', () => {
+  const wrong = {
+    SLIM_DOMAINS: 'exam\x01ple.com',
+    SLIM_HOSTNAME: 'mx.example.com\x7f',
+    SLIM_USERS: 'an\x01ton:secret',
+    SLIM_ACCOUNTS: 'an\x01ton',
+    SLIM_STORAGES: '"an\x01ton"@example.com=/mail',
+    SLIM_RELAY_HOST: 'relay.example\n',
+    SLIM_RELAY_USER: 'relay\nuser',
+    SLIM_RUN_AS: 'slim\n',
+  };
+  for (const [name, text] of Object.entries(wrong))
+    assert.match(problems({ [name]: text }).join('\n'), new RegExp(`^${name}=`, 'm'), name);
+});
+
 test('SLIM_USERS: mistakes are named, and no secret with them', () => {
   for (const [users, more] of [
     ['anton', {}],
