@@ -1,20 +1,20 @@
 // Logins: the sources of SLIM_USERS in their order, and what holds for every exchange: the throttle and the delay.
 // Promises: the first source that knows a name decides, and one that cannot answer is 454, never 535. Failures come with the
 // same words at a multiple of two seconds, after the same work, for names that exist and names that do not; success comes at
-// once. PBKDF2 runs in the thread pool, a few at a time, PAM in a process of its own. Never logs a password; what is
-// logged of a name is cut, and without control characters.
+// once. No guess is judged before it has a place (throttle.ts). PBKDF2 runs in the thread pool, a few at a time, PAM in a
+// process of its own. Never logs a password; what is logged of a name is cut, and without control characters.
 // Known gap: where SLIM_USERS also has @POSTGRESQL, SCRAM's challenge comes sooner for a name that stands before it.
 import { isUtf8 } from 'node:buffer';
-import { createHmac } from 'node:crypto';
 import { type Accounts, type Authenticator, CannotTell, type Exchange, type Login } from '../mail/ports.ts';
 import type { Log } from '../system/log.ts';
-import { type Verifier, checkPassword, parseVerifier } from '../sasl/scram.ts';
+import { type Verifier, checkPassword, makeVerifier, parseVerifier } from '../sasl/scram.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { generate, inlineSource } from './inline.ts';
-import { type Desk, type Dialogue, mechanisms, open } from '../sasl/mechanisms.ts';
+import { openInventions, saltOf } from './invented.ts';
+import { type Context, type Dialogue, mechanisms, open } from '../sasl/mechanisms.ts';
 import { type Found, type Name, type TablePasswords, accountSource, parseName, tableSource } from './sources.ts';
-import { type ThrottleOptions, openThrottle } from './throttle.ts';
+import { type Place, type ThrottleOptions, openThrottle } from './throttle.ts';
 
 /** An entry of SLIM_USERS. */
 export type User =
@@ -61,29 +61,39 @@ export async function createAuthenticator(options: AuthOptions): Promise<Chain> 
   const announced = working.filter(name => offered?.includes(name) ?? true);
   const offersPlus = announced.includes('SCRAM-SHA-256-PLUS');
 
-  /** Counted at once, answered late: whoever opens many connections gains nothing by not waiting. */
-  async function fail(client: string, id: string, startedAt: number): Promise<void> {
-    await throttle.countFailure(client, id);
+  /** A failure is counted at once and answered late: opening many connections gains nothing. */
+  async function fail(count: () => Promise<void>, startedAt: number): Promise<void> {
+    await count();
     const tookMs = Math.max(0, clock.now() - startedAt);
     await new Promise(resolve => setTimeout(resolve, failureStepMs - (tookMs % failureStepMs)));
   }
 
-  function begin(mechanism: string, client: string, binding: Desk['binding']): Exchange {
+  function begin(mechanism: string, client: string, binding: Context['binding']): Exchange {
     let id = ''; // whom a failure counts for
-    const identify: Desk['identify'] = async text => {
-      const name = parseName(text, mainDomain);
-      id = name?.id ?? text;
-      exchange.name = text.replace(/\p{Cc}/gu, '?').slice(0, 64);
-      if (await throttle.isShut(client, id)) return replies.tooManyLogins;
-      const found = await find(name);
-      const account = found?.account === undefined ? {} : { account: found.account };
-      return {
-        login: found && name && { name: text, address: name.address, ...account },
-        verifier: found?.verifier ?? invent(id),
-        isRight: password => isRight(found, id, password),
-      };
+    let place: Place | undefined; // of a guess that is being judged
+    const context: Context = {
+      binding,
+      offersPlus,
+      nonce: () => random.hex(12),
+      async identify(text) {
+        const name = parseName(text, mainDomain);
+        id = name?.id ?? text;
+        exchange.name = text.replace(/\p{Cc}/gu, '?').slice(0, 64);
+        if (await throttle.isShut(client, id)) return replies.tooManyLogins;
+        const found = await find(name);
+        const account = found?.account === undefined ? {} : { account: found.account };
+        const invented = invent(id); // for real names too: they must not take less time
+        return {
+          login: found && name && { name: text, address: name.address, ...account },
+          verifier: found?.verifier ?? invented,
+          isRight: password => isRight(found, id, password),
+        };
+      },
+      async admitGuess() {
+        place = await throttle.takePlace(client, id);
+        return place ? undefined : replies.tooManyLogins;
+      },
     };
-    const desk: Desk = { binding, offersPlus, nonce: () => random.hex(12), identify };
     let dialogue: Dialogue | undefined;
     const exchange = {
       login: undefined as Login | undefined,
@@ -91,16 +101,20 @@ export async function createAuthenticator(options: AuthOptions): Promise<Chain> 
       async step(response: Buffer | undefined): Promise<Reply> {
         const startedAt = clock.now();
         try {
-          dialogue ??= open(mechanism, response, desk);
+          dialogue ??= open(mechanism, response, context);
           const { done, value } = await dialogue.next(response ?? Buffer.alloc(0));
           if (!done) return replies.challenge(Buffer.from(value).toString('base64'));
-          if (value === replies.loginFailed) await fail(client, id, startedAt);
+          // Some fail before there is anything to judge: for whom they want to act, or by their channel binding.
+          const count = place?.countFailure ?? (() => throttle.countFailure(client, id));
+          if (value === replies.loginFailed) await fail(count, startedAt);
           if ('code' in value) return value;
           exchange.login = value;
           return replies.loggedIn;
         } catch (error) {
           log[error instanceof CannotTell ? 'warn' : 'error']({ client, err: error }, 'a login could not be checked');
           return replies.cannotLogin;
+        } finally {
+          place?.giveBack();
         }
       },
     };
@@ -123,26 +137,36 @@ async function openSources({ users, mainDomain, folder, steward, tablePasswords,
   const plain = users.flatMap(user => (user.kind === 'inline' && !parseVerifier(user.secret) ? [user.name] : []));
   const advice = 'SLIM_USERS holds passwords in plain text: `slimsmtp password` makes verifiers of them';
   if (plain.length > 0) log.warn({ accounts: plain }, advice);
-  // Nobody's password is the key of made-up salts: kept as well, since known salts do not change at a restart either.
+  // Nobody's password is the key of salts, so that no challenge changes at a restart.
   const named = users.flatMap(user => (user.kind === 'generate' ? [user.name] : []));
   const passwords = users.length > 0 ? generate(folder, ['', ...named], random) : new Map<string, string>();
-  const sources = await Promise.all(
-    users.map(user => {
-      if (user.kind === 'pam') return accountSource(steward?.accounts, mainDomain);
-      if (user.kind === 'postgresql') return tableSource(tablePasswords, clock, log);
-      const secret = user.kind === 'inline' ? user.secret : (passwords.get(user.name) ?? '');
-      return inlineSource(user.name, secret, mainDomain, random);
+  const key = passwords.get('') ?? '';
+  async function verifierOf(name: string, secret: string): Promise<Verifier> {
+    const id = parseName(name, mainDomain)?.id ?? name;
+    return parseVerifier(secret) ?? makeVerifier(secret, { hex: octets => saltOf(key, id, octets).toString('hex') });
+  }
+  // Undefined for @PAM and @POSTGRESQL.
+  const verifiers = await Promise.all(
+    users.map(async user => {
+      if (user.kind === 'generate') return verifierOf(user.name, passwords.get(user.name) ?? '');
+      return user.kind === 'inline' ? verifierOf(user.name, user.secret) : undefined;
     }),
   );
+  const sources = users.map((user, index) => {
+    const verifier = verifiers[index];
+    if (verifier && 'name' in user) return inlineSource(user.name, verifier, mainDomain);
+    return user.kind === 'pam' ? accountSource(steward?.accounts, mainDomain) : tableSource(tablePasswords, clock, log);
+  });
+  const known = verifiers.filter(verifier => verifier !== undefined);
+  const { note, invent } = openInventions(key, folder, known, log);
   const hasPam = users.some(user => user.kind === 'pam');
   const lanes = Array<Promise<unknown>>(checksAtOnce).fill(Promise.resolve());
-  let iterations = 4096; // of made-up verifiers: as many as real ones were seen to have
 
   async function find(name: Name | undefined): Promise<Found | undefined> {
     if (!name) return undefined;
     for (const source of sources) {
       const found = await source(name);
-      iterations = Math.max(iterations, found?.verifier?.iterations ?? 0);
+      if (found?.verifier) note(found.verifier);
       if (found) return found;
     }
     return undefined;
@@ -157,14 +181,6 @@ async function openSources({ users, mainDomain, folder, steward, tablePasswords,
     if (!hasPam || !isUtf8(password)) return false;
     const isPamRight = await steward?.authenticate(found?.account ?? 'nobody', password.toString());
     return isPamRight === true && found?.account !== undefined;
-  }
-
-  /** What nobody can log in by. A name always gets the same salt, as from a real one. */
-  function invent(id: string): Verifier {
-    const hmac = createHmac('sha512', passwords.get('') ?? '').update(id);
-    const octets = hmac.digest();
-    const key = octets.subarray(32);
-    return { iterations, salt: octets.subarray(0, 16), storedKey: key, serverKey: key };
   }
 
   return { find, isRight, invent };

@@ -4,16 +4,16 @@
 // also while its name is not in SLIM_USERS. Never logs a secret, and keeps those in plain text no longer than the start.
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { makeVerifier, parseVerifier } from '../sasl/scram.ts';
+import type { Verifier } from '../sasl/scram.ts';
 import type { Random } from '../system/world.ts';
 import { type Source, parseName } from './sources.ts';
 
 /** Without those that people mistake for each other: 31 of them, so 20 are 99 bits. */
 const alphabet = 'abcdefghjkmnpqrstuvwxyz23456789';
 
-/** `secret` is a verifier, or else the password itself. */
-export async function inlineSource(entry: string, secret: string, mainDomain: string, random: Random): Promise<Source> {
-  const found = { source: 'SLIM_USERS', verifier: parseVerifier(secret) ?? (await makeVerifier(secret, random)) };
+/** A login as it stands in SLIM_USERS, with or without a domain. */
+export function inlineSource(entry: string, verifier: Verifier, mainDomain: string): Source {
+  const found = { source: 'SLIM_USERS', verifier };
   const own = parseName(entry, mainDomain);
   const key = entry.includes('@') ? own?.id : own?.address.local;
   return async ({ keys }) => (key !== undefined && keys.includes(key) ? found : undefined);

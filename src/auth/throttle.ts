@@ -1,17 +1,36 @@
 // Slows down who guesses passwords, by client and by account, and leaves a correct login from elsewhere alone.
+//
+// How it works: every guess takes a place before it is judged, and gives the place back when it was judged. A failure is
+// counted before its place is given back. A client may have ten failures in ten minutes; places that are taken count as
+// failures, because each of them may become one. So fifty guesses at once are judged a few at a time: a guess that finds all
+// places taken waits until one is given back, and is then judged or refused. A client that fifty times at once gives the right
+// password waits a moment and is never refused.
+// An account may have twenty failures in an hour. Beyond, it is shut for the clients that have failed themselves (or are about
+// to), and stays open for all others: a lock on the account would let anyone lock its owner out.
+//
 // Promises: asked before anything is checked, and the same for names that nobody has; memory is bounded, since counts
-// expire and accounts share a fixed number of them. Loaded with the logins: who offers none does not pay for it.
+// expire and accounts share a fixed number of them. Loaded with the logins: a server without logins does not pay for it.
 import { hash } from 'node:crypto';
 import type { RateLimiterMemory } from 'rate-limiter-flexible';
 
 const failuresOfClient = { points: 10, duration: 600 };
 const failuresOfAccount = { points: 20, duration: 3600 };
+/** For a place among the guesses that are being judged. More than PAM takes for one answer. */
+const longestWaitMs = 60_000;
 
 export type ThrottleOptions = {
   /** Whom a limit counts: an IPv4 address, the /64 of an IPv6 one. */
   readonly clientKey: (client: string) => string;
   /** An address behind which anyone may be (a container's gateway): never shut out as such. */
   readonly isShared: (client: string) => boolean;
+};
+
+/** The right to have one guess judged. Exactly one of the two is called; what is called later does nothing. */
+export type Place = {
+  /** The guess was right, or could not be judged. */
+  giveBack(): void;
+  /** The guess was wrong. */
+  countFailure(): Promise<void>;
 };
 
 export async function openThrottle({ clientKey, isShared }: ThrottleOptions) {
@@ -21,20 +40,108 @@ export async function openThrottle({ clientKey, isShared }: ThrottleOptions) {
     default: typeof RateLimiterMemory;
   };
   const [clients, accounts] = [new Memory(failuresOfClient), new Memory(failuresOfAccount)];
+  const [ofClients, ofAccounts] = [new TakenPlaces(), new TakenPlaces()];
   // Strangers invent names without end; two that share a count only matter to clients that have failed themselves.
   const accountKey = (id: string): string => hash('sha256', id, 'base64').slice(0, 3);
 
+  async function countFailure(client: string, id: string): Promise<void> {
+    await Promise.all([clients.penalty(clientKey(client)), accounts.penalty(accountKey(id))]);
+  }
+
+  async function failures(client: string, id: string) {
+    const [own, all] = await Promise.all([clients.get(clientKey(client)), accounts.get(accountKey(id))]);
+    return { own: own?.consumedPoints ?? 0, all: all?.consumedPoints ?? 0 };
+  }
+
+  /** Whether that many failures, of the client and of the account, are too many. */
+  const areTooMany = (client: string, own: number, all: number): boolean =>
+    (own > failuresOfClient.points && !isShared(client)) || (own > 0 && all > failuresOfAccount.points);
+
+  async function decide(client: string, id: string): Promise<Decision> {
+    const [key, account] = [clientKey(client), accountKey(id)];
+    // Before the failures are read: a guess that is judged in between counts twice here, instead of not at all.
+    const [ownTaken, allTaken] = [ofClients.taken(key), ofAccounts.taken(account)];
+    const changes = [ofClients.change(key), ofAccounts.change(account)].filter(change => change !== undefined);
+    const { own, all } = await failures(client, id);
+    if (areTooMany(client, own, all)) return { kind: 'shut' };
+    if (areTooMany(client, own + ownTaken, all + allTaken)) return { kind: 'full', changes };
+    ofClients.take(key);
+    ofAccounts.take(account);
+    let isTaken = true;
+    const giveBack = (): void => {
+      if (!isTaken) return;
+      isTaken = false;
+      ofClients.giveBack(key);
+      ofAccounts.giveBack(account);
+    };
+    return { kind: 'taken', place: { giveBack, countFailure: () => countFailure(client, id).finally(giveBack) } };
+  }
+
+  /** Decisions are made one after the other: two at once could both take the last place. */
+  let lastDecision: Promise<unknown> = Promise.resolve();
+
   return {
+    countFailure,
+
+    /** Whether there were too many failures already, so that no guess will be judged. */
     async isShut(client: string, id: string): Promise<boolean> {
-      const own = (await clients.get(clientKey(client)))?.consumedPoints ?? 0;
-      if (own > failuresOfClient.points && !isShared(client)) return true;
-      return own > 0 && ((await accounts.get(accountKey(id)))?.consumedPoints ?? 0) > failuresOfAccount.points;
+      const { own, all } = await failures(client, id);
+      return areTooMany(client, own, all);
     },
-    async countFailure(client: string, id: string): Promise<void> {
-      await clients.penalty(clientKey(client));
-      await accounts.penalty(accountKey(id));
+
+    /** A place for one guess, at once or when others have been judged; undefined: there were too many failures. */
+    async takePlace(client: string, id: string): Promise<Place | undefined> {
+      const late = Promise.withResolvers<'late'>();
+      const timer = setTimeout(late.resolve, longestWaitMs, 'late');
+      try {
+        for (;;) {
+          const decision = lastDecision.then(() => decide(client, id));
+          lastDecision = decision.catch(() => {});
+          const decided = await decision;
+          if (decided.kind === 'shut') return undefined;
+          if (decided.kind === 'taken') return decided.place;
+          if ((await Promise.race([late.promise, ...decided.changes])) === 'late') return undefined;
+        }
+      } finally {
+        clearTimeout(timer);
+      }
     },
   };
+}
+
+type Decision =
+  | { readonly kind: 'shut' }
+  /** One of these is settled when a place was given back. */
+  | { readonly kind: 'full'; readonly changes: readonly Promise<void>[] }
+  | { readonly kind: 'taken'; readonly place: Place };
+
+/** How many guesses of each key are being judged. */
+class TakenPlaces {
+  readonly #keys = new Map<string, { taken: number; change: PromiseWithResolvers<void> }>();
+
+  taken(key: string): number {
+    return this.#keys.get(key)?.taken ?? 0;
+  }
+
+  /** Settled when the next place is given back; undefined: none is taken. */
+  change(key: string): Promise<void> | undefined {
+    return this.#keys.get(key)?.change.promise;
+  }
+
+  take(key: string): void {
+    const entry = this.#keys.get(key) ?? { taken: 0, change: Promise.withResolvers<void>() };
+    entry.taken += 1;
+    this.#keys.set(key, entry);
+  }
+
+  giveBack(key: string): void {
+    const entry = this.#keys.get(key);
+    if (!entry) return;
+    entry.change.resolve();
+    entry.change = Promise.withResolvers<void>();
+    entry.taken -= 1;
+    if (entry.taken === 0) this.#keys.delete(key);
+  }
 }
 
 export type Throttle = Awaited<ReturnType<typeof openThrottle>>;

@@ -1,7 +1,7 @@
-// The SASL mechanisms as dialogues: responses in, challenges out, and in the end a login or a refusal. Who may log in is
-// the desk's to say; here stands only what goes over the wire.
+// The SASL mechanisms as dialogues: responses in, challenges out, and in the end a login or a refusal. Who may log in is for the
+// server behind them to say (Context); here stands only what goes over the wire.
 // Promises: a malformed response is 501; any other failure is the same 535, and SCRAM comes to it for unknown names as
-// for known ones. Never compares a password.
+// for known ones. Before a password or a proof is judged, a place among the guesses is taken. Never compares a password.
 // RFC 4954 (AUTH), 4616 (PLAIN), 5802 and 7677 (SCRAM), 5929 and 9266 (channel bindings).
 import { isUtf8 } from 'node:buffer';
 import type { Login } from '../mail/ports.ts';
@@ -12,8 +12,12 @@ import { type Reply, replies } from '../smtp/reply.ts';
 export type Dialogue = AsyncGenerator<string, Login | Reply, Buffer>;
 /** For a name that nobody has: a made-up verifier, the same work for its password, and no login. */
 type Who = Readonly<{ login: Login | undefined; verifier: Verifier; isRight(password: Buffer): Promise<boolean> }>;
-export type Desk = {
+/** What a mechanism asks of the server, for one exchange with one client. */
+export type Context = {
+  /** Who a client says it is, or why nobody of that name may try. */
   identify(text: string): Promise<Who | Reply>;
+  /** Called before a guess is judged; a reply says that it is not to be. */
+  admitGuess(): Promise<Reply | undefined>;
   /** What we add to a client's nonce. */
   nonce(): string;
   /** The data of a channel binding. */
@@ -28,12 +32,12 @@ const firstMessage = /^((n|y|p=([A-Za-z0-9.-]+)),(?:a=([^,]*))?,)(n=([^,]*),r=([
 const finalMessage = /^(c=([A-Za-z0-9+/=]+),r=([!-+\--~]+)(?:,.*)?),p=([A-Za-z0-9+/=]+)$/s;
 
 /** `initial`: the response that came with AUTH. */
-export function open(mechanism: string, initial: Buffer | undefined, desk: Desk): Dialogue {
-  if (mechanism === 'PLAIN') return plain(initial, desk);
-  return mechanism === 'LOGIN' ? login(initial, desk) : scram(mechanism.endsWith('-PLUS'), initial, desk);
+export function open(mechanism: string, initial: Buffer | undefined, context: Context): Dialogue {
+  if (mechanism === 'PLAIN') return plain(initial, context);
+  return mechanism === 'LOGIN' ? login(initial, context) : scram(mechanism.endsWith('-PLUS'), initial, context);
 }
 
-async function* plain(initial: Buffer | undefined, desk: Desk): Dialogue {
+async function* plain(initial: Buffer | undefined, context: Context): Dialogue {
   const octets = initial ?? (yield '');
   const [first, last] = [octets.indexOf(0), octets.lastIndexOf(0)];
   const text = octets.toString('utf8', first + 1, last);
@@ -41,42 +45,46 @@ async function* plain(initial: Buffer | undefined, desk: Desk): Dialogue {
   const authzid = octets.toString('utf8', 0, first);
   // Nobody acts for another.
   if (authzid !== '' && authzid !== text) return replies.loginFailed;
-  return verify(text, octets.subarray(last + 1), desk);
+  return verify(text, octets.subarray(last + 1), context);
 }
 
-async function* login(initial: Buffer | undefined, desk: Desk): Dialogue {
+async function* login(initial: Buffer | undefined, context: Context): Dialogue {
   const text = initial ?? (yield 'Username:');
   const password = yield 'Password:';
-  return isUtf8(text) ? verify(text.toString(), password, desk) : replies.badResponse;
+  return isUtf8(text) ? verify(text.toString(), password, context) : replies.badResponse;
 }
 
-async function verify(text: string, password: Buffer, desk: Desk): Promise<Login | Reply> {
-  const who = await desk.identify(text);
+async function verify(text: string, password: Buffer, context: Context): Promise<Login | Reply> {
+  const who = await context.identify(text);
   if ('code' in who) return who;
+  const refusal = await context.admitGuess();
+  if (refusal) return refusal;
   return ((await who.isRight(password)) && who.login) || replies.loginFailed;
 }
 
-async function* scram(isPlus: boolean, initial: Buffer | undefined, desk: Desk): Dialogue {
+async function* scram(isPlus: boolean, initial: Buffer | undefined, context: Context): Dialogue {
   const octets = initial ?? (yield '');
   const first = isUtf8(octets) && firstMessage.exec(octets.toString());
   if (!first) return replies.badResponse;
   const [, header = '', flag, type, authzid = '', bare, name = '', clientNonce] = first;
   if (/=(?!2C|3D)/.test(name + authzid)) return replies.badResponse;
-  const bound = type === undefined ? Buffer.alloc(0) : desk.binding(type);
+  const bound = type === undefined ? Buffer.alloc(0) : context.binding(type);
   // 'y' says that we offer no -PLUS: where we do, someone on the way has taken it off our list (RFC 5802 §6).
-  if (!bound || isPlus !== (type !== undefined) || (flag === 'y' && desk.offersPlus)) return replies.loginFailed;
+  if (!bound || isPlus !== (type !== undefined) || (flag === 'y' && context.offersPlus)) return replies.loginFailed;
   if (authzid !== '' && authzid !== name) return replies.loginFailed;
-  const who = await desk.identify(name.replaceAll('=2C', ',').replaceAll('=3D', '='));
+  const who = await context.identify(name.replaceAll('=2C', ',').replaceAll('=3D', '='));
   if ('code' in who) return who;
 
   const { salt, iterations } = who.verifier;
-  const nonce = `${clientNonce}${desk.nonce()}`;
+  const nonce = `${clientNonce}${context.nonce()}`;
   const challenge = `r=${nonce},s=${salt.toString('base64')},i=${iterations}`;
   const final = finalMessage.exec((yield challenge).toString());
   if (!final) return replies.badResponse;
   const [, unproven, channel, answered, proof = ''] = final;
   const authMessage = `${bare},${challenge},${unproven}`;
   const isBound = channel === Buffer.concat([Buffer.from(header), bound]).toString('base64') && answered === nonce;
+  const refusal = await context.admitGuess();
+  if (refusal) return refusal;
   const isRight = checkProof(who.verifier, authMessage, Buffer.from(proof, 'base64'));
   if (!isRight || !isBound || !who.login) return replies.loginFailed;
   const end = yield serverFinal(who.verifier, authMessage);

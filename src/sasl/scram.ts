@@ -33,9 +33,15 @@ export function formatVerifier({ iterations, salt, storedKey, serverKey }: Verif
   return `SCRAM-SHA-256$${iterations}:${s}$${stored}:${server}`;
 }
 
-/** A new verifier, with a salt of 16 octets as PostgreSQL makes them. */
-export async function makeVerifier(password: string | Buffer, random: { hex(octets: number): string }) {
-  const [iterations, salt] = [fewestIterations, Buffer.from(random.hex(16), 'hex')];
+/** Of the verifiers that we make, as PostgreSQL makes them. */
+export const usualShape = { iterations: fewestIterations, saltBytes: 16 };
+
+export async function makeVerifier(
+  password: string | Buffer,
+  random: { hex(octets: number): string },
+): Promise<Verifier> {
+  const { iterations, saltBytes } = usualShape;
+  const salt = Buffer.from(random.hex(saltBytes), 'hex');
   const { clientKey, serverKey } = await keys(password, salt, iterations);
   return { iterations, salt, storedKey: sha256(clientKey), serverKey };
 }

@@ -83,19 +83,30 @@ export async function scram(
   chain: Chain,
   name: string,
   password: string,
-  { header = 'n,,', data = Buffer.alloc(0), mechanism = 'SCRAM-SHA-256', change = (text: string): string => text } = {},
+  {
+    header = 'n,,',
+    data = Buffer.alloc(0),
+    mechanism = 'SCRAM-SHA-256',
+    client = '192.0.2.1',
+    change = (text: string): string => text,
+  } = {},
 ): Promise<Outcome & { readonly isServer: boolean }> {
   const first = clientFirst(name, systemRandom.hex(9));
   let expected = '';
-  const outcome = await converse(chain, mechanism, [
-    `${header}${first}`,
-    async challenge => {
-      const final = await clientFinal(password, first, challenge, Buffer.concat([Buffer.from(header), data]));
-      if (final === undefined) throw new Error(`bad challenge: ${challenge}`);
-      expected = final.expected;
-      return change(final.response);
-    },
-    '',
-  ]);
+  const outcome = await converse(
+    chain,
+    mechanism,
+    [
+      `${header}${first}`,
+      async challenge => {
+        const final = await clientFinal(password, first, challenge, Buffer.concat([Buffer.from(header), data]));
+        if (final === undefined) throw new Error(`bad challenge: ${challenge}`);
+        expected = final.expected;
+        return change(final.response);
+      },
+      '',
+    ],
+    client,
+  );
   return { ...outcome, isServer: outcome.challenges[1] === expected };
 }

@@ -5,7 +5,7 @@ import { createHmac, hash, pbkdf2Sync } from 'node:crypto';
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
-import type { User } from '../../src/auth/chain.ts';
+import type { Chain, User } from '../../src/auth/chain.ts';
 import { readGenerated } from '../../src/auth/inline.ts';
 import type { TablePasswords } from '../../src/auth/sources.ts';
 import { type Account, CannotTell } from '../../src/mail/ports.ts';
@@ -216,6 +216,63 @@ describe('SCRAM-SHA-256', () => {
     const { chain } = await openLogins(t, { users: [{ kind: 'inline', name: 'anton', secret }] });
     for (const name of ['anton', 'berta'])
       assert.match((await converse(chain, 'SCRAM-SHA-256', [`n,,n=${name},r=abc`])).challenges[0] ?? '', /,i=8192$/);
+  });
+
+  /** What a challenge shows, without the nonce. */
+  const shown = async (chain: Chain, name: string): Promise<string> =>
+    (await converse(chain, 'SCRAM-SHA-256', [`n,,n=${name},r=abc`])).challenges[0]?.replace(/^r=[^,]*,/, '') ?? '';
+  /** Iterations, and octets of salt. */
+  const shapeOf = (challenge: string): string => {
+    const [, salt = '', iterations = ''] = /^s=([^,]+),i=(\d+)$/.exec(challenge) ?? [];
+    return `${iterations}:${Buffer.from(salt, 'base64').length}`;
+  };
+  const verifier = async (iterations: number, octets: number): Promise<string> => {
+    const made = await makeVerifier('right', systemRandom);
+    return formatVerifier({ ...made, iterations, salt: Buffer.from(systemRandom.hex(octets), 'hex') });
+  };
+  const names = Array.from({ length: 60 }, (_, at) => `stranger${at}`);
+
+  test('where verifiers differ, unknown names are shown what real ones are, some of each, and always the same', async t => {
+    const users: readonly User[] = await Promise.all(
+      [
+        ['anton', 4096, 16],
+        ['berta', 15_000, 16],
+        ['carla', 4096, 40],
+        ['dora', 4096, 100],
+      ].map(async ([name, count, octets]) => {
+        const secret = await verifier(Number(count), Number(octets));
+        return { kind: 'inline', name: String(name), secret } as const;
+      }),
+    );
+    const { chain, folder } = await openLogins(t, { users });
+    const first = await Promise.all(names.map(name => shown(chain, name)));
+    const real = ['4096:16', '15000:16', '4096:40', '4096:100'];
+    assert.deepEqual(new Set(first.map(shapeOf)), new Set(real));
+    const { chain: again } = await openLogins(t, { users: users.toReversed(), folder });
+    assert.deepEqual(await Promise.all(names.map(name => shown(again, name))), first);
+    // One user less: only the names that were shown what he has are shown something else.
+    const { chain: fewer } = await openLogins(t, { users: users.slice(1), folder });
+    for (const [at, name] of names.entries())
+      assert.equal((await shown(fewer, name)) === first[at], shapeOf(first[at] ?? '') !== '4096:16', name);
+  });
+
+  test('what the verifiers of the table look like is learnt from its logins, and known after a restart', async t => {
+    const tablePasswords = table({ anton: await verifier(20_000, 16), berta: await verifier(4096, 24) });
+    const users: readonly User[] = [{ kind: 'postgresql' }];
+    const { chain, folder } = await openLogins(t, { users, tablePasswords });
+    assert.equal(shapeOf(await shown(chain, 'nobody')), '4096:16');
+    const real = [await shown(chain, 'anton'), await shown(chain, 'berta')].map(shapeOf);
+    const first = await Promise.all(names.map(name => shown(chain, name)));
+    assert.deepEqual(new Set(first.map(shapeOf)), new Set(real));
+    const { chain: again } = await openLogins(t, { users, tablePasswords, folder });
+    assert.deepEqual(await Promise.all(names.map(name => shown(again, name))), first);
+  });
+
+  test('a password in plain text has the same salt after a restart, as a made-up one has', async t => {
+    const users: readonly User[] = [anton, { kind: 'generate', name: 'demo' }];
+    const { chain, folder } = await openLogins(t, { users });
+    const { chain: again } = await openLogins(t, { users, folder });
+    for (const name of ['anton', 'demo', 'nobody']) assert.equal(await shown(again, name), await shown(chain, name));
   });
 
   test('an authorization identity is the login or nothing', async t => {
@@ -576,6 +633,53 @@ describe('the throttle', () => {
       replies.tooManyLogins,
     );
     assert.equal((await plain(chain, 'anton', 'right', '192.0.2.2')).reply, replies.loggedIn);
+  });
+
+  test('of fifty guesses at once no more are judged than one after the other', async t => {
+    skipDelays(t);
+    const { chain } = await openLogins(t, {});
+    const replied = async (guesses: readonly Promise<{ readonly reply: unknown }>[]) => {
+      const all = (await Promise.all(guesses)).map(({ reply }) => reply);
+      assert.ok(all.every(reply => reply === replies.loginFailed || reply === replies.tooManyLogins));
+      return all.filter(reply => reply === replies.loginFailed).length;
+    };
+    const fifty = Array.from({ length: 50 }, (_, at) => at);
+    assert.equal(await replied(fifty.map(at => plain(chain, at % 2 ? 'anton' : `no${at}`, 'x', '192.0.2.1'))), 11);
+    const client = '192.0.2.2';
+    const guess = (at: number) => scram(chain, at % 2 ? 'anton' : `no${at}`, 'wrong', { client });
+    assert.equal(await replied(fifty.map(guess)), 11);
+    // Those that only begin take no place.
+    for (const at of fifty)
+      chain.begin('SCRAM-SHA-256', '192.0.2.3', () => undefined).step(Buffer.from(`n,,n=n${at},r=abc`));
+    assert.equal((await plain(chain, 'anton', 'right', '192.0.2.3')).reply, replies.loggedIn);
+  });
+
+  test('a shared address has no more guesses at once at an account under attack than others', async t => {
+    skipDelays(t);
+    const { chain } = await openLogins(t, { isShared: client => client === '172.17.0.1' });
+    const all = await Promise.all(Array.from({ length: 50 }, () => plain(chain, 'anton', 'x', '172.17.0.1')));
+    assert.equal(all.filter(({ reply }) => reply === replies.loginFailed).length, 21);
+    assert.equal((await plain(chain, 'berta', 'x', '172.17.0.1')).reply, replies.loginFailed);
+  });
+
+  test('fifty right logins at once all succeed, also while the account is under attack, and one wrong among them counts once', async t => {
+    skipDelays(t);
+    const { chain } = await openLogins(t, {});
+    for (let host = 1; host <= 21; host += 1) await fail(chain, 1, 'anton', `192.0.2.${host}`);
+    const all = await Promise.all(Array.from({ length: 50 }, () => plain(chain, 'anton', 'right', '198.51.100.1')));
+    assert.ok(all.every(({ reply }) => reply === replies.loggedIn));
+    await fail(chain, 11, 'berta', '198.51.100.2');
+    assert.equal((await plain(chain, 'berta', 'x', '198.51.100.2')).reply, replies.tooManyLogins);
+  });
+
+  test('a place is given back when a guess cannot be judged', async t => {
+    skipDelays(t);
+    const { chain } = await openLogins(t, {
+      users: [{ kind: 'pam' }],
+      steward: { ...steward(), authenticate: noAnswer },
+    });
+    const all = await Promise.all(Array.from({ length: 50 }, () => plain(chain, 'anton', 'x')));
+    assert.ok(all.every(({ reply }) => reply === replies.cannotLogin));
   });
 
   test('clients count by their key: an IPv6 network is one', async t => {
