@@ -24,18 +24,7 @@ export function mailbox(text: string): Mailbox {
   return made;
 }
 
-const hostile = [
-  '..',
-  '.',
-  '/',
-  '../../etc/passwd',
-  'a/b',
-  '-f',
-  '%2e%2e',
-  'ü',
-  'x'.repeat(300),
-  "'--",
-];
+const hostile = ['..', '.', '/', '../../etc/passwd', 'a/b', '-f', '%2e%2e', 'ü', 'x'.repeat(300), "'--"];
 
 /** `make` is called in each test, so that it may use what a `before` hook has started. */
 export function directoryContract(name: string, make: () => DirectoryCase): void {
