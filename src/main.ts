@@ -60,6 +60,11 @@ function mailRoots({ mailRoot, storages }: Settings): readonly string[] {
   return [...new Set([mailRoot, ...paths, storages.default ?? mailRoot])];
 }
 
+/** What the settings have to say, by whichever process starts first. */
+function tell(remarks: Settings['remarks'], log: Log): void {
+  for (const { level, fields, text } of remarks) log[level](fields, text);
+}
+
 /** Says why the server cannot start, and gives the exit status. */
 function fail(log: FlushedLog, status: number, error: unknown): number {
   log.error({}, error instanceof Error ? error.message : String(error));
@@ -76,6 +81,7 @@ export async function serve(settings: Settings, variables: NodeJS.ProcessEnv, on
   }
   process.umask(0o077);
   const log = await openLog(settings.logLevel, settings.logFormat, false);
+  tell(settings.remarks, log);
   const demo = process.argv.slice(2).filter(word => word === '--demo');
   const argv = [process.argv[1] ?? '', 'network', ...demo] as const;
   const status = await boot({ settings, mailRoots: mailRoots(settings), variables, argv, ...system, log });
@@ -95,6 +101,7 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
   process.umask(0o077);
   const { dataFolder, hostname, domains, listen, drainMs } = settings;
   const log = await openLog(settings.logLevel, settings.logFormat, true);
+  if (!steward) tell(settings.remarks, log);
   try {
     prepareData(dataFolder);
   } catch (error) {

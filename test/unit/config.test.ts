@@ -187,6 +187,111 @@ test('the environment beats .env setting by setting, either form hiding both, an
   assert.match(problems({}, { dotenvFile: folder })[0] ?? '', /cannot be read: EISDIR/);
 });
 
+test('DEFAULT_NAME counts where neither form of NAME stands anywhere else: so compose.yaml gives the demo its settings', () => {
+  const demo = { DEFAULT_SLIM_DOMAINS: 'demo.example', DEFAULT_SLIM_USERS: 'anton:@GENERATE', SLIM_DOMAINS: '' };
+  assert.deepEqual(load(demo).domains, ['demo.example']);
+  assert.deepEqual(described(demo, 'SLIM_USERS'), ['anton:@GENERATE', 'DEFAULT_SLIM_USERS']);
+  assert.equal(load({ ...demo, SLIM_USERS_FILE: file('a:x\nb:y\n') }).users.length, 2);
+  assert.deepEqual(load(demo, { dotenvFile: file('SLIM_DOMAINS=dotenv.example') }).domains, ['dotenv.example']);
+  assert.deepEqual(problems({ DEFAULT_SLIM_USER: 'x', DEFAULT_SLIM_DRAINS_FILE: '/x', DEFAULT_OTHER: 'x' }), [
+    'DEFAULT_SLIM_USER is not a setting; the nearest is DEFAULT_SLIM_USERS',
+    'DEFAULT_SLIM_DRAINS_FILE is not a setting; the nearest is DEFAULT_SLIM_DRAIN_FILE',
+  ]);
+});
+
+test('a database of your own owes nothing to that of the demo; a part of it alone changes that one', () => {
+  const demo = {
+    DEFAULT_PGHOST: 'postgres',
+    DEFAULT_PGUSER: 'slimsmtp',
+    DEFAULT_PGPASSWORD: 'demo',
+    DEFAULT_PGDATABASE: 'slimsmtp',
+  };
+  const { host, user, password, database: name } = database(demo);
+  assert.deepEqual([host, user, password, name], ['postgres', 'slimsmtp', 'demo', 'slimsmtp']);
+  assert.equal(database({ ...demo, PGPASSWORD_FILE: file('other\n') }).password, 'other');
+  assert.equal(database({ ...demo, PGDATABASE: 'mail' }).host, 'postgres');
+  for (const own of [
+    { PGHOST: 'db' },
+    { DATABASE_URL: 'postgres://db' },
+    { DATABASE_URL_FILE: file('postgres://db\n') },
+  ]) {
+    const found = load({ ...demo, ...own }).database?.connectionString ?? '';
+    assert.match(found, /^postgres:\/\/db/);
+    assert.doesNotMatch(found, /demo|slimsmtp/);
+  }
+  assert.match(load(demo, { dotenvFile: file('PGHOST=db') }).database?.connectionString ?? '', /^postgres:\/\/db/);
+});
+
+test('service links of Kubernetes are no settings, and are told in one line', () => {
+  const links = {
+    SLIM_SMTP_SERVICE_HOST: '10.0.0.7',
+    SLIM_SMTP_SERVICE_PORT: '25',
+    SLIM_SMTP_SERVICE_PORT_SUBMISSION: '587',
+    SLIM_SMTP_PORT: 'tcp://10.0.0.7:25',
+    SLIM_SMTP_PORT_25_TCP: 'tcp://10.0.0.7:25',
+    SLIM_SMTP_PORT_25_TCP_PROTO: 'tcp',
+    SLIM_SMTP_PORT_25_TCP_PORT: '25',
+    SLIM_SMTP_PORT_25_TCP_ADDR: '10.0.0.7',
+    SLIM_RELAY_SERVICE_HOST: 'fd00::7',
+    SLIM_RELAY_PORT: 'tcp://[fd00::7]:25',
+  };
+  const { remarks, relay } = load({ ...links, SLIM_RELAY_HOST: 'slim-relay.example' });
+  assert.equal(relay?.port, 25);
+  assert.deepEqual(
+    remarks.map(({ level, fields }) => [level, (fields['variables'] as string[]).toSorted()]),
+    [['info', Object.keys(links).toSorted()]],
+  );
+  const own = { SLIM_RELAY_HOST: 'slim-relay.example', SLIM_RELAY_PORT: '2525' };
+  assert.equal(load({ SLIM_RELAY_SERVICE_HOST: '10.0.0.7', ...own }).relay?.port, 2525);
+  for (const wrong of [
+    { SLIM_SMTP_PORT: 'tcp://10.0.0.7:25' },
+    { SLIM_SMTP_SERVICE_HOST: 'a.example' },
+    { SLIM_SMTP_SERVICE_HOST: '10.0.0.7', SLIM_SMTP_PORTS: '1' },
+    { SLIM_SMTP_SERVICE_HOST: '10.0.0.7', SLIM_DOMAN: 'x' },
+  ])
+    assert.equal(problems(wrong).length, 1, JSON.stringify(wrong));
+});
+
+test('a byte order mark in a file does not count, in .env neither', () => {
+  assert.equal(load({ SLIM_HOSTNAME_FILE: file('\ufeffmx.example.com\r\n') }).hostname, 'mx.example.com');
+  assert.equal(load({}, { dotenvFile: file('\ufeffSLIM_HOSTNAME=mx.example.com') }).hostname, 'mx.example.com');
+});
+
+test('.env is read as Compose reads it; a $ that Compose would replace is told, and so is what cannot be read', () => {
+  const dotenvFile = file('SLIM_RELAY_HOST=r.example\nSLIM_RELAY_USER="a\\"b"\nSLIM_RELAY_PASSWORD=pa#ss$word\n');
+  const { relay, remarks } = load({}, { dotenvFile });
+  assert.deepEqual([relay?.user, relay?.password], ['a"b', 'pa#ss$word']);
+  assert.deepEqual(
+    remarks.map(({ level, fields }) => [level, fields]),
+    [['warn', { variables: ['SLIM_RELAY_PASSWORD'] }]],
+  );
+  assert.deepEqual(load({}).remarks, []);
+  const broken = file('SLIM_DOMAINS=a.example\nSLIM_USERS="a:b\n');
+  assert.match(
+    problems({}, { dotenvFile: broken }).join(),
+    /cannot be read: line 2: SLIM_USERS: the closing " is missing/,
+  );
+});
+
+test('NODE_EXTRA_CA_CERTS may stand in .env, because Node itself reads the environment only', () => {
+  const { extraAuthorities } = load({}, { dotenvFile: file('NODE_EXTRA_CA_CERTS=./ca.pem') });
+  assert.equal(extraAuthorities, resolve('ca.pem'));
+});
+
+test('PEM in a variable may have its line ends written out', () => {
+  const pair = { SLIM_TLS_CERT: '-----BEGIN CERTIFICATE-----\\nx\\n-----END CERTIFICATE-----\\n', SLIM_TLS_KEY: 'k' };
+  assert.equal(load(pair).tls.cert?.text, '-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n');
+});
+
+test('every variable says what it is', () => {
+  const all = describeSettings(environment({}));
+  assert.ok(all.length > 40);
+  assert.deepEqual(
+    all.filter(({ about }) => !/^[A-Z].{10,}\.$/.test(about)).map(({ name }) => name),
+    [],
+  );
+});
+
 test('no secret is printed, neither by description nor in an error', () => {
   const secrets = {
     SLIM_ACCOUNTS: 'anton:hush1 berta',
@@ -483,6 +588,11 @@ test('SLIM_RELAY_*: the port follows what it is for, and contradictions are name
   assert.equal(relay({ ...login, SLIM_RELAY_TLS: 'implicit' })?.port, 465);
   assert.equal(relay({ ...login, SLIM_RELAY_PORT: '2525' })?.port, 2525);
   assert.equal(relay({ SLIM_RELAY_TLS: 'none' })?.tls, 'none');
+  assert.equal(relay({ SLIM_RELAY_PORT: '465' })?.tls, 'implicit');
+  assert.equal(relay({ SLIM_RELAY_PORT: '465', SLIM_RELAY_TLS: 'starttls' })?.tls, 'starttls');
+  const SLIM_RELAY_PASSWORD_FILE = file('rotated\n');
+  const rotated = relay({ SLIM_RELAY_USER: 'u', SLIM_RELAY_PASSWORD_FILE });
+  assert.deepEqual([rotated?.password, rotated?.passwordFile], ['rotated', SLIM_RELAY_PASSWORD_FILE]);
   assert.equal(load({ SLIM_RELAY_HOST: '[2001:db8::1]' }).relay?.host, '2001:db8::1');
   const complaints = (more: Variables): string =>
     problems({ SLIM_RELAY_HOST: 'relay.example.net', ...more }).join('\n');
