@@ -1,22 +1,29 @@
-// A notice to a sender: multipart/report with words for people, fields for programs and what was sent.
-// Promises: undefined where none is due (null reverse-path, NOTIFY); lines of at most 998 octets; nothing that came from
-// outside (the remote's words, ORCPT, ENVID) begins a line or a field; non-ASCII only where the envelope had SMTPUTF8.
+// A notice tells a sender what became of a message. It is a multipart/report of three parts: words for people, fields for
+// programs, and what was sent. This file decides who is told what and builds it; it reads nothing and sends nothing.
+// Promises:
+// - No notice where none is due: the null reverse-path gets none, and NOTIFY is obeyed.
+// - Nothing that came from outside (the remote server's words, ORCPT, ENVID) begins a line or a field.
+// - Lines have at most 998 octets; non-ASCII stands only where the envelope had SMTPUTF8, or in what was sent.
+// - Time and size grow with the length of what is returned, and no faster with the number of recipients.
 // RFC 3461 §6, RFC 3462 (multipart/report), RFC 3464 (delivery status), RFC 6533 (UTF-8), RFC 3834 (Auto-Submitted).
 import { isAscii } from 'node:buffer';
-import { createReadStream } from 'node:fs';
-import { buffer } from 'node:stream/consumers';
-import { type Message, type Outcome, type QueueEntry, readMessage } from '../mail/message.ts';
+import type { Outcome, QueueEntry } from '../mail/message.ts';
 import type { Notify } from '../smtp/envelope.ts';
 import type { Clock, Random } from '../system/world.ts';
 
-const maxReturnedBytes = 64 * 1024;
+/** So much of a message is returned at most. */
+export const maxReturnedBytes = 64 * 1024;
 const maxLineBytes = 998;
-/** How much of what a remote said is passed on. */
-const maxWordsLength = 2000;
+/** So much of one text from outside is passed on. */
+const maxTextLength = 2000;
+/** All words of remote servers together, so that a notice about a thousand recipients is no megabyte; but so many for each. */
+const [maxAllWordsLength, minWordsLength] = [64_000, 100];
 
 export type NoticeOptions = Readonly<{
   entry: QueueEntry;
-  message: Message;
+  /** The beginning of what was sent, without what is for Maildirs alone, and whether that is all of it. */
+  original: { readonly octets: Buffer; readonly isWhole: boolean };
+  /** As `dueOutcomes` gives them; at least one. */
   outcomes: readonly Outcome[];
   hostname: string;
   /** How long mail may wait, where the notice is to say so. */
@@ -27,13 +34,21 @@ export type NoticeOptions = Readonly<{
 /** Line ends are LF. */
 export type Notice = { readonly content: Buffer; readonly isUtf8: boolean; readonly is8Bit: boolean };
 
-/** In the order in which they are told: what NOTIFY must have, the subject, and words before the recipients. */
-const kinds: Readonly<Record<Outcome['action'], readonly [notify: Notify, subject: string, words: string]>> = {
-  failed: ['FAILURE', 'could not be delivered', 'could not be delivered to:'],
-  delayed: ['DELAY', 'is delayed', 'is late; it is still tried: you need not send it again. It has not yet reached:'],
-  relayed: ['SUCCESS', 'was passed on', 'was handed to a server that will not tell whether it was delivered to:'],
-  expanded: ['SUCCESS', 'was delivered', 'was delivered to the members of:'],
-  delivered: ['SUCCESS', 'was delivered', 'was delivered to:'],
+/** For each action, in the order in which they are told: what NOTIFY must have, the subject, and words before the recipients. */
+const kinds: Readonly<Record<Outcome['action'], Readonly<{ notify: Notify; subject: string; words: string }>>> = {
+  failed: { notify: 'FAILURE', subject: 'could not be delivered', words: 'could not be delivered to:' },
+  delayed: {
+    notify: 'DELAY',
+    subject: 'is delayed',
+    words: 'is late; it is still tried: you need not send it again. It has not yet reached:',
+  },
+  relayed: {
+    notify: 'SUCCESS',
+    subject: 'was passed on',
+    words: 'was handed to a server that will not tell whether it was delivered to:',
+  },
+  expanded: { notify: 'SUCCESS', subject: 'was delivered', words: 'was delivered to the members of:' },
+  delivered: { notify: 'SUCCESS', subject: 'was delivered', words: 'was delivered to:' },
 };
 /** What the sender can do, by enhanced status code; the first that fits. */
 const advice: readonly (readonly [status: RegExp, words: string])[] = [
@@ -49,27 +64,33 @@ const advice: readonly (readonly [status: RegExp, words: string])[] = [
   [/^5/, 'If these words do not help you, show them to your postmaster.'],
 ];
 
-export async function buildNotice(options: NoticeOptions): Promise<Notice | undefined> {
-  const { entry, message, hostname, clock, random } = options;
+/** The outcomes that the sender wants to hear of, failures first. Without NOTIFY these are failures and delays (RFC 3461 §4.1). */
+export function dueOutcomes({ from }: QueueEntry, outcomes: readonly Outcome[]): readonly Outcome[] {
+  if (from === '') return [];
   const order = Object.keys(kinds);
-  const outcomes = options.outcomes
-    .filter(({ action, recipient }) => (recipient.notify ?? ['FAILURE', 'DELAY']).includes(kinds[action][0]))
+  return outcomes
+    .filter(({ action, recipient }) => (recipient.notify ?? ['FAILURE', 'DELAY']).includes(kinds[action].notify))
     .toSorted((a, b) => order.indexOf(a.action) - order.indexOf(b.action));
-  const [first] = outcomes;
-  if (entry.from === '' || first === undefined) return undefined;
+}
 
-  // RFC 3461 §4.3: RET is about failures.
-  const { header, content, isFull } = await returned(entry, message, entry.ret === 'FULL' && first.action === 'failed');
+export function buildNotice(options: NoticeOptions): Notice {
+  const { entry, original, outcomes, hostname, clock, random } = options;
+  const [first] = outcomes;
+  if (first === undefined) throw new Error('a notice of nothing');
+  const header = headerOf(original.octets);
   const addresses = outcomes.flatMap(({ recipient }) => [recipient.address, recipient.originalRecipient ?? '']);
-  const isUtf8 = entry.isUtf8 && !isAscii(Buffer.concat([header, Buffer.from(entry.from + addresses.join(''))]));
-  const told = { ...options, outcomes, clean: cleaner(isUtf8) };
-  const [charset, status, fullType, headerType] = isUtf8
-    ? (['utf-8', 'global-delivery-status', 'message/global', 'message/global-headers'] as const)
-    : (['us-ascii', 'delivery-status', 'message/rfc822', 'text/rfc822-headers'] as const);
-  const parts: readonly (readonly [string, Buffer])[] = [
-    [`text/plain; charset=${charset}`, Buffer.from(wordsFor(told))],
-    [`message/${status}`, Buffer.from(fieldsFor(told))],
-    isFull ? [fullType, content] : [headerType, header],
+  const isUtf8 = entry.isUtf8 && !(isAscii(header) && isAscii(Buffer.from(entry.from + addresses.join(''))));
+  const wordsLength = Math.max(minWordsLength, Math.floor(maxAllWordsLength / outcomes.length));
+  const told = { ...options, clean: cleaner(isUtf8), wordsLength };
+  const types = isUtf8
+    ? { charset: 'utf-8', status: 'global-delivery-status', whole: 'message/global', head: 'message/global-headers' }
+    : { charset: 'us-ascii', status: 'delivery-status', whole: 'message/rfc822', head: 'text/rfc822-headers' };
+  // RFC 3461 §4.3: RET is about failures.
+  const isFull = entry.ret === 'FULL' && first.action === 'failed' && isFit(original);
+  const parts: readonly (readonly [type: string, octets: Buffer])[] = [
+    [`text/plain; charset=${types.charset}`, Buffer.from(wordsFor(told))],
+    [`message/${types.status}`, Buffer.from(fieldsFor(told))],
+    isFull ? [types.whole, original.octets] : [types.head, header],
   ];
   const is8Bit = parts.some(([, octets]) => !isAscii(octets));
   const boundary = `=_${random.hex(16)}`;
@@ -78,7 +99,7 @@ export async function buildNotice(options: NoticeOptions): Promise<Notice | unde
     `To: <${entry.from}>`,
     `Date: ${date(clock.now())}`,
     `Message-ID: <${random.hex(16)}@${hostname}>`,
-    `Subject: Your mail ${kinds[first.action][1]}`,
+    `Subject: Your mail ${kinds[first.action].subject}`,
     'Auto-Submitted: auto-replied',
     'MIME-Version: 1.0',
     `Content-Type: multipart/report; report-type=delivery-status;\n\tboundary="${boundary}"`,
@@ -89,20 +110,20 @@ export async function buildNotice(options: NoticeOptions): Promise<Notice | unde
     const lines = ['', `--${boundary}`, `Content-Type: ${type}`, `Content-Transfer-Encoding: ${encoding}`, '', ''];
     return [Buffer.from(lines.join('\n')), octets];
   });
-  const whole = Buffer.concat([Buffer.from(top.join('\n')), ...body, Buffer.from(`\n--${boundary}--\n`)]);
-  return { content: whole, isUtf8, is8Bit };
+  const content = Buffer.concat([Buffer.from(top.join('\n')), ...body, Buffer.from(`\n--${boundary}--\n`)]);
+  return { content, isUtf8, is8Bit };
 }
 
-type Told = NoticeOptions & { readonly outcomes: readonly Outcome[]; readonly clean: (text: string) => string };
+type Told = NoticeOptions & { readonly clean: (text: string) => string; readonly wordsLength: number };
 
-/** For people. */
-function wordsFor({ entry, outcomes, hostname, lifetimeMs, clean }: Told): string {
+/** The first part, for people. */
+function wordsFor({ entry, outcomes, hostname, lifetimeMs, clean, wordsLength }: Told): string {
   const lines = [`This is the mail server ${hostname}, about your mail of ${date(entry.receivedAt)}.`, ''];
   for (const [action, group] of Map.groupBy(outcomes, outcome => outcome.action)) {
-    lines.push(...wrap(`Your mail ${kinds[action][2]}`));
+    lines.push(...wrap(`Your mail ${kinds[action].words}`));
     for (const { recipient, delivery } of group) {
       const who = delivery.remote === undefined ? 'The reason' : `${clean(delivery.remote)} said`;
-      const said = `${who}: ${clean(delivery.text)}`;
+      const said = `${who}: ${clean(delivery.text.slice(0, wordsLength))}`;
       const [, help = ''] = advice.find(([pattern]) => pattern.test(delivery.status)) ?? [];
       lines.push('', `  ${clean(recipient.address)}`, ...wrap(said, '    '), ...wrap(help, '    '));
     }
@@ -113,8 +134,8 @@ function wordsFor({ entry, outcomes, hostname, lifetimeMs, clean }: Told): strin
   return [...lines, 'Below are these facts for programs, and what you sent.', ''].join('\n');
 }
 
-/** For programs: RFC 3464 §2.2 and §2.3. */
-function fieldsFor({ entry, outcomes, hostname, lifetimeMs, clock, clean }: Told): string {
+/** The second part, for programs: RFC 3464 §2.2 and §2.3. */
+function fieldsFor({ entry, outcomes, hostname, lifetimeMs, clock, clean, wordsLength }: Told): string {
   const fields = (named: Readonly<Record<string, string | false | undefined>>): string =>
     Object.entries(named)
       .filter(([, value]) => value)
@@ -130,7 +151,7 @@ function fieldsFor({ entry, outcomes, hostname, lifetimeMs, clock, clean }: Told
       Action: action,
       Status: status,
       'Remote-MTA': remote && `dns; ${clean(remote)}`,
-      'Diagnostic-Code': `${isReply ? 'smtp' : 'X-SlimSMTP'}; ${clean(text)}`,
+      'Diagnostic-Code': `${isReply ? 'smtp' : 'X-SlimSMTP'}; ${clean(text.slice(0, wordsLength))}`,
       'Last-Attempt-Date': date(clock.now()),
       'Will-Retry-Until': action === 'delayed' && lifetimeMs !== undefined && date(entry.receivedAt + lifetimeMs),
     });
@@ -143,20 +164,20 @@ function fieldsFor({ entry, outcomes, hostname, lifetimeMs, clock, clean }: Told
   return [message, ...recipients].join('\n');
 }
 
-/** The message as it was sent, or its header where it is too large or does not fit into a part. */
-async function returned({ skipBytes }: QueueEntry, message: Message, isWanted: boolean) {
-  const octets = skipBytes + maxReturnedBytes;
-  const head =
-    message.kind === 'memory'
-      ? readMessage(message, 0, octets)
-      : // A notice without it is better than none.
-        await buffer(createReadStream(message.path, { end: octets - 1 })).catch(() => Buffer.alloc(0));
-  const content = head.subarray(skipBytes);
-  const text = content.toString('latin1');
-  const isFit = message.sizeBytes <= head.length && !new RegExp(`\\0|.{${maxLineBytes + 1}}`).test(text);
-  const [lines = ''] = text.startsWith('\n') ? [] : text.split(/(?<=\n)\n/, 1);
-  const cut = lines.replaceAll('\0', ' ').replaceAll(new RegExp(`(.{${maxLineBytes}}).+`, 'g'), '$1');
-  return { header: Buffer.from(cut, 'latin1'), content, isFull: isWanted && isFit };
+/** The header of what was sent, each line as long as a line may be. */
+function headerOf(original: Buffer): Buffer {
+  const end = original[0] === 0x0a ? 0 : original.indexOf('\n\n') + 1 || original.length;
+  const lines = original.toString('latin1', 0, end).replaceAll('\0', ' ').split('\n');
+  return Buffer.from(lines.map(line => line.slice(0, maxLineBytes)).join('\n'), 'latin1');
+}
+
+/** Whether all of what was sent may stand in a notice. */
+function isFit({ octets, isWhole }: NoticeOptions['original']): boolean {
+  if (!isWhole || octets.includes(0)) return false;
+  return octets
+    .toString('latin1')
+    .split('\n')
+    .every(({ length }) => length <= maxLineBytes);
 }
 
 const date = (time: number): string => new Date(time).toUTCString().replace('GMT', '+0000');
@@ -164,9 +185,9 @@ const fromXtext = (text: string): string =>
   text.replaceAll(/\+([0-9A-F]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
 
 /** Makes text from outside part of a line: no control characters, a bounded length, non-ASCII only where it may be. */
-function cleaner(isUtf8: boolean) {
-  return (text: string): string => {
-    const cut = text.slice(0, maxWordsLength);
+function cleaner(isUtf8: boolean): (text: string) => string {
+  return text => {
+    const cut = text.slice(0, maxTextLength);
     const line = cut.replaceAll(/[\p{Cc}\u2028\u2029]+/gu, ' ').trim();
     return isUtf8 ? line.toWellFormed() : line.replaceAll(/[^ -~]/g, '?');
   };

@@ -1,13 +1,17 @@
-// Sends notices: each is a message of its own with the null sender, and goes to who sent the original through the queue.
-// Promises: resolves when the notice is stable; a notice to a sender of ours goes straight to the Maildir; never a notice of
-// a notice. A sender that does not exist here is logged and gets none. RFC 5321 §4.5.5 and §6.1, RFC 3461 §6.
-import type { Log } from '../system/log.ts';
-import { inMemory } from '../mail/message.ts';
-import type { Queue, Report, Resolve } from '../mail/ports.ts';
+// Sends notices. Each is a message of its own with the null reverse-path, and goes through the queue to the sender of the
+// original: to another server, or into a mailbox here, which the queue tries at once.
+// Promises:
+// - Resolves when the notice is stable in the queue.
+// - Never a notice about a notice, and none to a sender that does not exist here: that is logged.
+// - Nothing is read or built for a notice that nobody will get.
+// RFC 5321 §4.5.5 and §6.1, RFC 3461 §6.
 import { toMailbox } from '../mail/address.ts';
+import { type Message, inMemory, readMessage } from '../mail/message.ts';
+import type { Queue, Report, Resolve } from '../mail/ports.ts';
 import { parseAddress } from '../smtp/address.ts';
+import type { Log } from '../system/log.ts';
 import type { Clock, Random } from '../system/world.ts';
-import { buildNotice } from './notice.ts';
+import { type NoticeOptions, buildNotice, dueOutcomes, maxReturnedBytes } from './notice.ts';
 
 type ReportOptions = Readonly<{
   hostname: string;
@@ -22,18 +26,20 @@ type ReportOptions = Readonly<{
 
 export function createReport({ resolve, queue, log, ...options }: ReportOptions): Report {
   const { clock, random } = options;
-  return async (entry, message, outcomes) => {
-    const notice = await buildNotice({ entry, message, outcomes, ...options });
-    if (notice === undefined) return;
-    const told = outcomes.map(({ action, recipient }) => `${action} ${recipient.address}`);
+  return async (entry, message, all) => {
+    const outcomes = dueOutcomes(entry, all);
+    if (outcomes.length === 0) return;
+    const told = outcomes.slice(0, 20).map(({ action, recipient }) => `${action} ${recipient.address}`);
     const fields = { message: entry.id, to: entry.from, outcomes: told };
     const address = parseAddress(entry.from);
     const mailbox = address && toMailbox(address);
-    // 'Cannot tell' is looked up again when the notice is delivered.
+    // Where it cannot be told now whether the sender is here, the queue looks again when it delivers the notice.
     const sender = mailbox && (await resolve(mailbox).catch(() => ({ kind: 'local' as const, routes: [] })));
     if (mailbox === undefined || sender === undefined || sender.kind === 'unknown')
       return log.warn(fields, 'a notice has nobody to go to: its sender does not exist here');
-    const { content, ...kind } = notice;
+
+    const original = beginningOf(message, entry.skipBytes);
+    const { content, ...kind } = buildNotice({ entry, original, outcomes, ...options });
     const returnPath = Buffer.from('Return-Path: <>\n');
     const [skipBytes, receivedAt] = [returnPath.length, clock.now()];
     const id = receivedAt.toString(36) + random.hex(5);
@@ -46,4 +52,15 @@ export function createReport({ resolve, queue, log, ...options }: ReportOptions)
     await prepared.commit();
     log.info({ ...fields, notice: id }, 'a notice was sent');
   };
+}
+
+/** As much of the message as a notice may return. A file that is gone gives nothing: a notice without it is better than none. */
+function beginningOf(message: Message, skipBytes: number): NoticeOptions['original'] {
+  let octets: Buffer;
+  try {
+    octets = readMessage(message, skipBytes, maxReturnedBytes);
+  } catch {
+    octets = Buffer.alloc(0);
+  }
+  return { octets, isWhole: message.sizeBytes - skipBytes <= octets.length };
 }
