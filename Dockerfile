@@ -28,7 +28,7 @@ RUN apt-get update && \
     sed -i -E 's/^(passwd|group|shadow):.*/\1: files extrausers/' /etc/nsswitch.conf && \
     ln -s slimsmtp/accounts /var/lib/extrausers && \
     install -d -o root -g root -m 0755 /var/lib/slimsmtp /var/lib/slimsmtp/accounts /home && \
-    install -d -o slim -g slim -m 0700 /var/lib/slimsmtp/queue /var/lib/slimsmtp/spool /var/lib/slimsmtp/state /var/lib/slimsmtp/tls /var/lib/slimsmtp/run && \
+    install -d -o slim -g slim -m 0700 /var/lib/slimsmtp/queue /var/lib/slimsmtp/spool /var/lib/slimsmtp/journal /var/lib/slimsmtp/state /var/lib/slimsmtp/tls /var/lib/slimsmtp/run && \
     install -d -o slim -g slim -m 0755 /var/mail
 COPY docker/pam.conf /etc/pam.d/slimsmtp
 COPY --from=build /build/node_modules/authenticate-pam/package.json /usr/local/lib/slimsmtp/node_modules/authenticate-pam/package.json

@@ -101,9 +101,17 @@ postgres_image() {
   quietly docker build --tag postgres:17-trixie --file postgres.Dockerfile .
 }
 
+dovecot_image() {
+  have_image dovecot/dovecot:2.4.2-root && return
+  debian_image
+  say 'building a stand-in for dovecot/dovecot:2.4.2-root'
+  quietly docker build --tag dovecot/dovecot:2.4.2-root --file dovecot.Dockerfile .
+}
+
 docker info >/dev/null 2>&1 || start_engine
 command -v strace >/dev/null || install_packages strace # ends the server at chosen system calls
 { docker compose version && docker buildx version; } >/dev/null 2>&1 || install_plugins
 debian_image
 node_image
 postgres_image
+dovecot_image

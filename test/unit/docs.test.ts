@@ -10,7 +10,7 @@ const inFolder = (folder: string): string[] =>
     .filter(file => file.endsWith('.md'))
     .map(file => join(root, folder, file));
 const top = readdirSync(root).filter(file => file.endsWith('.md'));
-const pages = [...top.map(file => join(root, file)), ...inFolder('docs'), ...inFolder('.github')];
+const pages = [...top.map(file => join(root, file)), ...['docs', 'examples', '.github'].flatMap(inFolder)];
 const nameOf = (path: string): string => relative(root, path);
 
 /** The lines of a page that are prose: no table, no code, and not what `npm run bench` writes between its marks. */

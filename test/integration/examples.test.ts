@@ -1,0 +1,139 @@
+// That each of examples/ works as far as it can be tried here: relay-only hands mail to a relay, Dovecot shows by IMAP what the demo has delivered,
+// and the settings of the Kubernetes manifest start the image as its pod would.
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { after, test } from 'node:test';
+import { connect } from 'node:tls';
+import { promisify } from 'node:util';
+import { createTransport } from 'nodemailer';
+import { deliver, dial, eventually } from './client.ts';
+import { docker, image, openStage, root } from './compose-lib.ts';
+
+const stage = openStage(after);
+const unique = (name: string): string => `slimsmtp-test-${name}-${randomBytes(4).toString('hex')}`;
+
+/** `docker compose` with these files, under a project of its own that ends with the tests. */
+async function startCompose(name: string, files: readonly string[], variables: Record<string, string>) {
+  const project = unique(name);
+  const options = { cwd: root, maxBuffer: 2 ** 26, env: { ...process.env, ...variables } };
+  const words = ['compose', '--env-file', '/dev/null', ...files.flatMap(file => ['-f', file]), '-p', project];
+  const compose = async (...parameters: string[]): Promise<string> =>
+    (await promisify(execFile)('docker', [...words, ...parameters], options)).stdout;
+  stage.own(() => compose('down', '--volumes', '--timeout', '1'));
+  await compose('up', '--detach', '--build', '--wait').catch(async (error: Error) => {
+    throw new Error(`${error.message}\n${await compose('logs')}`);
+  });
+  return { compose, project };
+}
+
+const portOf = (shown: string): number => Number(shown.trim().split('\n')[0]?.split(':').at(-1));
+
+test('relay-only: an application logs in, and its mail is with the relay', async () => {
+  const relayed = ['-e', 'SLIM_DOMAINS=example.org', '-e', 'SLIM_STORAGES=default=/var/mail/default'];
+  const { compose, project } = await startCompose('relay', ['examples/relay-only/compose.yaml'], {
+    SLIM_RELAY_HOST: 'relay.test',
+    SLIM_RELAY_TLS: 'none',
+    PORT_SUBMISSION: '127.0.0.1:',
+  });
+  const network = ['--network', `${project}_default`, '--network-alias', 'relay.test'];
+  const relay = (await docker('run', '--detach', '--rm', ...network, ...relayed, image)).trim();
+  stage.own(() => docker('rm', '--force', '--volumes', relay));
+  const password = (await compose('exec', '-T', 'slimsmtp', 'slimsmtp', 'password', '--show', 'app')).trim();
+  const port = portOf(await compose('port', 'slimsmtp', '587'));
+
+  const tls = { rejectUnauthorized: false };
+  const application = createTransport({
+    host: '127.0.0.1',
+    port,
+    requireTLS: true,
+    tls,
+    auth: { user: 'app', pass: password },
+  });
+  await application.sendMail({ from: 'shop@example.com', to: 'anyone@example.org', subject: 'invoice', text: 'hello' });
+  const isThere = async (): Promise<boolean> =>
+    (await docker('exec', relay, 'sh', '-c', 'cat /var/mail/default/new/* 2>&1 || true')).includes('Subject: invoice');
+  await eventually('the relay has it', isThere, 20_000);
+
+  const client = await dial(port);
+  assert.match(await client.say('MAIL FROM:<shop@example.com>'), /^530 5\.7\.0/);
+});
+
+test('dovecot: what the demo delivers is read by IMAP', async () => {
+  const files = ['compose.yaml', 'examples/dovecot/compose.yaml'];
+  const { compose } = await startCompose('dovecot', files, {
+    PORT_SMTP: '127.0.0.1:',
+    PORT_SUBMISSION: '127.0.0.1:',
+    PORT_SUBMISSIONS: '127.0.0.1:',
+    PORT_IMAPS: '127.0.0.1:',
+  });
+  const setPassword = 'echo a-password-for-imap | slimsmtp account passwd anton';
+  await compose('exec', '-T', 'slimsmtp', 'sh', '-c', setPassword);
+  const port = portOf(await compose('port', 'slimsmtp', '25'));
+  assert.match(await deliver(port, ['anton@example.com'], 'Subject: to be read\r\n\r\nhello\r\n'), /^250/);
+  const imaps = portOf(await compose('port', 'dovecot', '993'));
+  const read = (password: string): Promise<string> =>
+    imap(imaps, [`a LOGIN anton ${password}`, 'b SELECT INBOX', 'c FETCH 1 BODY.PEEK[HEADER.FIELDS (SUBJECT)]']);
+  await eventually('Dovecot shows it', async () => (await read('a-password-for-imap')).includes('to be read'), 20_000);
+  assert.match(await read('another'), /^a NO /m);
+});
+
+/** All that an IMAP server says to these commands, one after the other, each once the one before it is answered. */
+async function imap(port: number, commands: readonly string[]): Promise<string> {
+  const socket = connect({ port, host: '127.0.0.1', rejectUnauthorized: false }).setEncoding('latin1');
+  socket.setTimeout(10_000, () => socket.destroy()).on('error', () => {});
+  const left = [...commands, 'z LOGOUT'];
+  let said = '';
+  let answered = 0; // commands, and the greeting
+  for await (const text of socket) {
+    said += text;
+    const lines = said.split('\r\n').filter(line => /^(\* OK |[a-z] )/.test(line)).length;
+    if (lines <= answered) continue;
+    answered = lines;
+    const next = left.shift();
+    if (next !== undefined) socket.write(`${next}\r\n`);
+  }
+  return said;
+}
+
+test('kubernetes: the settings of the manifest start the image as a plain user on a read-only root', async () => {
+  const manifest = readFileSync(`${root}examples/kubernetes/slimsmtp.yaml`, 'utf8');
+  const settings = [...manifest.matchAll(/- \{ name: (SLIM_\w+), value: '?(.*?)'? \}/g)]
+    .map(([, name = '', value = '']) => ({ name, value }))
+    .filter(({ name }) => !name.startsWith('SLIM_TLS_'));
+  assert.ok(settings.length >= 5);
+  const [, uid, gid, group] =
+    /runAsUser: (\d+), runAsGroup: (\d+), fsGroup: (\d+)/.exec(manifest) ?? assert.fail('securityContext');
+  const mounts = [...manifest.matchAll(/- \{ name: (mail|data), mountPath: (\S+) \}/g)];
+  assert.equal(mounts.length, 2);
+
+  const volumes: string[] = [];
+  for (const [, name = '', path = ''] of mounts) {
+    const volume = unique(name);
+    await docker('volume', 'create', volume);
+    stage.own(() => docker('volume', 'rm', volume));
+    // What fsGroup makes of a new, empty volume; nocopy, because no cluster copies the contents of the image into it.
+    const prepare = `chown 0:${group} /new && chmod 2775 /new`;
+    await docker('run', '--rm', '--user', '0', '--entrypoint', 'sh', '-v', `${volume}:/new`, image, '-c', prepare);
+    volumes.push('-v', `${volume}:${path}:nocopy`);
+  }
+  const hardened = ['--user', `${uid}:${gid}`, '--group-add', `${group}`, '--cap-drop', 'ALL', '--read-only'];
+  const environment = settings.flatMap(({ name, value }) => ['-e', `${name}=${value}`]);
+  const rest = ['--security-opt', 'no-new-privileges', '-p', '127.0.0.1::2525', ...volumes, ...environment, image];
+  const pod = (await docker('run', '--detach', ...hardened, ...rest)).trim();
+  stage.own(() => docker('rm', '--force', '--volumes', pod));
+
+  const [, probe = ''] = /readinessProbe: \{ exec: \{ command: \[(.*?)\]/.exec(manifest) ?? [];
+  const isReady = (): Promise<boolean> =>
+    docker('exec', pod, ...probe.split(', ')).then(
+      () => true,
+      () => false,
+    );
+  await eventually('ready', isReady, 20_000).catch(async (error: Error) => {
+    throw new Error(`${error.message}\n${await docker('logs', pod)}`);
+  });
+  const port = portOf(await docker('port', pod, '2525'));
+  assert.match(await deliver(port, ['anton@example.com'], 'Subject: in a pod\r\n\r\n'), /^250/);
+  assert.match(await docker('exec', pod, 'sh', '-c', 'cat /var/mail/anton/new/*'), /Subject: in a pod/);
+});
