@@ -13,11 +13,13 @@ import type { Prepared, Queue, Report, Storage } from '../mail/ports.ts';
 import type { Envelope } from '../smtp/envelope.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
 import { statusOf } from '../durable/sync.ts';
+import { mailDate } from '../system/names.ts';
 import type { Clock, Random } from '../system/world.ts';
 import type { Destination } from './policy.ts';
 import { type Peer, clientKey } from './peer.ts';
 import { Spool } from './spool.ts';
 import { SubmittedHeader } from './submission.ts';
+import { receivedLine, returnPathLine } from './trace.ts';
 
 const maxReceivedLines = 100; // no way through honest servers makes more
 /** How much of a message is searched for Received lines: 100 of 650 octets fit. */
@@ -59,12 +61,13 @@ export class Incoming {
     options: AcceptOptions,
     envelope: Envelope,
     destinations: Destinations,
-    { client, tls, login }: Peer,
+    peer: Peer,
     session: string,
     isSubmission: boolean,
   ) {
     const { hostname, clock, random, spoolFolder } = options;
     const { reversePath, recipients, helo, protocol, isUtf8, ret, envelopeId } = envelope;
+    const { client, tls, login } = peer;
     this.#who = clientKey(client);
     this.#options = options;
     this.#destinations = destinations;
@@ -97,15 +100,11 @@ export class Incoming {
       routes: [...this.#routes.keys()].slice(0, 20),
     };
 
-    const date = new Date(this.startedAt).toUTCString().replace('GMT', '+0000');
-    if (isSubmission) this.#header = new SubmittedHeader(date, `<${id}@${hostname}>`);
-    const returnPath = `Return-Path: <${from}>\n`;
-    const trace = [
-      `Received: from ${helo} ([${client.includes(':') ? 'IPv6:' : ''}${client}])`,
-      `\tby ${hostname} with ${protocol}${tls === undefined ? '' : ` (${tls})`}`,
-      // Only a single recipient is named, so that no Bcc is given away.
-      `\tid ${id}${recipients.length === 1 ? `\n\tfor <${to[0]}>` : ''}; ${date}\n`,
-    ].join('\n');
+    if (isSubmission) this.#header = new SubmittedHeader(mailDate(this.startedAt), `<${id}@${hostname}>`);
+    const returnPath = returnPathLine(envelope);
+    // Only a single recipient is named, so that no Bcc is given away.
+    const domain = recipients.length === 1 ? this.#recipients[0]?.domain : undefined;
+    const trace = receivedLine(envelope, peer, { id, hostname, receivedAt: this.startedAt }, domain);
     const kept = { id, from, isUtf8, receivedAt: this.startedAt };
     this.#entry = { ...kept, ...(ret && { ret }), ...(envelopeId && { envelopeId }) };
     const maildir = routes.find(route => route.kind === 'maildir');

@@ -3,6 +3,7 @@
 // what it has told is good for that second.
 // Promises: loops and deep nesting end; an operator's mistake is logged once a minute and never bounces mail. Text from
 // the network reaches SQL only as a parameter, and a path only encoded.
+import { hash } from 'node:crypto';
 import { join } from 'node:path';
 import { domainToUnicode } from 'node:url';
 import { CannotTell } from '../mail/ports.ts';
@@ -148,7 +149,16 @@ export class TableDirectory implements Directory {
   }
 }
 
-/** As one component of a path: never '.', '..' or hidden, no '/', no controls; '%' too, so that names stay different. */
+/** What a component of a path may have on every file system that keeps mail. */
+const maxNameOctets = 255;
+
+/**
+ * As one component of a path: never empty, '.', '..' or hidden, no '/', no controls; '%' too, so that names stay different. A
+ * name that is too long for a file system, because each of its letters takes three, is a hash. What begins with `%` and a
+ * small letter is never the encoded form of a name.
+ */
 export function toFileName(name: string): string {
-  return name.replace(/^\.|[%/\p{Cc}]/gu, part => (part === '.' ? '%2E' : encodeURIComponent(part)));
+  if (name === '') return '%empty';
+  const encoded = name.replace(/^\.|[%/\p{Cc}]/gu, part => (part === '.' ? '%2E' : encodeURIComponent(part)));
+  return Buffer.byteLength(encoded) <= maxNameOctets ? encoded : `%sha256-${hash('sha256', name)}`;
 }

@@ -1,29 +1,35 @@
 // Addresses as they stand in MAIL and RCPT. Only this parser makes an Address.
 // Promise: linear time, never throws; a local part has no quotes or escapes left, so that "a.b"@x and a.b@x are equal.
 // Source routes are parsed and dropped (RFC 5321 §3.6.1, appendix C). Domains are checked for shape only.
+// More liberal than the RFC where real mail is: local parts of more than 64 octets (VERP, SRS, confirmations of lists), two
+// dots in a row or a dot before the @ (old phone addresses), an empty quoted local part, a path without its brackets.
 // RFC 5321 §4.1.2 and §4.5.3.1, RFC 6531 §3.3.
 
 declare const parsed: unique symbol;
 
 export type Address = {
-  readonly local: string; // unquoted, at most 64 octets; any printable character may be in it: never use it as a path
+  readonly local: string; // unquoted, perhaps empty; any printable character may be in it: never use it as a path
   readonly domain: string; // or address literal, as sent; '' only for `<postmaster>`
   readonly text: string; // as sent, without source route and brackets; at most 254 octets: a path has 256 (§4.5.3.1.3)
   readonly [parsed]: true;
 };
 
 // A quoted local part may hold brackets. Each of these is unambiguous: none tries the same octets over again.
-const argument = /^(\w+): *<((?:"(?:[^"\\]|\\.)*"|[^">])*)>(?: (.*))?$/u;
+const argument = /^(\w+): *(?:<((?:"(?:[^"\\]|\\.)*"|[^">])*)>|([^\s"<>@]+@[^\s"<>]+|postmaster))(?: (.*))?$/iu;
 const route = /^@[^@:,<>\s]+(?:,@[^@:,<>\s]+)*:/;
 const atom = "[\\w!#$%&'*+\\-/=?^`{|}~\\u0080-\\u{10ffff}]+";
 const letter = '[A-Za-z0-9_\\u0080-\\u{10ffff}]';
 const label = `${letter}(?:[A-Za-z0-9_\\-\\u0080-\\u{10ffff}]{0,61}${letter})?`;
-const localPart = `"((?:[^"\\\\]|\\\\.)*)"|(${atom}(?:\\.${atom})*)`;
-const mailbox = new RegExp(`^(?:${localPart})@(${label}(?:\\.${label})*|\\[[A-Za-z0-9.:-]{3,64}\\])$`, 'u');
+const localPart = `"((?:[^"\\\\]|\\\\.)*)"|(${atom}(?:\\.+${atom})*\\.*)`;
+const mailbox = new RegExp(`^(?:${localPart})@(${label}(?:\\.${label})*|\\[.{2,64}\\])$`, 'u');
+const octet = '(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)';
+const ipv4Literal = new RegExp(`^\\[${octet}(?:\\.${octet}){3}\\]$`);
+const ipv6Literal = /^\[IPv6:([0-9A-F:.]+)\]$/i;
 
-/** The argument of MAIL or RCPT, split: `TO:<a@b> X=1` is ['a@b', 'X=1']. undefined: another keyword, no brackets. */
+/** The argument of MAIL or RCPT, split: `TO:<a@b> X=1` is ['a@b', 'X=1']. undefined: another keyword, half a bracket. */
 export function splitPath(keyword: string, text: string): readonly [path: string, parameters: string] | undefined {
-  const [, found = '', path = '', parameters = ''] = argument.exec(text) ?? [];
+  const [, found = '', bracketed, bare = '', parameters = ''] = argument.exec(text) ?? [];
+  const path = bracketed ?? bare;
   return found.toUpperCase() === keyword ? [path, parameters] : undefined;
 }
 
@@ -33,6 +39,13 @@ export function parseAddress(path: string): Address | undefined {
   if (text.toLowerCase() === 'postmaster') return { local: text, domain: '', text } as Address;
   const [, quoted, plain = '', domain = ''] = mailbox.exec(text) ?? [];
   const local = quoted?.replace(/\\(.)/gu, '$1') ?? plain;
-  if (local === '' || Buffer.byteLength(local) > 64 || Buffer.byteLength(text) > 254) return undefined;
+  if (domain === '' || Buffer.byteLength(text) > 254 || !isFitDomain(domain)) return undefined;
   return { local, domain, text } as Address;
+}
+
+/** An address literal must be an IPv4 or an IPv6 address (RFC 5321 §4.1.3); no other kind was ever registered. */
+function isFitDomain(domain: string): boolean {
+  if (!domain.startsWith('[') || ipv4Literal.test(domain)) return true;
+  const [, ipv6 = ''] = ipv6Literal.exec(domain) ?? [];
+  return URL.canParse(`http://[${ipv6}]`);
 }

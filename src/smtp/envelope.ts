@@ -1,7 +1,7 @@
 // The envelope of a message, and the arguments of MAIL and RCPT that build it.
 // Promise: a parameter that was not announced, is unknown, malformed or doubled never passes silently, and nothing but
 // ASCII passes where SMTPUTF8 was not asked for.
-// RFC 5321 §4.1.1.11, 1870 (SIZE), 6152 (BODY), 6531 (SMTPUTF8), 3461 §4 (RET, ENVID, NOTIFY, ORCPT).
+// RFC 5321 §4.1.1.11, 1870 (SIZE), 6152 (BODY), 6531 (SMTPUTF8), 4954 §5 (AUTH), 3461 §4 (RET, ENVID, NOTIFY, ORCPT).
 import { type Address, parseAddress, splitPath } from './address.ts';
 import { type Reply, replies } from './reply.ts';
 
@@ -22,7 +22,7 @@ export type Sender = {
 };
 
 export type Envelope = Sender & {
-  readonly helo: string; // what the client called itself in HELO or EHLO
+  readonly helo: string; // what the client called itself in HELO or EHLO; anything but control characters
   readonly protocol: string; // for the `with` clause of Received: SMTP, ESMTPS, UTF8SMTP, … (RFC 3848, RFC 6531 §4.3)
   readonly recipients: readonly Recipient[];
 };
@@ -34,6 +34,7 @@ const shapes: Readonly<Record<string, Shape>> = {
   SIZE: ['FROM', 'SIZE', /^\d{1,20}$/],
   BODY: ['FROM', '8BITMIME', /^(?:7BIT|8BITMIME)$/i],
   SMTPUTF8: ['FROM', 'SMTPUTF8', /^$/],
+  AUTH: ['FROM', 'AUTH', new RegExp(`^(?:<>|${xtext}{1,500})$`)], // who first sent it: not passed on, we vouch for nobody
   RET: ['FROM', 'DSN', /^(?:FULL|HDRS)$/i],
   ENVID: ['FROM', 'DSN', new RegExp(`^${xtext}{1,100}$`)],
   NOTIFY: ['TO', 'DSN', /^(?:NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2})$/i],

@@ -38,8 +38,8 @@ const maxDiscarded = 20; // messages that began and were not kept: each costs a 
 const maxOutputOctets = 4096; // then 'flush': 64 KiB of EHLO make 3 MB of replies, and 11,000 NOOP hold up everyone
 const maxLineOctets = 512;
 const maxLoginLineOctets = 4096; // AUTH, the responses to it (RFC 4954 §4 sets none): names and passwords of a kilobyte
-/** SIZE, BODY and SMTPUTF8 add 53 octets to MAIL, DSN up to 500 to both (RFC 1870, 6152, 6531 and 3461). */
-const maxPathLineOctets = maxLineOctets + 560;
+/** SIZE, BODY and SMTPUTF8 add 53 octets to MAIL, AUTH 500, DSN up to 500 to both (RFC 1870, 6152, 6531, 4954 and 3461). */
+const maxPathLineOctets = maxLineOctets + 1060;
 const failures: ReadonlySet<number> = new Set([500, 501, 503, 504, 555]);
 const base64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
 const withoutArgument: ReadonlySet<string> = new Set(['DATA', 'QUIT', 'RSET', 'STARTTLS']);
@@ -125,8 +125,12 @@ export class Session {
   }
 
   readonly #announces = (extension: string): boolean => this.#options.extensions.some(e => e.name === extension);
-  /** Whether this client was told of the extension: what is not announced is refused. */
+  /** Whether this client was told of the extension, or would have been but for TLS: what is not announced is refused. */
   readonly #offers = (extension: string): boolean => this.#isExtended && this.#announces(extension);
+  readonly #offersParameter = (extension: string): boolean => extension !== this.#hidden && this.#offers(extension);
+  get #hidden(): 'STARTTLS' | 'AUTH' {
+    return this.#isSecure ? 'STARTTLS' : 'AUTH';
+  }
 
   /** Forgets the transaction; its content too, when that had begun. */
   #reset(reply?: Reply): Action | undefined {
@@ -156,8 +160,10 @@ export class Session {
     const isLogin = isResponse || /^AUTH /i.test(line);
     const maxOctets = isLogin ? maxLoginLineOctets : /^(?:MAIL|RCPT) /i.test(line) ? maxPathLineOctets : maxLineOctets;
     if (lf + 1 > maxOctets) return this.#say(replies.lineTooLong);
-    // U+2028 and U+2029 too: they end lines for much software that reads headers and logs.
-    if (/[\p{Cc}\p{Zl}\p{Zp}\ufffd]/u.test(line)) return this.#say(replies.badCharacter);
+    // U+2028 and U+2029 too: they end lines for much software that reads headers and logs. The name in EHLO is the one
+    // thing that may be anything else, such as ISO 8859-1: whoever writes it somewhere makes it harmless there.
+    const unfit = /^(?:EHLO|HELO) /i.test(line) ? /\p{Cc}/u : /[\p{Cc}\p{Zl}\p{Zp}\ufffd]/u;
+    if (unfit.test(line)) return this.#say(replies.badCharacter);
     if (!isResponse) return this.#command(line);
     return line === '*' ? this.#say(replies.loginCancelled) : this.#authenticate(line);
   }
@@ -187,12 +193,10 @@ export class Session {
   ]);
 
   #hello(name: string, isExtended: boolean): Action | undefined {
-    // The name goes into the Received line: only what is harmless there (RFC 5321 §4.1.2, and '_' for Windows hosts).
-    if (!/^[\w.:[\]-]{1,255}$/.test(name)) return this.#say(replies.syntax('EHLO hostname'));
+    if (name === '') return this.#say(replies.syntax('EHLO hostname'));
     this.helo = name;
     this.#isExtended = isExtended;
-    const isHidden = this.#isSecure ? 'STARTTLS' : 'AUTH';
-    const shown = this.#options.extensions.filter(e => isExtended && e.name !== isHidden);
+    const shown = this.#options.extensions.filter(e => isExtended && e.name !== this.#hidden);
     this.#say(replies.hello([this.#options.hostname, ...shown.map(e => `${e.name} ${e.parameter ?? ''}`.trim())]));
     return this.#reset();
   }
@@ -236,7 +240,7 @@ export class Session {
   }
 
   #mail(argument: string): Action | undefined {
-    const sender = this.#mailRefusal() ?? parseSender(argument, this.#offers);
+    const sender = this.#mailRefusal() ?? parseSender(argument, this.#offersParameter);
     if ('code' in sender) return this.#refuse('MAIL', argument, sender);
     if (sender.declaredSizeBytes > this.#options.maxSizeBytes)
       return this.#refuse('MAIL', argument, replies.messageTooBig);
@@ -250,7 +254,7 @@ export class Session {
     const transaction = this.#transaction;
     if (transaction === undefined) return this.#refuse('RCPT', argument, replies.outOfOrder('MAIL'));
     if (transaction.content !== undefined) return this.#refuse('RCPT', argument, replies.transactionOpen);
-    const recipient = parseRecipient(argument, this.#offers, transaction.isUtf8);
+    const recipient = parseRecipient(argument, this.#offersParameter, transaction.isUtf8);
     if ('code' in recipient) return this.#refuse('RCPT', argument, recipient);
     if (transaction.recipients.length >= maxRecipients)
       return this.#refuse('RCPT', argument, replies.tooManyRecipients);

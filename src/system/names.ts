@@ -1,4 +1,4 @@
-// Names that no other delivery uses.
+// Names that no other delivery uses, and dates as a header writes them.
 import { hostname } from 'node:os';
 import type { Clock, Random } from './world.ts';
 
@@ -11,3 +11,6 @@ export function uniqueName(clock: Clock, random: Random): string {
   deliveries += 1;
   return `${Math.floor(now / 1000)}.M${(now % 1000) * 1000}P${process.pid}Q${deliveries}R${random.hex(4)}.${host}`;
 }
+
+/** RFC 5322 §3.3, in UTC. */
+export const mailDate = (timeMs: number): string => new Date(timeMs).toUTCString().replace('GMT', '+0000');

@@ -2,6 +2,7 @@
 // RFC 6531 §3.3 has it; canonical forms are stable, and file names made of any of it stay inside their folder.
 // An input: one line of a client.
 import assert from 'node:assert/strict';
+import { isIPv4, isIPv6 } from 'node:net';
 import { toMailbox } from '../../src/mail/address.ts';
 import { toFileName } from '../../src/postgres/routes.ts';
 import { parseAddress, splitPath } from '../../src/smtp/address.ts';
@@ -25,13 +26,16 @@ function scan(text: string): string | undefined {
     at += 1;
   } else {
     for (; at < octets.length && octets[at] !== '@'; at += 1) local += octets[at];
-    if (!local.split('.').every(atom => atom !== '' && Array.from(atom).every(isAtext))) return undefined;
+    // Dots may stand anywhere but in front.
+    if (local === '' || local.startsWith('.') || !Array.from(local).every(c => c === '.' || isAtext(c)))
+      return undefined;
   }
   if (octets[at] !== '@') return undefined;
   const domain = octets.slice(at + 1);
   if (domain[0] === '[') {
     const inner = domain.slice(1, -1).join('');
-    return domain.at(-1) === ']' && /^[A-Za-z0-9.:-]{3,64}$/.test(inner) ? local : undefined;
+    const isLiteral = isIPv4(inner) || (/^IPv6:[0-9a-f:.]+$/i.test(inner) && isIPv6(inner.slice(5)));
+    return domain.at(-1) === ']' && isLiteral ? local : undefined;
   }
   const labels = domain
     .join('')
@@ -46,8 +50,7 @@ function check(path: string): string {
   const address = parseAddress(path);
   const text = address?.text ?? path.replace(/^@[^@:,<>\s]+(?:,@[^@:,<>\s]+)*:/, '');
   const local = text.toLowerCase() === 'postmaster' ? text : scan(text);
-  const isShort =
-    local !== undefined && local !== '' && Buffer.byteLength(local) <= 64 && Buffer.byteLength(text) <= 254;
+  const isShort = local !== undefined && Buffer.byteLength(text) <= 254;
   assert.equal(address?.local, isShort ? local : undefined, `the scanner says otherwise of ${text}`);
   if (!address) return 'none';
   const mailbox = toMailbox(address);

@@ -1,6 +1,7 @@
 // Routing from settings and Unix accounts, rule by rule of DESIGN §3, with real directories. Only the accounts are a
 // double: a few made-up ones, and a steward that does not answer. The table is tested with a real PostgreSQL.
 import assert from 'node:assert/strict';
+import { hash } from 'node:crypto';
 import { test } from 'node:test';
 import { CannotTell } from '../../src/mail/ports.ts';
 import type { Account, Accounts, Directory, Resolve } from '../../src/mail/ports.ts';
@@ -199,6 +200,9 @@ const names: [name: string, encoded: string][] = [
   ['%2e', '%252e'],
   ['a\0b\n\x7f\u0085', 'a%00b%0A%7F%C2%85'],
   ['x'.repeat(255), 'x'.repeat(255)],
+  ['', '%empty'],
+  [`${'%'.repeat(84)}abc`, `${'%25'.repeat(84)}abc`],
+  [`${'%'.repeat(84)}abcd`, `%sha256-${hash('sha256', `${'%'.repeat(84)}abcd`)}`],
 ];
 for (const [name, encoded] of names) {
   test(`as a file name, ${JSON.stringify(name.slice(0, 20))} is ${encoded.slice(0, 20)}`, () =>

@@ -12,6 +12,13 @@ describe('an address', () => {
     ['PostMaster', 'PostMaster', ''],
     ['a@[IPv6:::1]', 'a', '[IPv6:::1]'],
     ['阿@例え.テスト', '阿', '例え.テスト'],
+    [
+      'bounces+00-a=example.org@example.com'.padStart(100, 'x'),
+      'bounces+00-a=example.org'.padStart(88, 'x'),
+      'example.com',
+    ],
+    ['a..b.@example.com', 'a..b.', 'example.com'],
+    ['""@example.com', '', 'example.com'],
   ];
   for (const [path, local, domain, text = path] of taken) {
     it(`${path} has the local part ${local}`, () => assert.deepEqual(parseAddress(path), { local, domain, text }));
@@ -19,7 +26,19 @@ describe('an address', () => {
 
   it('ends at the bracket that closes it, not at one in a quoted local part', () => {
     assert.deepEqual(splitPath('TO', 'to:<"a> b\\">"@c> NOTIFY=NEVER'), ['"a> b\\">"@c', 'NOTIFY=NEVER']);
-    assert.equal(splitPath('FROM', 'TO:<a@b>'), undefined);
+    assert.deepEqual(splitPath('FROM', 'FROM: a@b SIZE=1'), ['a@b', 'SIZE=1']);
+    for (const text of [
+      'TO:<a@b>',
+      'FROM:<a@b',
+      'FROM:a@b>',
+      'FROM:<a@b>x',
+      'FROM:"a b"@c',
+      'FROM:',
+      'FROM: SIZE=1',
+      'FROM:"a"@b',
+      'FROM:Name <a@b>',
+    ])
+      assert.equal(splitPath('FROM', text), undefined, text);
   });
 
   it('parses any address in a moment, also one made to lead it astray', () => {
