@@ -4,6 +4,7 @@ import { Writable } from 'node:stream';
 import { parseArgs } from 'node:util';
 import { SettingsError } from '../config/settings.ts';
 import { NoServer } from '../control/client.ts';
+import { hasControls } from '../mail/address.ts';
 
 /** A wrong call: the text says how it should be. */
 export class UsageError extends Error {}
@@ -27,6 +28,9 @@ const options = {
 export function readArguments() {
   try {
     const { values, positionals } = parseArgs({ options, allowPositionals: true });
+    // All of them are names: of verbs, accounts, logins, messages, domains, or addresses.
+    const wrong = [...positionals, values.domain ?? '', values.sender ?? ''].find(hasControls);
+    if (wrong !== undefined) throw new Error(`a name may hold no control character: ${encodeURI(wrong)}`);
     return { flags: values, words: positionals };
   } catch (error) {
     throw new UsageError((error as Error).message);
