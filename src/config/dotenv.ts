@@ -32,6 +32,25 @@ export function parseDotenv(content: string): Dotenv {
     return found;
   };
   const wrong = (what: string): Error => new Error(`line ${text.slice(0, at).split('\n').length}: ${what}`);
+  /** The value, and that part of it in which Compose looks for variables. */
+  const takeValue = (name: string): readonly [value: string, open: string] => {
+    switch (text[at]) {
+      case "'": {
+        const [, raw] = take(singleQuoted) ?? [];
+        if (raw === undefined) throw wrong(`${name}: the closing ' is missing`);
+        return [raw.replaceAll("\\'", "'"), ''];
+      }
+      case '"': {
+        const [, raw] = take(doubleQuoted) ?? [];
+        if (raw === undefined) throw wrong(`${name}: the closing " is missing`);
+        return [unescape(raw), raw.replaceAll(/\\[\s\S]/g, '')];
+      }
+      default: {
+        const value = (take(toLineEnd)?.[0] ?? '').replace(/ #.*/, '').trimEnd();
+        return [value, value];
+      }
+    }
+  };
   for (;;) {
     take(start);
     if (at >= text.length) return { values, interpolated: [...interpolated] };
@@ -39,15 +58,10 @@ export function parseDotenv(content: string): Dotenv {
     if (name === '') throw wrong('NAME=value is wanted');
     // A name alone stands for the variable of the environment, which counts in any case.
     if (separator === '\n' || separator === '') continue;
-    const quote = text[at];
-    const [, quoted] = (quote === "'" ? take(singleQuoted) : quote === '"' ? take(doubleQuoted) : undefined) ?? [];
-    if (quoted === undefined && (quote === "'" || quote === '"'))
-      throw wrong(`${name}: the closing ${quote} is missing`);
-    const value = quoted ?? (take(toLineEnd)?.[0] ?? '').replace(/ #.*/, '').trimEnd();
-    const open = quote === "'" ? '' : quote === '"' ? value.replaceAll(/\\[\s\S]/g, '') : value;
+    const [value, open] = takeValue(name);
     if (variable.test(open)) interpolated.add(name);
     else interpolated.delete(name);
-    values[name] = quote === "'" ? value.replaceAll("\\'", "'") : quote === '"' ? unescape(value) : value;
+    values[name] = value;
   }
 }
 
@@ -55,9 +69,10 @@ const escapes: Readonly<Record<string, string>> = { a: '\x07', b: '\b', f: '\f',
 
 /** What a backslash means in double quotes; before any other character it stands for itself. */
 function unescape(text: string): string {
-  return text.replaceAll(/\\(?:0(\d{0,3})|([abfnrtv])|(["\\$]))/g, (whole, octal: string, letter: string, itself) => {
+  return text.replaceAll(/\\(?:0(\d{0,3})|([abfnrtv])|(["\\$]))/g, (_, octal: string, letter: string, itself) => {
+    // Of an octal number that is none Compose drops the zero.
     if (octal !== undefined)
-      return /^[0-3][0-7]{2}$/.test(octal) ? String.fromCharCode(Number.parseInt(octal, 8)) : whole;
-    return letter === undefined ? itself : (escapes[letter] ?? whole);
+      return /^[0-3][0-7]{2}$/.test(octal) ? String.fromCharCode(Number.parseInt(octal, 8)) : `\\${octal}`;
+    return letter === undefined ? itself : (escapes[letter] ?? '');
   });
 }

@@ -4,7 +4,7 @@
 // Never: publishes on anything but loopback's random ports, or reads the user's .env.
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -13,6 +13,8 @@ import { GenericContainer, Network, Wait, type StartedNetwork, type StartedTestC
 
 export const image = 'slimsmtp:test';
 export const root = new URL('../../', import.meta.url).pathname;
+/** What of the project the compose file needs. */
+const parts = 'compose.yaml Dockerfile .dockerignore .node24 docker src package.json package-lock.json'.split(' ');
 /** As in compose.yaml. */
 export const capabilities = ['CHOWN', 'DAC_OVERRIDE', 'SETGID', 'SETUID'];
 
@@ -59,6 +61,9 @@ export async function together<const T extends readonly Promise<unknown>[]>(prom
   return Promise.all(promises);
 }
 
+/** `docker compose` with these words, in `folder`; its output. */
+export type Compose = ((...words: string[]) => Promise<string>) & { readonly folder: string };
+
 export type Stage = {
   server(options?: ServerOptions): Promise<StartedTestContainer>;
   /** With the demo's four rows; `environment` is what a server on the same network needs. */
@@ -66,8 +71,13 @@ export type Stage = {
     network: StartedNetwork,
   ): Promise<{ database: StartedPostgreSqlContainer; environment: Record<string, string> }>;
   network(): Promise<StartedNetwork>;
-  /** `docker compose up -d --wait` of the shipped file under a name of its own, on free ports. `compose('logs')` runs further commands on it. */
-  compose(environment?: Record<string, string>): Promise<(...parameters: string[]) => Promise<string>>;
+  /**
+   * The shipped compose file in a copy of the project, under a name of its own, on free ports; `files` are others of that folder, such as
+   * .env. Not started yet: `compose('up', …)`.
+   */
+  project(files?: Readonly<Record<string, string>>): Compose;
+  /** The same, started by `docker compose up -d --wait`. */
+  compose(files?: Readonly<Record<string, string>>): Promise<Compose>;
   /** Anything else to be undone at the end. */
   own(undo: () => Promise<unknown>): void;
 };
@@ -128,19 +138,22 @@ export function openStage(after: (undo: () => Promise<void>) => void): Stage {
       const environment = { PGHOST: 'postgres', PGDATABASE: database.getDatabase(), PGUSER: database.getUsername() };
       return { database, environment: { ...environment, PGPASSWORD: database.getPassword() } };
     },
-    async compose(environment = {}) {
+    project(files = {}) {
       const project = `slimsmtp-test-${randomBytes(4).toString('hex')}`;
+      const folder = mkdtempSync(join(tmpdir(), `${project}-`));
+      own(async () => rmSync(folder, { recursive: true }));
+      for (const name of parts) cpSync(join(root, name), join(folder, name), { recursive: true });
+      for (const [name, content] of Object.entries(files)) writeFileSync(join(folder, name), content);
       const ports = { PORT_SMTP: '127.0.0.1:', PORT_SUBMISSION: '127.0.0.1:', PORT_SUBMISSIONS: '127.0.0.1:' };
-      const options = { cwd: root, maxBuffer: 2 ** 26, env: { ...process.env, ...ports, ...environment } };
-      const compose = async (...parameters: string[]): Promise<string> =>
-        (
-          await promisify(execFile)(
-            'docker',
-            ['compose', '--env-file', '/dev/null', '-p', project, ...parameters],
-            options,
-          )
-        ).stdout;
+      const options = { cwd: folder, maxBuffer: 2 ** 26, env: { ...process.env, ...ports } };
+      const run = async (...words: string[]): Promise<string> =>
+        (await promisify(execFile)('docker', ['compose', '-p', project, ...words], options)).stdout;
+      const compose = Object.assign(run, { folder });
       own(() => compose('down', '--volumes', '--timeout', '1'));
+      return compose;
+    },
+    async compose(files) {
+      const compose = this.project(files);
       await compose('up', '--detach', '--build', '--wait').catch(async (error: Error) => {
         throw new Error(`${error.message}\n${await compose('logs')}`);
       });

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { eventually } from './client.ts';
-import { openStage, together } from './compose-lib.ts';
+import { type Compose, openStage, together } from './compose-lib.ts';
 import {
   type Container,
   type World,
@@ -22,7 +22,7 @@ import {
 const stage = openStage(after);
 let world: World<'good'>;
 let client: Container;
-let compose: (...words: string[]) => Promise<string>;
+let compose: Compose;
 let password: string;
 let ca: string;
 const folder = mkdtempSync(join(tmpdir(), 'slimsmtp-compose-'));
@@ -41,19 +41,18 @@ const server = {
 const antons = (text: string): Promise<Buffer[]> => arrived(server, '/home/anton/Maildir', text);
 
 /** What the shipped file lacks in a world of its own: our DNS, and the relay's certificate as an authority. */
-function override(environment: Record<string, string>): void {
-  const slimsmtp = { dns: [world.dns], volumes: [`${join(folder, 'ca.pem')}:/ca.pem:ro`], environment };
+function override(): string {
+  const slimsmtp = { dns: [world.dns], volumes: [`${join(folder, 'ca.pem')}:/ca.pem:ro`] };
   const networks = { outside: { external: true, name: world.network.getName() } };
-  writeFileSync(join(folder, 'override.yaml'), JSON.stringify({ services: { slimsmtp }, networks }));
+  return JSON.stringify({ services: { slimsmtp }, networks });
 }
 
 before(async () => {
   world = await openWorld(stage, 'good');
   ca = await world.peers.good.shell('cat /etc/postfix/cert.pem');
   writeFileSync(join(folder, 'ca.pem'), ca);
-  override({});
   [compose, client] = await together([
-    stage.compose({ COMPOSE_FILE: `compose.yaml:${join(folder, 'override.yaml')}`, SLIM_HOSTNAME: 'mail.example.com' }),
+    stage.compose({ 'compose.override.yaml': override(), '.env': 'SLIM_HOSTNAME=mail.example.com\n' }),
     world.client(),
   ]);
   password = (await compose('exec', '-T', 'slimsmtp', 'slimsmtp', 'password', '--show', 'anton')).trim();
@@ -149,7 +148,9 @@ test('a login sends as itself, and as the mailboxes that it is a member of; as n
 });
 
 test('by a relay with a login: everything goes there, the same password still works', async () => {
-  override({ ...relay, NODE_EXTRA_CA_CERTS: '/ca.pem' });
+  const settings = { ...relay, SLIM_HOSTNAME: 'mail.example.com', NODE_EXTRA_CA_CERTS: '/ca.pem' };
+  const dotenv = Object.entries(settings).map(([name, value]) => `${name}='${value}'\n`);
+  writeFileSync(join(compose.folder, '.env'), dotenv.join(''));
   await compose('up', '--detach', '--wait');
   const text = marker();
   const message = letter(text, body);
