@@ -9,6 +9,7 @@ import type { Pem, Settings } from './config/settings.ts';
 import type { Answers } from './control/requests.ts';
 import { type Handlers, openControl } from './control/server.ts';
 import { prepareData, prepareRoot, probe } from './system/folders.ts';
+import { trustAuthorities } from './tls/authorities.ts';
 import { Certificates, type Pair } from './tls/certificates.ts';
 import { Connection } from './inbound/connection.ts';
 import { EnvelopeBudget } from './inbound/envelopes.ts';
@@ -18,7 +19,7 @@ import { answerRecipient, mustLogIn } from './inbound/policy.ts';
 import { isShared, matcher, sharedAddresses } from './inbound/shared-addresses.ts';
 import { Gatherer } from './system/gather.ts';
 import { type Part, part, startAll } from './system/lifecycle.ts';
-import { type FlushedLog, openLog } from './system/log.ts';
+import { type FlushedLog, openLog, takeWarnings } from './system/log.ts';
 import { version } from './system/version.ts';
 import type { Authenticator, Directory, Domains, Resolve, Storage } from './mail/ports.ts';
 import type { Log } from './system/log.ts';
@@ -81,6 +82,7 @@ export async function serve(settings: Settings, variables: NodeJS.ProcessEnv, on
   }
   process.umask(0o077);
   const log = await openLog(settings.logLevel, settings.logFormat, false);
+  takeWarnings(log);
   tell(settings.remarks, log);
   const demo = process.argv.slice(2).filter(word => word === '--demo');
   const argv = [process.argv[1] ?? '', 'network', ...demo] as const;
@@ -101,7 +103,9 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
   process.umask(0o077);
   const { dataFolder, hostname, domains, listen, drainMs } = settings;
   const log = await openLog(settings.logLevel, settings.logFormat, true);
+  takeWarnings(log);
   if (!steward) tell(settings.remarks, log);
+  if (settings.extraAuthorities !== undefined) trustAuthorities(settings.extraAuthorities, log);
   try {
     prepareData(dataFolder);
   } catch (error) {
@@ -169,7 +173,8 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
   } catch (error) {
     return fail(log, 69, error);
   }
-  log.info({ version, hostname, domains, listen }, 'ready');
+  const logins = settings.users.map(({ name }) => name);
+  log.info({ version, hostname, domains, listen, logins }, 'ready');
   onReady();
 
   await orders.stop.promise;

@@ -1,13 +1,14 @@
 // The verbs of the command line, and what each of them prints. `slimsmtp --help` prints the list below.
 import { join } from 'node:path';
 import { readGenerated } from '../auth/inline.ts';
-import { type Settings, describeSettings, loadSettings } from '../config/settings.ts';
+import { type Settings, SettingsError, describeSettings, loadSettings } from '../config/settings.ts';
 import type { Environment } from '../config/sources.ts';
 import { ask } from '../control/client.ts';
 import type { Request } from '../control/requests.ts';
 import { controlPath, serve, serveForSteward } from '../main.ts';
 import { formatVerifier, makeVerifier } from '../sasl/scram.ts';
 import { runPam } from '../steward/pam.ts';
+import { openLog } from '../system/log.ts';
 import { version } from '../system/version.ts';
 import { systemRandom as random } from '../system/world.ts';
 import { account } from './account.ts';
@@ -43,8 +44,7 @@ export async function run(words: readonly string[], flags: Flags, environment: E
   switch (verb) {
     case 'serve': {
       if (flags.demo) makeDotenv();
-      const loaded = settings();
-      return serve(loaded, environment.variables, () => flags.demo && introduce(loaded));
+      return start(flags, environment);
     }
     case 'network':
       refuseToPeople(verb);
@@ -70,6 +70,20 @@ export async function run(words: readonly string[], flags: Flags, environment: E
       return queue(rest, flags, settings());
     default:
       throw new UsageError(`there is no verb ${verb}`);
+  }
+}
+
+/** Runs the server. What is wrong with its settings stands in its log, where people look when it does not start. */
+async function start(flags: Flags, environment: Environment): Promise<number> {
+  try {
+    const settings = loadSettings(environment);
+    return await serve(settings, environment.variables, () => flags.demo && introduce(settings));
+  } catch (error) {
+    if (!(error instanceof SettingsError)) throw error;
+    const log = await openLog('error', error.logFormat, false);
+    for (const problem of error.problems) log.error({}, problem);
+    log.flush();
+    return 78;
   }
 }
 

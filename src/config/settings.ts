@@ -4,6 +4,7 @@
 // A new setting is a line in table.ts and one in `load`; what contradicts another variable goes into contradictions.ts.
 import { customCleanEnv } from 'envalid';
 import { toDomain } from '../mail/address.ts';
+import type { Format } from '../system/log.ts';
 import { contradictions } from './contradictions.ts';
 import { databaseNames, readDatabase } from './database.ts';
 import { type Environment, type Source, collect } from './sources.ts';
@@ -15,7 +16,14 @@ export type { DatabaseSettings } from './database.ts';
 
 /** Every problem of the settings, a sentence each. The exit status for it is 78. */
 export class SettingsError extends Error {
-  readonly problems: readonly string[] = this.message.split('\n');
+  readonly problems: readonly string[];
+  /** How the log would be written: its own setting may well be right. */
+  readonly logFormat: Format;
+  constructor(problems: readonly string[], logFormat: Format) {
+    super(problems.join('\n'));
+    this.problems = problems;
+    this.logFormat = logFormat;
+  }
 }
 
 /** Reads and checks everything. Throws SettingsError with all problems at once. */
@@ -55,7 +63,8 @@ function load(environment: Environment) {
   });
   const isSet = (name: string): boolean => (sources.get(name)?.origin ?? 'default') !== 'default';
   problems.push(...contradictions(clean, { hasDatabase, isRoot: environment.isRoot, isSet }));
-  if (problems.length > 0) throw new SettingsError(problems.join('\n'));
+  const usualFormat = environment.isTerminal ? 'pretty' : 'json';
+  if (problems.length > 0) throw new SettingsError(problems, clean.SLIM_LOG_FORMAT ?? usualFormat);
 
   const ownName = environment.hostname.includes('.') ? toDomain(environment.hostname) : undefined;
   const settings = {

@@ -1,21 +1,32 @@
-// The log: pino, a JSON object a line on stdout, or readable lines on a terminal.
+// The log: a JSON object a line on stdout (pino), or readable lines on a terminal.
 // Promise: text from the network only ever stands in fields, escaped by JSON, so no line can be forged; secrets and
 // bodies are never given to it. Lines are gathered for a moment: flush before the process ends.
 import pino from 'pino';
 
+export type Level = 'debug' | 'info' | 'warn' | 'error';
+export type Format = 'json' | 'pretty';
+
 /** What the parts log with (pino's shape). Fields first, then a fixed sentence: text from the network only in fields. */
-export type Log = Record<
-  'debug' | 'info' | 'warn' | 'error',
-  (fields: Record<string, unknown>, message: string) => void
->;
+export type Log = Record<Level, (fields: Record<string, unknown>, message: string) => void>;
 
 export type FlushedLog = Log & { flush(): void };
 
-export async function openLog(level: string, format: 'json' | 'pretty', isGathered: boolean): Promise<FlushedLog> {
-  const options: pino.LoggerOptions = { level, base: null, timestamp: pino.stdTimeFunctions.isoTime };
+/** `isGathered`: lines are written a quarter of a second late at most, many at once; else each at once. */
+export async function openLog(level: Level, format: Format, isGathered: boolean): Promise<FlushedLog> {
+  const options: pino.LoggerOptions = {
+    level,
+    base: null,
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: label => ({ level: label }) },
+  };
   if (format === 'pretty') {
     const { default: pretty } = await import('pino-pretty');
-    const stream = pretty({ sync: true, ignore: 'session', singleLine: true });
+    const stream = pretty({
+      sync: true,
+      ignore: 'session',
+      singleLine: true,
+      translateTime: 'SYS:yyyy-mm-dd HH:MM:ss',
+    });
     return Object.assign(pino(options, stream), { flush: () => {} });
   }
   // A reader that stalls costs at most maxLength; after that lines are dropped, mail never.
@@ -29,4 +40,11 @@ export async function openLog(level: string, format: 'json' | 'pretty', isGather
   stream.on('error', () => (isBroken = true)).on('write', () => (isBroken = false));
   if (isGathered) setInterval(() => stream.flush(), 250).unref();
   return Object.assign(pino(options, stream), { flush: () => (isBroken ? stream.destroy() : stream.flushSync()) });
+}
+
+/** Node's own warnings (a deprecated call, a listener too many) become lines of the log, in place of text on standard error. */
+export function takeWarnings(log: Log): void {
+  process.removeAllListeners('warning').on('warning', ({ name, message, stack }) => {
+    log.warn({ warning: message, type: name, stack }, 'Node warns');
+  });
 }

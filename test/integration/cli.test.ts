@@ -67,18 +67,32 @@ describe('slimsmtp', () => {
     }
   });
 
+  const wrong = { SLIM_DOMAINS: 'no domain!', SLIM_DRAINS: '1s', SLIM_MAX_SIZE: 'big' };
   it('ends with 78 on bad settings, all of them named', () => {
-    for (const verb of ['serve', 'config', 'health']) {
-      const { status, complaint } = slimsmtp([verb], {
-        SLIM_DOMAINS: 'no domain!',
-        SLIM_DRAINS: '1s',
-        SLIM_MAX_SIZE: 'big',
-      });
+    for (const verb of ['config', 'health']) {
+      const { status, complaint } = slimsmtp([verb], wrong);
       assert.equal(status, 78);
       assert.match(complaint, /SLIM_DOMAINS/);
       assert.match(complaint, /SLIM_DRAINS.*SLIM_DRAIN\b/);
       assert.match(complaint, /SLIM_MAX_SIZE/);
     }
+  });
+
+  it('serve tells bad settings in its log, in the format of the log', () => {
+    const { status, out, complaint } = slimsmtp(['serve'], wrong);
+    assert.deepEqual([status, complaint], [78, '']);
+    const lines = out
+      .trim()
+      .split('\n')
+      .map(line => JSON.parse(line) as { level: string; time: string; msg: string });
+    assert.deepEqual(lines.map(({ level, msg }) => `${level} ${/^SLIM_\w+/.exec(msg)?.[0]}`).toSorted(), [
+      'error SLIM_DOMAINS',
+      'error SLIM_DRAINS',
+      'error SLIM_MAX_SIZE',
+    ]);
+    assert.match(lines[0]?.time ?? '', /^\d{4}-\d\d-\d\dT/);
+    const pretty = slimsmtp(['serve'], { ...wrong, SLIM_LOG_FORMAT: 'pretty' });
+    assert.match(pretty.out, /^\[\d{4}-\d\d-\d\d .*\] ERROR: SLIM_/);
   });
 
   it('config prints every setting with its origin, secrets masked, and reads .env', () => {
@@ -93,7 +107,7 @@ describe('slimsmtp', () => {
       (JSON.parse(out) as { name: string; value: string; origin: string }[]).map(row => [row.name, row]),
     );
     // In octets, as it counts: SIZE in SLIM_SUPPORTS may set it too.
-    assert.deepEqual(rows.get('SLIM_MAX_SIZE'), { name: 'SLIM_MAX_SIZE', value: '7340032', origin: '.env' });
+    assert.deepEqual([rows.get('SLIM_MAX_SIZE')?.value, rows.get('SLIM_MAX_SIZE')?.origin], ['7340032', '.env']);
     assert.equal(rows.get('SLIM_DOMAINS')?.value, 'example.com');
     assert.equal(rows.get('SLIM_DOMAINS')?.origin, 'environment');
     assert.equal(rows.get('SLIM_DRAIN')?.value, '3s');

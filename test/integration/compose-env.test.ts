@@ -161,7 +161,11 @@ POSTGRES_PASSWORD=it's
     await assert.rejects(compose(...config), /SLIM_USERS="\*\*\*": wanted is/);
     writeFileSync(join(compose.folder, 'compose.override.yaml'), '{}');
     writeFileSync(join(compose.folder, '.env'), dotenv.replace('SLIM_USERS_FILE=/etc/hostname-of-nothing\n', ''));
-    const rows = JSON.parse(await compose(...config)) as { name: string; value: string; origin: string }[];
+    const rows = JSON.parse(/^\[.*$/m.exec(await compose(...config))?.[0] ?? '') as {
+      name: string;
+      value: string;
+      origin: string;
+    }[];
     const row = (name: string) => rows.find(each => each.name === name);
     assert.equal(row('DATABASE_URL')?.value, 'postgres://me:***@db.example/mail');
     assert.deepEqual([row('PGHOST')?.value, row('PGUSER')?.value], ['', '']);

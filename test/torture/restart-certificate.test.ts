@@ -61,7 +61,7 @@ test('an expired certificate of ours is warned about and served; mail goes on; a
     server
       .log()
       .split('\n')
-      .filter(line => line.includes('"level":40') && /expired/.test(line)).length;
+      .filter(line => line.includes('"level":"warn"') && /expired/.test(line)).length;
   await eventually('a warning that it has expired', async () => warnings() === 1, 5000);
 });
 
