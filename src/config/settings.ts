@@ -8,7 +8,7 @@ import type { Format } from '../system/log.ts';
 import { contradictions } from './contradictions.ts';
 import { databaseNames, readDatabase } from './database.ts';
 import { type Environment, type Source, collect } from './sources.ts';
-import { sortStorages } from './storages.ts';
+import { mailRoots, sortStorages } from './storages.ts';
 import { type Clean, readings, table } from './table.ts';
 
 export type Settings = Readonly<ReturnType<typeof load>['settings']>;
@@ -67,6 +67,7 @@ function load(environment: Environment) {
   if (problems.length > 0) throw new SettingsError(problems, clean.SLIM_LOG_FORMAT ?? usualFormat);
 
   const ownName = environment.hostname.includes('.') ? toDomain(environment.hostname) : undefined;
+  const storages = sortStorages(clean.SLIM_STORAGES);
   const settings = {
     domains: clean.SLIM_DOMAINS, // A-labels, lower case
     hostname: clean.SLIM_HOSTNAME ?? ownName ?? `mail.${clean.SLIM_DOMAINS[0]}`,
@@ -88,8 +89,9 @@ function load(environment: Environment) {
     maxRecipientsOut: clean.SLIM_MAX_RECIPIENTS_OUT, // of one transaction
     supports: clean.SLIM_SUPPORTS, // what may be announced, in order
     maxSizeBytes: Number(clean.SLIM_SUPPORTS.find(({ name }) => name === 'SIZE')?.parameter ?? clean.SLIM_MAX_SIZE),
-    storages: sortStorages(clean.SLIM_STORAGES),
+    storages,
     mailRoot: clean.SLIM_MAIL_ROOT,
+    mailRoots: mailRoots(storages, clean.SLIM_MAIL_ROOT), // every folder below which mail is kept
     subaddress: clean.SLIM_SUBADDRESS, // '' is off
     database: hasDatabase ? readDatabase(texts, sources) : undefined,
     dataFolder: clean.SLIM_DATA,

@@ -29,3 +29,9 @@ export function sortStorages(entries: ReturnType<typeof storages>) {
     default: entries.find(each => each.kind === 'default')?.path,
   };
 }
+
+/** Every folder below which mail is kept. */
+export function mailRoots(sorted: ReturnType<typeof sortStorages>, mailRoot: string): readonly string[] {
+  const paths = [...sorted.addresses, ...sorted.domains].map(each => each.path);
+  return [...new Set([mailRoot, ...paths, sorted.default ?? mailRoot])];
+}

@@ -1,0 +1,16 @@
+// What each part of the wiring is made from. Only `src/wiring/` and `main.ts` know settings and parts both.
+import type { Settings } from '../config/settings.ts';
+import type { Steward } from '../steward/client.ts';
+import type { Log } from '../system/log.ts';
+import { systemClock as clock, systemRandom as random } from '../system/world.ts';
+
+export const system = { clock, random };
+
+export type Context = {
+  readonly settings: Settings;
+  /** What root does for us; undefined where the server was not started as root. */
+  readonly steward: Steward | undefined;
+  readonly log: Log;
+  /** Registers what is to be done at SIGHUP. */
+  readonly onReload: (act: () => void) => void;
+};

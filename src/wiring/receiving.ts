@@ -1,0 +1,104 @@
+// What takes mail from the network: who may log in, the certificate, the listening sockets and their sessions.
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { createAuthenticator } from '../auth/chain.ts';
+import type { TablePasswords } from '../auth/sources.ts';
+import type { Pem, Settings } from '../config/settings.ts';
+import { Connection } from '../inbound/connection.ts';
+import { EnvelopeBudget } from '../inbound/envelopes.ts';
+import { Listeners } from '../inbound/listener.ts';
+import { type Peer, clientKey, stranger } from '../inbound/peer.ts';
+import { mustLogIn } from '../inbound/policy.ts';
+import { isShared, matcher, sharedAddresses } from '../inbound/shared-addresses.ts';
+import type { Authenticator, Resolve } from '../mail/ports.ts';
+import { maxRecipients } from '../smtp/session.ts';
+import { Gatherer } from '../system/gather.ts';
+import type { Log } from '../system/log.ts';
+import { Certificates, type Pair } from '../tls/certificates.ts';
+import { type Context, system } from './context.ts';
+import type { openSending } from './sending.ts';
+
+/** Who may log in; undefined: nobody, and AUTH is not offered. */
+export async function openLogins({ settings, steward, log }: Context, tablePasswords: TablePasswords | undefined) {
+  const { users, domains, supports } = settings;
+  if (users.length === 0) return undefined;
+  const offered = supports.find(({ name }) => name === 'AUTH')?.parameter?.split(' ');
+  const [folder, mainDomain] = [join(settings.dataFolder, 'state'), domains[0] ?? ''];
+  const throttle = { isShared, clientKey };
+  return createAuthenticator({
+    ...throttle,
+    users,
+    mainDomain,
+    offered,
+    folder,
+    steward,
+    tablePasswords,
+    ...system,
+    log,
+  });
+}
+
+type Parts = { resolve: Resolve; authenticator: Authenticator | undefined } & ReturnType<typeof openSending>;
+/** What takes mail from the network. */
+export async function openInbound({ settings, steward, log, onReload }: Context, parts: Parts) {
+  const { resolve, storages, queue, report, authenticator } = parts;
+  const { hostname, maxSizeBytes, tls, dataFolder, senderCheck, maxSessions, maxSessionsPerClient } = settings;
+  const { cert, key, minVersion } = tls;
+  const common = { hostname, ...system, log };
+  const readPem = async ({ text, file = '' }: Pem): Promise<string> => text ?? readFile(file, 'utf8');
+  const readPair = async (): Promise<Pair | undefined> => {
+    if (!cert || !key) return undefined;
+    const files = await steward?.readTlsFiles();
+    return { cert: files?.cert ?? (await readPem(cert)), key: files?.key ?? (await readPem(key)) };
+  };
+  const certificates = await Certificates.open({ ...common, readPair, folder: join(dataFolder, 'tls'), minVersion });
+  onReload(() => void certificates.check());
+
+  const mechanisms = authenticator?.mechanisms.join(' ') ?? '';
+  const limits = `RCPTMAX=${maxRecipients}`;
+  const parameters: Readonly<Record<string, string>> = { SIZE: `${maxSizeBytes}`, LIMITS: limits, AUTH: mechanisms };
+  const extensions = settings.supports
+    .filter(({ name }) => name !== 'AUTH' || mechanisms !== '')
+    .map(({ name }) => ({ name, parameter: parameters[name] ?? '' }));
+  const gatherer = new Gatherer(log);
+  const accept = { ...common, gatherer, spoolFolder: join(dataFolder, 'spool'), storages, queue, report };
+  const policy = { resolve, senderCheck, gatherer };
+  const secureContext = () => certificates.secureContext;
+  const envelopes = new EnvelopeBudget();
+  const service = { accept, policy, authenticator, secureContext, envelopes, gatherer, log };
+  const trusts = matcher(settings.trustedNetworks);
+  tellShared(trusts, log);
+  const inherited = (await steward?.started)?.sockets ?? [];
+  const opened = ({ host, port }: Settings['listen'][number]) =>
+    inherited.find(socket => socket.port === port && socket.host === host);
+  return new Listeners({
+    sockets: settings.listen.map(socket => ({ ...socket, ...opened(socket) })),
+    maxSessions,
+    maxSessionsPerClient,
+    isShared,
+    gatherer,
+    open: (socket, listener, client, onClose) => {
+      const { kind } = listener;
+      const isSubmission = kind !== 'smtp';
+      const hides = isShared(client);
+      const peer: Peer = { ...stranger, client, isShared: hides, isTrusted: trusts(client) && !hides };
+      const needsTls = tls.require === 'all' || (tls.require === 'submission' && isSubmission);
+      const needs = { needsTls, needsLogin: mustLogIn(peer, isSubmission), isSecure: kind === 'submissions' };
+      const session = { hostname, extensions, maxSizeBytes, ...needs };
+      const id = system.clock.now().toString(36) + system.random.hex(3);
+      return new Connection(socket, service, { id, peer, listener, session }, onClose);
+    },
+  });
+}
+
+/** Behind a container's proxy a stranger may have the address of the gateway: what that means is told once. */
+function tellShared(trusts: (client: string) => boolean, log: Log): void {
+  const addresses = sharedAddresses();
+  const limits =
+    'behind a container proxy anyone may have these addresses: no limit per client for them (docs/docker.md)';
+  if (addresses.length > 0) log.info({ addresses }, limits);
+  const trustedInVain = addresses.filter(trusts);
+  const trust =
+    'SLIM_TRUSTED_NETWORKS has no effect for these addresses: behind a container proxy anyone may have them (docs/docker.md)';
+  if (trustedInVain.length > 0) log.warn({ addresses: trustedInVain }, trust);
+}

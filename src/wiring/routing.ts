@@ -1,0 +1,44 @@
+// Who gets the mail: the sources in their fixed order, which is a promise to users.
+import { join } from 'node:path';
+import type { Answers } from '../control/requests.ts';
+import type { Directory, Domains } from '../mail/ports.ts';
+import { TableDomains } from '../postgres/domains.ts';
+import { openDatabase } from '../postgres/pool.ts';
+import { TableDirectory } from '../postgres/routes.ts';
+import { indexMaker } from '../postgres/schema.ts';
+import { openTablePasswords } from '../postgres/users.ts';
+import { accountDirectory } from '../routing/accounts.ts';
+import { addressDirectory, defaultDirectory, domainDirectory, postmasterDirectory } from '../routing/address-map.ts';
+import { createResolver } from '../routing/resolver.ts';
+import { prepareRoot } from '../system/folders.ts';
+import { type Context, system } from './context.ts';
+
+export async function openRouting({ settings, steward, log }: Context) {
+  const { storages, mailRoot, dataFolder, subaddress, domains: own } = settings;
+  const accounts = steward?.accounts;
+  for (const root of settings.mailRoots)
+    if (!(await accounts?.owner(root).catch(() => undefined))) prepareRoot(root, log);
+  const onUp = storages.postgresql ? { onUp: indexMaker(log) } : {};
+  const database = settings.database && (await openDatabase({ settings: settings.database, log, ...onUp }));
+  const directories: Directory[] = [addressDirectory(storages, accounts)];
+  let domains: Domains = { hosts: async domain => own.includes(domain) };
+  if (database && storages.postgresql) {
+    const table = new TableDomains({ database, settings: own, file: join(dataFolder, 'state', 'domains'), log });
+    await table.start();
+    domains = table;
+    const hasDefault = storages.default !== undefined;
+    const { clock } = system;
+    directories.push(new TableDirectory({ query: database.query, accounts, mailRoot, hasDefault, clock, log }));
+  }
+  if (accounts && storages.pam) directories.push(accountDirectory(accounts));
+  directories.push(domainDirectory(storages, accounts), defaultDirectory(storages, accounts));
+  directories.push(postmasterDirectory(mailRoot));
+  return {
+    resolve: createResolver({ directories, domains, subaddress, mainDomain: own[0] ?? '' }),
+    tablePasswords: database && openTablePasswords(database.query, log),
+    database: (): Answers['health']['database'] => {
+      if (database === undefined) return 'off';
+      return database.isUp ? 'up' : 'down';
+    },
+  };
+}

@@ -1,0 +1,31 @@
+// What keeps mail: Maildirs, homes, and the queue until another server has it.
+import { networkInterfaces } from 'node:os';
+import { join } from 'node:path';
+import type { Route } from '../mail/message.ts';
+import type { Resolve, Storage } from '../mail/ports.ts';
+import { OutboundTransport } from '../outbound/transport.ts';
+import { localTransport } from '../queue/local.ts';
+import { DiskQueue } from '../queue/queue.ts';
+import { createReport } from '../queue/report.ts';
+import { MaildirStorage } from '../storage/maildir.ts';
+import { systemDns as dns } from '../system/world.ts';
+import { type Context, system } from './context.ts';
+
+export function openSending({ settings, steward, log }: Context, resolve: Resolve) {
+  const { hostname, relay, externalTls, dataFolder } = settings;
+  const common = { hostname, ...system, log };
+  const maildir = new MaildirStorage(common);
+  // Never asked without a steward: then no directory has such routes.
+  const account = steward?.storage(join(dataFolder, 'spool'), system.random) ?? maildir;
+  const storages: Readonly<Record<Route['kind'], Storage>> = { maildir, account };
+  const own = new Set(Object.values(networkInterfaces()).flatMap(list => (list ?? []).map(({ address }) => address)));
+  const isSelf = (host: string): boolean => host === hostname || own.has(host);
+  const remote = new OutboundTransport({ ...common, relay, externalTls, port: 25, dns, isSelf });
+  const isRelayed = relay !== undefined;
+  const here = localTransport({ storages, resolve, remote, isRelayed });
+  const transports = { here, relay: remote, domain: remote };
+  const report = createReport({ ...common, ...settings.queue, resolve, queue: () => queue });
+  const options = { ...common, ...settings.queue, folder: join(dataFolder, 'queue'), isRelayed };
+  const queue: DiskQueue = new DiskQueue({ ...options, transports, report });
+  return { storages, maildir, remote, queue, report };
+}
