@@ -16,6 +16,7 @@ import { version } from './system/version.ts';
 import { trustAuthorities } from './tls/authorities.ts';
 import { type Context, system } from './wiring/context.ts';
 import { explain } from './wiring/explain.ts';
+import { openMailRoots } from './wiring/mail-roots.ts';
 import { openInbound, openLogins } from './wiring/receiving.ts';
 import { openRouting } from './wiring/routing.ts';
 import { openSending } from './wiring/sending.ts';
@@ -75,12 +76,14 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
   takeWarnings(log);
   if (!steward) tell(settings.remarks, log);
   if (settings.extraAuthorities !== undefined) trustAuthorities(settings.extraAuthorities, log);
+  let isFirstStart: boolean;
   try {
-    prepareData(dataFolder);
+    isFirstStart = prepareData(dataFolder);
   } catch (error) {
     return fail(log, 78, error);
   }
   const context: Context = { settings, steward, log, onReload: act => orders.reloads.push(act) };
+  const roots = await openMailRoots(context, isFirstStart);
   const routing = await openRouting(context);
   const sending = openSending(context, routing.resolve);
   const { queue } = sending;
@@ -93,6 +96,7 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
       database: routing.database(),
       queued: queue.size,
       writable: probe(join(dataFolder, 'state')) === undefined,
+      unwritable: roots.check(),
     }),
     resolve: address => explain(address, routing.resolve, log),
     auth: (name, password) => authenticator?.check(name, password) ?? { ok: false, source: 'no SLIM_USERS' },
@@ -133,7 +137,12 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
       // Sessions and attempts end side by side: both have the one SLIM_DRAIN.
       () => Promise.all([listeners.drain(drainMs), queue.stop(drainMs)]),
     ),
-    part('sweep of old files in tmp/', () => startSweep(settings.mailRoots, log)),
+    part('sweep of old files in tmp/', () =>
+      startSweep(
+        settings.mailRoots.map(({ path }) => path),
+        log,
+      ),
+    ),
   ];
   const onStopFailed = (name: string, error: unknown): void => log.error({ part: name, err: error }, 'could not stop');
   let stop;

@@ -101,7 +101,7 @@ async function resolve(address: string, flags: Flags, settings: Settings): Promi
 
 async function health(flags: Flags, settings: Settings): Promise<number> {
   const answer = await askServer(settings, { verb: 'health' });
-  const isHealthy = answer.listening && answer.writable;
+  const isHealthy = answer.listening && answer.writable && answer.unwritable.length === 0;
   const degradedOr = answer.database === 'down' ? 'degraded' : 'healthy';
   const word = isHealthy ? degradedOr : 'unhealthy';
   return print(flags, { health: word, ...answer }, () => `${word}: ${JSON.stringify(answer)}`, isHealthy);

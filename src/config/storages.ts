@@ -1,6 +1,7 @@
 // Who gets the mail (SLIM_STORAGES): `addr@domain=PATH`, `*@domain=PATH`, `@POSTGRESQL`, `@PAM`, `default=PATH`.
 // Local part and path may both hold `=`. `default=…` is always the catch-all; an address that begins so is `"default=x"@…`.
 import { toMailbox } from '../mail/address.ts';
+import type { MailRoot } from '../system/mail-roots.ts';
 import { listOf, parser } from './parser.ts';
 import { domain, path } from './values.ts';
 
@@ -31,7 +32,12 @@ export function sortStorages(entries: ReturnType<typeof storages>) {
 }
 
 /** Every folder below which mail is kept. */
-export function mailRoots(sorted: ReturnType<typeof sortStorages>, mailRoot: string): readonly string[] {
-  const paths = [...sorted.addresses, ...sorted.domains].map(each => each.path);
-  return [...new Set([mailRoot, ...paths, sorted.default ?? mailRoot])];
+export function mailRoots(sorted: ReturnType<typeof sortStorages>, mailRoot: string): readonly MailRoot[] {
+  const own = [...sorted.addresses, ...sorted.domains].map(each => each.path);
+  const paths = sorted.default === undefined ? own : [...own, sorted.default];
+  const others = [...new Set(paths)].filter(each => each !== mailRoot);
+  return [
+    { setting: 'SLIM_MAIL_ROOT', path: mailRoot },
+    ...others.map(each => ({ setting: 'SLIM_STORAGES', path: each })),
+  ];
 }

@@ -3,6 +3,7 @@
 // A request is one line of JSON, `{"verb": …}` with the fields of that verb. The answer is a line for each item,
 // `{"item": …}`, and at last `{"isEnd": true}` or `{"error": "why"}`.
 // A new verb: a member of `Request`, a line in `Answers`, a case in `parseRequest` and in `carryOut` (server.ts).
+import type { RootTrouble } from '../system/mail-roots.ts';
 import { type QueueAction, type QueuedMessage, type Selector, queueActions } from '../mail/admin.ts';
 
 export type Request =
@@ -17,7 +18,10 @@ export type Health = {
   readonly sessions: number;
   readonly database: 'off' | 'up' | 'down';
   readonly queued: number;
+  /** Whether SLIM_DATA can be written. */
   readonly writable: boolean;
+  /** The roots of mail that cannot be written, with the reason. */
+  readonly unwritable: readonly RootTrouble[];
 };
 
 /** What an item of the answer is. `list` has many, every other verb one. */

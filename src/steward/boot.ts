@@ -2,9 +2,11 @@
 // steward. The order matters: a folder is root's before anything in it is looked at, and everything that the network
 // process needs is there before that process is started.
 // Promise: what cannot work is said in one sentence, with exit status 78 (settings, owners) or 69 (a port is taken).
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Log } from '../system/log.ts';
-import { prepareDataAsRoot, prepareRootAsRoot } from '../system/folders.ts';
+import { prepareDataAsRoot } from '../system/folders.ts';
+import { type MailRoot, prepareRootAsRoot } from '../system/mail-roots.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { ensureAccounts, ensureDecoy } from './account-files.ts';
 import { findUser } from './nss.ts';
@@ -24,7 +26,7 @@ type RootSettings = Readonly<{
 export type BootOptions = {
   readonly settings: RootSettings;
   /** Every folder below which the settings keep mail. */
-  readonly mailRoots: readonly string[];
+  readonly mailRoots: readonly MailRoot[];
   /** The environment of this process, of which the network process gets a part without secrets. */
   readonly variables: Readonly<Record<string, string | undefined>>;
   /** How the network process is started: the script, its hidden verb, further arguments. */
@@ -45,13 +47,24 @@ export async function boot({ settings, mailRoots, variables, argv, clock, random
   if (runAs === undefined)
     log.warn({}, 'running as root: set SLIM_RUN_AS to a user of its own for the network process');
   const owner = runAs ?? { uid: 0, gid: 0 };
-  try {
-    prepareDataAsRoot(dataFolder, owner);
-  } catch (error) {
-    log.error({}, (error as Error).message);
+  const lacking = await lackingCapabilities();
+  if (runAs !== undefined && (lacking.includes('SETUID') || lacking.includes('SETGID'))) {
+    log.error({}, `root cannot run the network process as ${settings.runAs}: it lacks ${show(lacking)}; ${howToGive}`);
     return 78;
   }
-  for (const root of mailRoots) prepareRootAsRoot(root, owner, log);
+  let isFirstStart: boolean;
+  try {
+    isFirstStart = prepareDataAsRoot(dataFolder, owner);
+  } catch (error) {
+    const { message, cause } = error as Error & { cause?: NodeJS.ErrnoException };
+    const isForbidden = cause?.code === 'EPERM' || cause?.code === 'EACCES';
+    const advice = isForbidden && lacking.length > 0 ? `: root lacks ${show(lacking)}; ${howToGive}` : '';
+    log.error({}, `${message}${advice}`);
+    return 78;
+  }
+  if (lacking.includes('CHOWN') || lacking.includes('DAC_OVERRIDE'))
+    log.warn({ lacking }, 'mail for Unix accounts cannot be delivered: root lacks capabilities (cap_add)');
+  for (const root of mailRoots) prepareRootAsRoot(root, owner, isFirstStart, log);
   await makeAccounts({ settings, clock, random, log });
   try {
     return await runSteward({
@@ -72,6 +85,18 @@ export async function boot({ settings, mailRoots, variables, argv, clock, random
     log.error({}, `the network process could not be started: ${String(error)}`);
     return 69;
   }
+}
+
+const howToGive = 'give it back (cap_add), or start as an ordinary user, without Unix accounts';
+const show = (names: readonly string[]): string => names.map(name => `CAP_${name}`).join(', ');
+
+/** Of what the steward needs (compose.yaml says for what), that which this root has not. By their numbers in capabilities(7). */
+async function lackingCapabilities(): Promise<readonly string[]> {
+  const [, effective] = /^CapEff:\s*([0-9a-f]+)$/m.exec(await readFile('/proc/self/status', 'utf8')) ?? [];
+  if (effective === undefined) return [];
+  const has = (number: number): boolean => (BigInt(`0x${effective}`) >> BigInt(number)) % 2n === 1n;
+  const needed = { CHOWN: 0, DAC_OVERRIDE: 1, SETGID: 6, SETUID: 7 };
+  return Object.entries(needed).flatMap(([name, number]) => (has(number) ? [] : [name]));
 }
 
 /** Makes the accounts of SLIM_ACCOUNTS. One that cannot be made is no reason not to start: only its own mail waits. */

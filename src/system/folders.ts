@@ -1,26 +1,47 @@
-// The folders that must be there before anything starts: SLIM_DATA with its parts, and the roots of mail.
-// Promises: says the exact chown when an owner is wrong; logs each root of mail that it makes (a volume that was not
-// mounted shows at once). As root it makes a folder only where root alone could have made its parents.
+// The folders that must be there before anything starts: SLIM_DATA with its parts. (The roots of mail: mail-roots.ts.)
+// Promises: trouble is one sentence that names the setting, the reason, and the exact command where one mends it. As root it
+// makes and gives away folders only where nobody but root decides what stands there (parents.ts).
 import fs from 'node:fs';
-import { dirname, join } from 'node:path';
-import type { Log } from './log.ts';
+import { join } from 'node:path';
+import { whyNotRoots } from './parents.ts';
 
 export type Owner = { readonly uid: number; readonly gid: number };
 
-const isItMounted = 'made a folder for mail: is the volume mounted?';
 /** What the network process writes; its own, 0700. */
 const parts = ['queue', 'spool', 'journal', 'state', 'tls', 'run'];
 
-/** As root: SLIM_DATA is root's (who could rename `accounts/` in it could make himself root); its parts are given away. */
-export function prepareDataAsRoot(dataFolder: string, owner: Owner): void {
+/**
+ * As root: SLIM_DATA is root's (who could rename `accounts/` in it could make himself root); its parts are given to the
+ * network process. Throws the sentence to print; its `cause` is the error of the system, where there was one. True: this is
+ * the first start.
+ */
+export function prepareDataAsRoot(dataFolder: string, owner: Owner): boolean {
+  refuseForeign(dataFolder, owner);
+  const isFirst = isNew(dataFolder);
   const umask = process.umask(0o022); // others must reach `accounts/`, however strict we are elsewhere
-  fs.mkdirSync(dataFolder, { recursive: true });
-  // Before anything is looked at in it: what its owner was able to change there, he now cannot.
-  if (fs.lstatSync(dataFolder).uid !== 0) fs.chownSync(dataFolder, 0, 0);
-  fs.chmodSync(dataFolder, 0o755);
-  make(join(dataFolder, 'accounts'), 0o755, { uid: 0, gid: 0 });
-  for (const name of parts) make(join(dataFolder, name), 0o700, owner);
-  process.umask(umask);
+  try {
+    fs.mkdirSync(dataFolder, { recursive: true });
+    refuseForeign(dataFolder, owner); // what was missing is there now
+    // Before anything is looked at in it: what its owner was able to change there, he now cannot.
+    if (fs.statSync(dataFolder).uid !== 0) fs.chownSync(dataFolder, 0, 0);
+    fs.chmodSync(dataFolder, 0o755);
+    make(join(dataFolder, 'accounts'), 0o755, { uid: 0, gid: 0 });
+    for (const name of parts) make(join(dataFolder, name), 0o700, owner);
+    return isFirst;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === undefined) throw error;
+    throw new Error(`SLIM_DATA cannot be prepared: ${reasonOf(error)}`, { cause: error });
+  } finally {
+    process.umask(umask);
+  }
+}
+
+const isNew = (dataFolder: string): boolean => !fs.existsSync(join(dataFolder, 'queue'));
+
+/** Where the network process is root itself, there is nobody to keep out. */
+function refuseForeign(dataFolder: string, { uid }: Owner): void {
+  const reason = uid === 0 ? undefined : whyNotRoots(dataFolder);
+  if (reason !== undefined) throw new Error(`SLIM_DATA="${dataFolder}" cannot be used with SLIM_RUN_AS: ${reason}`);
 }
 
 function make(path: string, mode: number, { uid, gid }: Owner): void {
@@ -34,22 +55,9 @@ function make(path: string, mode: number, { uid, gid }: Owner): void {
   fs.chownSync(path, uid, gid);
 }
 
-/** As root, for the network process: the first missing folder of a path, where every parent is root's own. */
-export function prepareRootAsRoot(path: string, owner: Owner, log: Log): void {
-  let missing = path;
-  while (!fs.lstatSync(dirname(missing), { throwIfNoEntry: false })) missing = dirname(missing);
-  if (fs.lstatSync(missing, { throwIfNoEntry: false })) return;
-  for (let parent = dirname(missing); ; parent = dirname(parent)) {
-    if (fs.lstatSync(parent).uid !== 0 || fs.realpathSync(parent) !== parent) return; // the network process tries it itself
-    if (parent === dirname(parent)) break;
-  }
-  fs.mkdirSync(missing, { mode: 0o700 });
-  fs.lchownSync(missing, owner.uid, owner.gid);
-  log.warn({ path: missing }, isItMounted);
-}
-
-/** As who we are: makes the parts of SLIM_DATA and proves that they can be written. Throws the sentence to print. */
-export function prepareData(dataFolder: string): void {
+/** As who we are: makes the parts of SLIM_DATA and proves that they can be written. Throws the sentence to print. True: this is the first start. */
+export function prepareData(dataFolder: string): boolean {
+  const isFirst = isNew(dataFolder);
   const paths = parts.map(part => join(dataFolder, part));
   try {
     for (const path of paths) {
@@ -57,13 +65,17 @@ export function prepareData(dataFolder: string): void {
       const error = probe(path);
       if (error !== undefined) throw error;
     }
+    return isFirst;
   } catch (error) {
-    const { code, message, syscall } = error as NodeJS.ErrnoException;
+    const { code, syscall } = error as NodeJS.ErrnoException;
+    const isOwnerWrong = code === 'EACCES' || code === 'EPERM';
     // Only what is to be ours: a chown of the whole folder would give `accounts/` away.
     const ours = paths.filter(path => fs.existsSync(path));
-    const where = syscall !== 'mkdir' ? `-R ${ids()} ${ours.join(' ')}` : `${ids()} ${dataFolder}`;
-    const advice = code === 'EACCES' || code === 'EPERM' ? `; run chown ${where}` : '';
-    throw new Error(`SLIM_DATA cannot be written: ${message}${advice}`, { cause: error });
+    const parent = `chown ${ids()} ${dataFolder}`;
+    const makeParent = fs.existsSync(dataFolder) ? parent : `mkdir -p ${dataFolder} && ${parent}`;
+    const command = syscall === 'mkdir' ? makeParent : `chown -R ${ids()} ${ours.join(' ')}`;
+    const advice = isOwnerWrong ? `; run ${command}` : '';
+    throw new Error(`SLIM_DATA cannot be written: ${reasonOf(error)}${advice}`, { cause: error });
   }
 }
 
@@ -77,15 +89,11 @@ export function probe(folder: string): unknown {
   }
 }
 
-const ids = (): string => `${process.getuid?.()}:${process.getgid?.()}`;
+/** As chown takes them. */
+export const ids = (): string => `${process.getuid?.()}:${process.getgid?.()}`;
 
-/** As who we are: makes a root of mail where it is missing. Trouble is a warning: mail for it waits with its senders. */
-export function prepareRoot(path: string, log: Log): void {
-  try {
-    if (fs.mkdirSync(path, { recursive: true, mode: 0o700 }) !== undefined) log.warn({ path }, isItMounted);
-    fs.accessSync(path, fs.constants.W_OK | fs.constants.X_OK);
-  } catch (error) {
-    const fields = { path, error: String(error), command: `chown ${ids()} ${path}` };
-    log.error(fields, 'mail cannot be written there until this is mended');
-  }
+/** In words that help: of a file in the place of a folder, Node says only that it exists. */
+export function reasonOf(error: unknown): string {
+  const { code, message, path } = error as NodeJS.ErrnoException;
+  return code === 'EEXIST' ? `ENOTDIR: not a directory, '${path}'` : message;
 }

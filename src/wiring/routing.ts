@@ -10,14 +10,11 @@ import { openTablePasswords } from '../postgres/users.ts';
 import { accountDirectory } from '../routing/accounts.ts';
 import { addressDirectory, defaultDirectory, domainDirectory, postmasterDirectory } from '../routing/address-map.ts';
 import { createResolver } from '../routing/resolver.ts';
-import { prepareRoot } from '../system/folders.ts';
 import { type Context, system } from './context.ts';
 
 export async function openRouting({ settings, steward, log }: Context) {
   const { storages, mailRoot, dataFolder, subaddress, domains: own } = settings;
   const accounts = steward?.accounts;
-  for (const root of settings.mailRoots)
-    if (!(await accounts?.owner(root).catch(() => undefined))) prepareRoot(root, log);
   const onUp = storages.postgresql ? { onUp: indexMaker(log) } : {};
   const database = settings.database && (await openDatabase({ settings: settings.database, log, ...onUp }));
   const directories: Directory[] = [addressDirectory(storages, accounts)];

@@ -15,7 +15,7 @@ const path = join(folder, 'control');
 let isOpen = false;
 
 const handlers: Handlers = {
-  health: () => ({ listening: true, sessions: 0, database: 'off', queued: 0, writable: true }),
+  health: () => ({ listening: true, sessions: 0, database: 'off', queued: 0, writable: true, unwritable: [] }),
   resolve: address => ({ code: 250, steps: [address.toUpperCase()] }),
   auth: (name, password) => ({ ok: name === password, source: name }),
   async *list(selector) {

@@ -15,7 +15,7 @@ import type { QueuedMessage } from '../../src/mail/admin.ts';
 let folder = '';
 let path = '';
 let servers: Server[] = [];
-const healthy = { listening: true, sessions: 1, database: 'off', queued: 0, writable: true } as const;
+const healthy = { listening: true, sessions: 1, database: 'off', queued: 0, writable: true, unwritable: [] } as const;
 const message = (n: number): QueuedMessage => ({
   id: `m${n}`,
   from: 'x'.repeat(1000),
