@@ -127,9 +127,10 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
       'queue',
       () => {
         sending.maildir.use(journal);
-        return queue.start(journal);
+        sending.store.use(journal);
+        return queue.start();
       },
-      () => queue.settle(),
+      () => sending.store.settle(),
     ),
     part(
       'listeners',

@@ -29,4 +29,6 @@ export type QueuedRecipient = {
   readonly status?: string | undefined;
   readonly text?: string | undefined;
   readonly remote?: string | undefined;
+  /** Why it waits, a sentence; unset where it does not wait any more. */
+  readonly reason?: string | undefined;
 };

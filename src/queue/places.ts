@@ -1,7 +1,223 @@
-// Who may occupy a place, and for how long: an attempt gets a place and gives it back at its end.
+// Who may occupy a place, and for how long. Every attempt occupies one from its beginning to its end.
+// The bounds, each of them here alone:
+// - 500 attempts at once. An attempt that goes on for 5 s most likely hangs, and costs no more than a socket: it does not count
+//   among the 500, up to 2,000 attempts in all.
+// - 50 of them for notices to other servers. Strangers decide where these go: whoever sends mail from addresses whose servers hang
+//   fills these places, and no others.
+// - SLIM_MAX_SESSIONS_OUT (20) with one IP address, whatever domains lead to it. An attempt that finds its address full ends at once
+//   and waits for an attempt with that address to end.
+// - When no place is free and others wait, the attempt that has gone longest without progress is ended, if that is 5 s or longer.
+// How many attempts one destination gets is not decided here, but in destination.ts.
 import type { Place } from '../mail/ports.ts';
+import type { Clock } from '../system/world.ts';
 
-/** A place that nobody takes back. */
+const maxAttempts = 500;
+const maxAttemptsInAll = 2000;
+const slowMs = 5000;
+const maxNotices = 50;
+/** So long an attempt that was told to end may take to do so, before another is told. */
+const endingMs = 1000;
+
+/** What waits for the lane of notices waits under this name; no address is called so. */
+const notices = 'notices';
+
+/** `notice`: to another server, with the null reverse-path. */
+export type Lane = 'mail' | 'notice';
+
+/** A place that is occupied. */
+export type Occupied = Place & {
+  /** The address at which `enter` said no; the attempt may have tried others before. */
+  readonly crowdedAt: string | undefined;
+  /** Whether it was ended to make room. */
+  readonly isEnded: boolean;
+  /** Ends the attempt: its transport sees the signal. */
+  end(): void;
+  /** Once, when the attempt has ended. */
+  leave(): void;
+};
+
+type Occupant = {
+  readonly lane: Lane;
+  /** When it was told to end, so that others may have its place. */
+  endedAt?: number;
+  readonly ending: AbortController;
+  address: string | undefined;
+  startedAt: number;
+  progressedAt: number;
+  isSlow: boolean;
+};
+
+/** `Waiting` is what waits for an address, or for the lane of notices. */
+export class Places<Waiting> {
+  readonly #clock: Clock;
+  readonly #maxPerAddress: number;
+  readonly #onFree: (waiting: Waiting) => void;
+  readonly #occupants = new Set<Occupant>();
+  readonly #atAddress = new Map<string, number>();
+  readonly #waiting = new Map<string, Set<Waiting>>();
+  readonly #waitsFor = new Map<Waiting, string>();
+  #slow = 0;
+  #notices = 0;
+
+  /** `onFree` is called with what waits for an address, or for the lane of notices, when an attempt has left there. */
+  constructor(clock: Clock, maxPerAddress: number, onFree: (waiting: Waiting) => void) {
+    this.#clock = clock;
+    this.#maxPerAddress = maxPerAddress;
+    this.#onFree = onFree;
+  }
+
+  get size(): number {
+    return this.#occupants.size;
+  }
+
+  get isFull(): boolean {
+    return this.size >= Math.min(maxAttempts + this.#slow, maxAttemptsInAll);
+  }
+
+  get isNoticeLaneFull(): boolean {
+    return this.#notices >= maxNotices;
+  }
+
+  take(lane: Lane): Occupied {
+    const now = this.#clock.now();
+    const occupant: Occupant = {
+      lane,
+      ending: new AbortController(),
+      address: undefined,
+      startedAt: now,
+      progressedAt: now,
+      isSlow: false,
+    };
+    this.#occupants.add(occupant);
+    if (lane === 'notice') this.#notices += 1;
+    let crowdedAt: string | undefined;
+    return {
+      signal: occupant.ending.signal,
+      enter: address => {
+        if (this.#enter(occupant, address)) return true;
+        crowdedAt = address;
+        return false;
+      },
+      progressed: () => void (occupant.progressedAt = this.#clock.now()),
+      get crowdedAt() {
+        return crowdedAt;
+      },
+      get isEnded() {
+        return occupant.ending.signal.aborted;
+      },
+      end: () => occupant.ending.abort(),
+      leave: () => this.#leave(occupant),
+    };
+  }
+
+  /** Has something wait until an attempt leaves that address; frees it at once where the address is not full any more. */
+  waitForAddress(address: string, waiting: Waiting): void {
+    if (this.#roomAt(address) > 0) this.#onFree(waiting);
+    else this.#wait(address, waiting);
+  }
+
+  waitForNoticeLane(waiting: Waiting): void {
+    this.#wait(notices, waiting);
+  }
+
+  /** What it waits for: an address, or 'notices'. */
+  waitsFor(waiting: Waiting): string | undefined {
+    return this.#waitsFor.get(waiting);
+  }
+
+  /** It does not wait any more. */
+  forget(waiting: Waiting): void {
+    const key = this.#waitsFor.get(waiting);
+    if (key === undefined) return;
+    this.#waitsFor.delete(waiting);
+    const all = this.#waiting.get(key);
+    all?.delete(waiting);
+    if (all?.size === 0) this.#waiting.delete(key);
+  }
+
+  /** Ends the attempt that has gone longest without progress, in that lane or in all. Call it while others wait for a place. */
+  makeRoom(lane?: Lane): void {
+    const now = this.#clock.now();
+    let idlest: Occupant | undefined;
+    for (const occupant of this.#occupants) {
+      // One at a time: there is room as soon as the last one that was told has ended.
+      if (now - (occupant.endedAt ?? 0) < endingMs) return;
+      if (occupant.endedAt !== undefined || (lane !== undefined && occupant.lane !== lane)) continue;
+      if (occupant.progressedAt <= Math.min(now - slowMs, idlest?.progressedAt ?? now)) idlest = occupant;
+    }
+    if (idlest === undefined) return;
+    idlest.endedAt = now;
+    idlest.ending.abort();
+  }
+
+  /** Once a second. */
+  tick(): void {
+    const now = this.#clock.now();
+    for (const occupant of this.#occupants) {
+      // The clock was put back.
+      occupant.startedAt = Math.min(occupant.startedAt, now);
+      occupant.progressedAt = Math.min(occupant.progressedAt, now);
+      if (occupant.isSlow || now - occupant.startedAt < slowMs) continue;
+      occupant.isSlow = true;
+      this.#slow += 1;
+    }
+    if (this.isNoticeLaneFull && this.#waiting.has(notices)) this.makeRoom('notice');
+    // What was let go on may have turned to another address, and have left room behind.
+    for (const [key, all] of this.#waiting)
+      for (let room = this.#roomAt(key); room > 0 && all.size > 0; room -= 1) this.#free(key);
+  }
+
+  #enter(occupant: Occupant, address: string): boolean {
+    if (occupant.address === address) return true;
+    this.#leaveAddress(occupant);
+    const there = this.#atAddress.get(address) ?? 0;
+    if (there >= this.#maxPerAddress) return false;
+    this.#atAddress.set(address, there + 1);
+    occupant.address = address;
+    return true;
+  }
+
+  #leaveAddress(occupant: Occupant): void {
+    const { address } = occupant;
+    if (address === undefined) return;
+    occupant.address = undefined;
+    const others = (this.#atAddress.get(address) ?? 1) - 1;
+    if (others > 0) this.#atAddress.set(address, others);
+    else this.#atAddress.delete(address);
+    this.#free(address);
+  }
+
+  #leave(occupant: Occupant): void {
+    this.#occupants.delete(occupant);
+    if (occupant.isSlow) this.#slow -= 1;
+    this.#leaveAddress(occupant);
+    if (occupant.lane !== 'notice') return;
+    this.#notices -= 1;
+    this.#free(notices);
+  }
+
+  #roomAt(key: string): number {
+    return key === notices ? maxNotices - this.#notices : this.#maxPerAddress - (this.#atAddress.get(key) ?? 0);
+  }
+
+  #wait(key: string, waiting: Waiting): void {
+    this.forget(waiting);
+    this.#waitsFor.set(waiting, key);
+    const all = this.#waiting.get(key);
+    if (all) all.add(waiting);
+    else this.#waiting.set(key, new Set([waiting]));
+  }
+
+  /** Lets the one go on that has waited longest. */
+  #free(key: string): void {
+    const [first] = this.#waiting.get(key) ?? [];
+    if (first === undefined) return;
+    this.forget(first);
+    this.#onFree(first);
+  }
+}
+
+/** A place that nobody takes back, for tests and tools. */
 export function freePlace(): Place {
   return { signal: new AbortController().signal, enter: () => true, progressed: () => undefined };
 }

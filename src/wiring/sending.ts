@@ -4,9 +4,13 @@ import { join } from 'node:path';
 import type { Route } from '../mail/message.ts';
 import type { Resolve, Storage } from '../mail/ports.ts';
 import { OutboundTransport } from '../outbound/transport.ts';
+import { FileStore } from '../queue/files.ts';
+import { FreshStore } from '../queue/fresh.ts';
 import { localTransport } from '../queue/local.ts';
-import { DiskQueue } from '../queue/queue.ts';
+import { tellOfKiller } from '../queue/postmaster.ts';
+import { MailQueue } from '../queue/queue.ts';
 import { createReport } from '../queue/report.ts';
+import { Suspects } from '../queue/suspects.ts';
 import { MaildirStorage } from '../storage/maildir.ts';
 import { systemDns as dns } from '../system/world.ts';
 import { type Context, system } from './context.ts';
@@ -25,7 +29,17 @@ export function openSending({ settings, steward, log }: Context, resolve: Resolv
   const here = localTransport({ storages, resolve, remote, isRelayed });
   const transports = { here, relay: remote, domain: remote };
   const report = createReport({ ...common, ...settings.queue, resolve, queue: () => queue });
-  const options = { ...common, ...settings.queue, folder: join(dataFolder, 'queue'), isRelayed };
-  const queue: DiskQueue = new DiskQueue({ ...options, transports, report });
-  return { storages, maildir, remote, queue, report };
+  const store = new FreshStore(new FileStore(join(dataFolder, 'queue'), log), log);
+  const queue: MailQueue = new MailQueue({
+    ...common,
+    ...settings.queue,
+    isRelayed,
+    maxSessions: settings.maxSessionsOut,
+    store,
+    suspects: new Suspects(join(dataFolder, 'state', 'in-flight'), log),
+    transports,
+    report,
+    onKiller: record => tellOfKiller(record, { ...common, queue: () => queue }),
+  });
+  return { storages, maildir, remote, store, queue, report };
 }

@@ -5,6 +5,9 @@ import { readFile, unlink, writeFile } from 'node:fs/promises';
 import { test } from 'node:test';
 import type { Delivery, Message, QueueEntry } from '../../src/mail/message.ts';
 import type { Queue, Transport } from '../../src/mail/ports.ts';
+import { FileStore } from '../../src/queue/files.ts';
+import { MailQueue, type QueueOptions } from '../../src/queue/queue.ts';
+import { Suspects } from '../../src/queue/suspects.ts';
 import { memory, octetsOf } from './storage.ts';
 
 export type Store = {
@@ -23,6 +26,16 @@ export function queueEntry(id: string, more: Partial<QueueEntry> = {}): QueueEnt
   const recipients = [{ address: 'b@peer.example', domain: 'peer.example' }];
   const envelope = { from: 'a@example.com', isUtf8: false, is8Bit: false, receivedAt: Date.now(), skipBytes: 0 };
   return { id, ...envelope, recipients, ...more };
+}
+
+/** A queue on files in that folder, without a journal. */
+export function queueInFolder(
+  folder: string,
+  options: Omit<QueueOptions, 'store' | 'suspects' | 'onKiller' | 'maxSessions'>,
+): MailQueue {
+  const { log } = options;
+  const parts = { store: new FileStore(folder, log), suspects: new Suspects(undefined, log), onKiller: async () => {} };
+  return new MailQueue({ ...options, ...parts, maxSessions: 20 });
 }
 
 export async function until(what: string, condition: () => boolean | Promise<boolean>): Promise<void> {

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import type { QueueRecipient } from '../../src/mail/message.ts';
 import type { Transport } from '../../src/mail/ports.ts';
-import { DiskQueue } from '../../src/queue/queue.ts';
+import { queueInFolder } from '../contract/queue.ts';
 import { kept } from './corpus.ts';
 import type { Target } from './fuzzer.ts';
 
@@ -98,8 +98,7 @@ export const queue: Target = {
     const times = { lifetimeMs: 86_400_000, retryMs: [60_000], delayNoticeMs: 3_600_000 };
     const random = { hex: () => 'ab', below: () => 0 };
     const system = { clock: { now: () => now }, random, log };
-    const own = new DiskQueue({
-      folder: base,
+    const own = queueInFolder(base, {
       isRelayed: false,
       transports: { here: transport, relay: transport, domain: transport },
       report: async () => {},

@@ -7,9 +7,9 @@ import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { memory } from '../contract/storage.ts';
-import { queueEntry } from '../contract/queue.ts';
+import { queueEntry, queueInFolder } from '../contract/queue.ts';
 import type { Delivery } from '../../src/mail/message.ts';
-import { DiskQueue } from '../../src/queue/queue.ts';
+import type { MailQueue } from '../../src/queue/queue.ts';
 
 const [minute, day] = [60_000, 24 * 3600_000];
 const base = mkdtempSync(join(tmpdir(), 'clock-'));
@@ -32,9 +32,8 @@ async function open(peer: keyof typeof answers) {
       return [answers[seen.peer]];
     },
   };
-  const make = (): DiskQueue =>
-    new DiskQueue({
-      folder,
+  const make = (): MailQueue =>
+    queueInFolder(folder, {
       isRelayed: false,
       transports: { here: transport, relay: transport, domain: transport },
       report: async (_entry, _message, outcomes) => void seen.notices.push(...outcomes.map(({ action }) => action)),

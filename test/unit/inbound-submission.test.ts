@@ -16,11 +16,12 @@ import type { Mailbox } from '../../src/mail/address.ts';
 import type { Outcome, QueueEntry } from '../../src/mail/message.ts';
 import type { Message, Route } from '../../src/mail/message.ts';
 import type { Resolution, Storage } from '../../src/mail/ports.ts';
-import { DiskQueue } from '../../src/queue/queue.ts';
+import type { MailQueue } from '../../src/queue/queue.ts';
 import { parseAddress } from '../../src/smtp/address.ts';
 import { replies } from '../../src/smtp/reply.ts';
 import { systemClock as clock, systemRandom as random } from '../../src/system/world.ts';
 import { mailbox } from '../contract/directory.ts';
+import { queueInFolder } from '../contract/queue.ts';
 import { octetsOf } from '../contract/storage.ts';
 import { Client, type Running, makeContext, startServer } from './inbound.harness.ts';
 
@@ -36,7 +37,7 @@ const hosted = async ({ local, domain }: Mailbox): Promise<Resolution> => {
 };
 
 let server: Running;
-let queue: DiskQueue | undefined;
+let queue: MailQueue | undefined;
 afterEach(async () => {
   await queue?.stop(0);
   await server.stop();
@@ -64,8 +65,7 @@ async function start(options: Parameters<typeof startServer>[0] = {}) {
   const transports = { here: transport, relay: transport, domain: transport };
   const report = async (entry: QueueEntry, _: unknown, outcomes: readonly Outcome[]) =>
     void reported.push({ entry, outcomes });
-  queue = new DiskQueue({
-    folder: queueFolder,
+  queue = queueInFolder(queueFolder, {
     isRelayed: false,
     transports,
     report,

@@ -1,0 +1,111 @@
+// What an operator sees of the queue, and what his orders do to a record. Pure but for the last function, which carries out orders
+// while no server runs.
+// Held mail is neither tried nor given up. Removed mail is gone without a notice.
+import { toDomain } from '../mail/address.ts';
+import type { QueueAction, QueuedMessage, QueuedRecipient, Selector } from '../mail/admin.ts';
+import type { Delivery } from '../mail/message.ts';
+import type { QueueStore, StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
+import { isOver, pending } from './records.ts';
+
+/** Why a recipient waits: words, or what its destination said; undefined: its next attempt is planned. */
+export type Explain = (recipient: StoredRecipient) => Delivery | string | undefined;
+
+/** The recipients of a message that wait and are meant. */
+export function matching(record: StoredEntry, { domain, sender }: Selector): readonly StoredRecipient[] {
+  if (sender !== undefined && record.from.toLowerCase() !== sender.toLowerCase()) return [];
+  const wanted = domain && (toDomain(domain) ?? domain);
+  return pending(record).filter(recipient => wanted === undefined || recipient.domain === wanted);
+}
+
+/** A message as it is listed; with an id also the recipients that do not wait any more. undefined: nothing of it is meant. */
+export function describe(
+  record: StoredEntry,
+  selector: Selector,
+  now: number,
+  explain: Explain,
+): QueuedMessage | undefined {
+  const waiting = matching(record, selector);
+  if (waiting.length === 0) return undefined;
+  const recipients = selector.id === undefined ? waiting : record.recipients;
+  const { id, from, receivedAt, sizeBytes } = record;
+  const ageSeconds = Math.floor((now - receivedAt) / 1000);
+  const isHeld = pending(record).every(recipient => recipient.isHeld);
+  return { id, from, ageSeconds, sizeBytes, isHeld, recipients: recipients.map(to => describeRecipient(to, explain)) };
+}
+
+function describeRecipient(recipient: StoredRecipient, explain: Explain): QueuedRecipient {
+  const { address, domain, attempts, nextAt, last, isDone, isHeld } = recipient;
+  const why = isDone ? undefined : explain(recipient);
+  const isSending = why === sending;
+  const state = isSending ? 'sending' : isDone ? (last?.kind ?? 'removed') : isHeld ? 'held' : 'waiting';
+  const nextAttemptAt = isDone || isHeld ? undefined : new Date(nextAt).toISOString();
+  const reason = isDone
+    ? undefined
+    : isHeld && !isSending
+      ? 'it is held'
+      : typeof why === 'string'
+        ? why
+        : words(why ?? last);
+  return {
+    address,
+    domain,
+    state,
+    attempts,
+    nextAttemptAt,
+    status: last?.status,
+    text: last?.text,
+    remote: last?.remote,
+    reason,
+  };
+}
+
+export const sending = 'it is being sent';
+const words = (delivery: Delivery | undefined): string =>
+  delivery === undefined ? 'it was not tried yet' : `${delivery.status} ${delivery.text}`;
+
+/** Does to a record what is ordered. The recipients that are concerned. */
+export function order(
+  record: StoredEntry,
+  action: QueueAction,
+  selector: Selector,
+  now: number,
+): readonly StoredRecipient[] {
+  const recipients = matching(record, selector).filter(({ isHeld }) => isHeld || action !== 'release');
+  for (const recipient of recipients)
+    switch (action) {
+      case 'retry':
+        recipient.nextAt = now;
+        break;
+      case 'hold':
+        recipient.isHeld = true;
+        break;
+      case 'release':
+        recipient.isHeld = false;
+        recipient.nextAt = now;
+        break;
+      case 'remove':
+        recipient.isDone = true;
+        break;
+      default:
+        action satisfies never;
+    }
+  return recipients;
+}
+
+/** Carries out an order while no server runs: the caller has the server's lock, and the journal is restored. How many messages it concerned. */
+export async function orderWithoutServer(
+  store: QueueStore,
+  action: QueueAction,
+  selector: Selector,
+  now: number,
+): Promise<number> {
+  let touched = 0;
+  for await (const record of store.claim()) {
+    if (selector.id !== undefined && selector.id !== record.id) continue;
+    if (order(record, action, selector, now).length === 0) continue;
+    touched += 1;
+    if (isOver(record)) await store.remove(record.id);
+    else await store.update(record);
+  }
+  return touched;
+}

@@ -1,0 +1,152 @@
+// One turn of a job: the attempt, what it means for each recipient, the notice to the sender, the record; in this order.
+// Promise: a final outcome is recorded only after its notice is stable. So a crash makes a notice come twice, and never makes it missing.
+import type { Delivery, NextHop, Outcome } from '../mail/message.ts';
+import type { Report, Transport } from '../mail/ports.ts';
+import type { QueueStore, StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
+import type { Log } from '../system/log.ts';
+import type { Clock, Random } from '../system/world.ts';
+import { type Found, afterAttempt, foundBy, waitAfter } from './destination.ts';
+import { type Terms, conclude, jitterRange, judge } from './outcome.ts';
+import type { Turn } from './schedule.ts';
+
+export type AttemptOptions = Terms &
+  Readonly<{
+    transports: Readonly<Record<NextHop['kind'], Transport>>;
+    report: Report;
+    clock: Clock;
+    random: Random;
+    log: Log;
+  }>;
+
+type Result = Readonly<{ delivery: Delivery; how: Parameters<typeof judge>[2] }>;
+type Results = ReadonlyMap<StoredRecipient, Result>;
+
+const sentences = { delivered: 'mail was delivered', deferred: 'mail is deferred', failed: 'mail has failed' } as const;
+const unexplained: Delivery = { kind: 'deferred', status: '4.3.0', text: 'an internal error' };
+
+/** Carries out a turn for these recipients. Resolves with what the attempt found, and whether the record says something new. */
+export async function carryOut(
+  turn: Turn,
+  record: StoredEntry,
+  recipients: readonly StoredRecipient[],
+  store: QueueStore,
+  options: AttemptOptions,
+): Promise<{ found: Found | undefined; isChanged: boolean }> {
+  const { state } = turn.job.destination;
+  const { results, found } = turn.isAttempt
+    ? await deliver(turn, record, recipients, store, options)
+    : { found: undefined, results: new Map(recipients.map(to => [to, untried(to.last ?? state.reason)])) };
+  const isChanged = await tell(turn, record, results, store, options);
+  return { found, isChanged };
+}
+
+const untried = (delivery: Delivery = unexplained): Result => ({ delivery, how: 'untried' });
+
+/** The attempt. A recipient whose outcome is known, and only its notice is owed, is not tried again. */
+async function deliver(
+  { job, place }: Turn,
+  record: StoredEntry,
+  recipients: readonly StoredRecipient[],
+  store: QueueStore,
+  { transports, clock, log }: AttemptOptions,
+): Promise<{ results: Results; found: Found | undefined }> {
+  const { destination } = job;
+  const results = new Map<StoredRecipient, Result>();
+  for (const recipient of recipients)
+    if (recipient.last && recipient.last.kind !== 'deferred')
+      results.set(recipient, { delivery: recipient.last, how: 'untried' });
+  const tried = recipients.filter(recipient => !results.has(recipient));
+  if (tried.length === 0) return { results, found: undefined };
+  const round = destination.state.failures;
+  const { hop, key } = destination;
+  let deliveries: readonly Delivery[] = [];
+  try {
+    const message = await store.message(record);
+    deliveries = await transports[hop.kind].deliver(hop, record, message, tried, place);
+  } catch (error) {
+    const fields = { message: record.id, destination: key };
+    log.error({ ...fields, error: error instanceof Error ? error.stack : error }, 'an attempt ended in a surprise');
+  }
+  const found = foundBy(deliveries);
+  const attempt = {
+    found,
+    now: clock.now(),
+    round,
+    others: destination.running - 1,
+    isProgress: deliveries.some(({ kind }) => kind === 'delivered'),
+    attempts: 1 + Math.min(...tried.map(({ attempts }) => attempts)),
+    reason: deliveries.find(({ kind }) => kind === 'deferred'),
+  };
+  const after = afterAttempt(destination.state, attempt, destination.limits);
+  destination.state = after.state;
+  if (found === 'busy')
+    log.debug({ destination: key, sessions: Math.floor(after.state.sessions) }, 'a server wants fewer sessions');
+  for (const [index, recipient] of tried.entries()) {
+    const delivery = deliveries[index] ?? unexplained;
+    const isCounted = after.isCounted || !(delivery.isBusy || delivery.isCrowded);
+    results.set(recipient, { delivery, how: isCounted ? 'counted' : 'uncounted' });
+  }
+  return { results, found };
+}
+
+/** Judges what came back and tells the sender. Whether the record says something new. */
+async function tell(
+  { job }: Turn,
+  record: StoredEntry,
+  results: Results,
+  store: QueueStore,
+  options: AttemptOptions,
+): Promise<boolean> {
+  const { report, retryMs, clock, random, log } = options;
+  const now = clock.now();
+  const outcomes = new Map<StoredRecipient, Outcome>();
+  const changed: StoredRecipient[] = [];
+  for (const [recipient, { delivery, how }] of results) {
+    if (recipient.isDone) continue; // removed meanwhile
+    const { copies = [], ...said } = delivery;
+    if (copies.length > 0) record.madeCopies = [...new Set([...(record.madeCopies ?? []), ...copies])];
+    const times = { now, receivedAt: record.receivedAt, jitter: random.below(jitterRange) };
+    const { changes, action } = judge(recipient, said, how, times, options);
+    if (how === 'uncounted' && action === undefined) continue; // nothing has happened to it
+    Object.assign(recipient, changes);
+    changed.push(recipient);
+    if (action) outcomes.set(recipient, { recipient, action, delivery: changes.last ?? said });
+  }
+  const counted = changed.filter(
+    recipient => results.get(recipient)?.how !== 'untried' || recipient.last?.kind !== 'deferred',
+  );
+  logOutcomes(job.destination.key, record, counted, now, log);
+  let isTold = true;
+  try {
+    if (outcomes.size > 0) await report(record, await store.message(record), [...outcomes.values()]);
+  } catch (error) {
+    log.warn({ message: record.id, error: String(error) }, 'a notice cannot be kept now; it is tried again');
+    isTold = false;
+    job.quietUntil = now + waitAfter(1, retryMs);
+  }
+  for (const recipient of changed)
+    Object.assign(recipient, conclude(recipient, outcomes.get(recipient)?.action, isTold, job.quietUntil));
+  return changed.length > 0;
+}
+
+/** A line for each outcome, with the recipients who share it. */
+function logOutcomes(
+  destination: string,
+  record: StoredEntry,
+  recipients: readonly StoredRecipient[],
+  now: number,
+  log: Log,
+) {
+  const age = Math.round((now - record.receivedAt) / 1000);
+  for (const group of Map.groupBy(recipients, ({ last }) => JSON.stringify(last)).values()) {
+    const [first] = group;
+    if (first === undefined) continue;
+    const { kind, status, text, remote, tls } = first.last ?? unexplained;
+    const to = group.slice(0, 20).map(({ address }) => address);
+    const mail = { message: record.id, destination, from: record.from, to };
+    log.info(
+      { ...mail, remote, tls, reply: text, status, recipients: group.length, attempt: first.attempts, age },
+      sentences[kind],
+    );
+  }
+}

@@ -1,0 +1,323 @@
+// What is tried when: the jobs of all messages, by destination, and which of them may begin now.
+// An entry is a message that waits. A job is what an entry has for one destination: all of its recipients there, that are not held.
+// A job is in one of these states, and only this file moves it between them:
+// - planned: something is to happen to it later. It stands in the calendar for its next attempt, or for a notice of delay.
+// - ready: its time has come. It waits in its destination for its turn. It stands in the calendar too, for the next thing that its sender
+//   is to hear: that it is late, or that it is given up.
+// - overdue: its sender must hear something, but its destination cannot be tried. It runs without an attempt.
+// - on trial: its time has come, and its message was in flight when the process died: trial.ts says when it may run.
+// - running: it has a place, and stands nowhere else.
+// A destination with ready jobs is open (it may begin an attempt when there is a place), blocked (it backs off), waiting (its address,
+// or the lane of notices, is full) or has all the attempts that it may have. Open destinations take turns, so that a long
+// queue for one takes no more than its share. A destination is forgotten with its last job.
+import { type NextHop, nextHopKey } from '../mail/message.ts';
+import type { Delivery } from '../mail/message.ts';
+import type { StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
+import type { Clock, Random } from '../system/world.ts';
+import { sending } from './admin.ts';
+import { Calendar } from './calendar.ts';
+import * as destinations from './destination.ts';
+import { type Lane, type Occupied, Places } from './places.ts';
+import { pending } from './records.ts';
+import { Trial } from './trial.ts';
+
+/** Attempts at once for mail that stays here: SLIM_MAX_SESSIONS_OUT is for other servers. */
+const maxAttemptsHere = 20;
+
+export type Entry = {
+  readonly id: string;
+  readonly receivedAt: number;
+  readonly isNotice: boolean;
+  readonly jobs: Job[];
+  /** The deaths of the process at which it was in flight; more than 0: its jobs are tried one at a time. */
+  deaths: number;
+};
+export type Job = {
+  readonly entry: Entry;
+  readonly destination: Destination;
+  readonly lane: Lane;
+  isRunning: boolean;
+  attempts: number;
+  nextAt: number;
+  /** When the sender is to be told that it is late; Infinity: never. */
+  noticeAt: number;
+  /** No notice before: the last one could not be kept. */
+  quietUntil: number;
+};
+export type Destination = {
+  readonly hop: NextHop;
+  readonly key: string;
+  readonly limits: destinations.Limits;
+  readonly ready: Readonly<Record<Lane, Set<Job>>>;
+  lastLane: Lane;
+  state: destinations.DestinationState;
+  jobs: number;
+  running: number;
+};
+
+/** A job that runs now. `isAttempt`: its destination is tried; else only its sender is told something. */
+export type Turn = { readonly job: Job; readonly isAttempt: boolean; readonly place: Occupied };
+
+export type ScheduleOptions = Readonly<{
+  /** All mail for other servers goes to one: one destination. */
+  isRelayed: boolean;
+  lifetimeMs: number;
+  retryMs: readonly number[];
+  delayNoticeMs: number;
+  maxSessions: number;
+  clock: Clock;
+  random: Random;
+}>;
+
+export class Schedule {
+  readonly places: Places<Destination>;
+  readonly #options: ScheduleOptions;
+  readonly #destinations = new Map<string, Destination>();
+  readonly #calendar = new Calendar<Job>();
+  readonly #open = new Set<Destination>();
+  readonly #blocked = new Set<Destination>();
+  readonly #overdue = new Set<Job>();
+  readonly #trial: Trial<Job>;
+  #ticked = 0;
+
+  constructor(options: ScheduleOptions) {
+    this.#options = options;
+    this.#trial = new Trial(options.random);
+    this.places = new Places(options.clock, options.maxSessions, destination => this.offer(destination));
+  }
+
+  /** Brings the jobs of an entry, or that of one destination, up to what its record says. A running job is planned at its end. */
+  plan(entry: Entry, record: StoredEntry, only?: Destination): void {
+    const groups = Map.groupBy(pending(record), recipient => this.#destination(recipient));
+    const jobs = new Map(entry.jobs.map(job => [job.destination, job]));
+    for (const destination of only ? [only] : new Set([...groups.keys(), ...jobs.keys()])) {
+      const job = jobs.get(destination) ?? this.#add(entry, destination);
+      if (job.isRunning) continue;
+      const tried = groups.get(destination)?.filter(({ isHeld }) => !isHeld);
+      if (tried === undefined) this.#drop(job);
+      else this.#planFor(job, tried);
+    }
+  }
+
+  #planFor(job: Job, tried: readonly StoredRecipient[]): void {
+    const { lifetimeMs, delayNoticeMs } = this.#options;
+    job.attempts = Math.min(...tried.map(({ attempts }) => attempts));
+    job.nextAt = Math.min(this.#latest(job), ...tried.map(({ nextAt }) => nextAt));
+    const isUntold = delayNoticeMs < lifetimeMs && tried.some(({ isDelayTold }) => !isDelayTold);
+    job.noticeAt = isUntold ? Math.max(job.entry.receivedAt + delayNoticeMs, job.quietUntil) : Infinity;
+    this.#schedule(job);
+  }
+
+  /** The job that an entry has for a recipient. None: the recipient is done, or held. */
+  jobOf(entry: Entry, recipient: StoredRecipient): Job | undefined {
+    const key = nextHopKey(this.#hop(recipient));
+    return entry.jobs.find(job => job.destination.key === key);
+  }
+
+  /** What became due is ready. Every second. */
+  tick(): void {
+    const now = this.#options.clock.now();
+    this.places.tick();
+    this.#trial.tick();
+    if (now < this.#ticked) this.#replan(now);
+    this.#ticked = now;
+    for (const job of this.#calendar.take(now)) this.#wake(job, now);
+    for (const destination of this.#blocked) this.offer(destination);
+  }
+
+  /** What begins now, if anything may. The caller runs it, and calls `ended`. */
+  next(): Turn | undefined {
+    const { places } = this;
+    const mayBegin = ({ destination }: Job): boolean => this.#mayBegin(destination);
+    const suspect = this.#trial.next(mayBegin, places.size === 0);
+    if (suspect) {
+      const turn = this.#begin(suspect, true);
+      this.#trial.begin(suspect, suspect.entry.deaths, () => turn.place.end());
+      return turn;
+    }
+    if (this.#trial.isExclusive(mayBegin)) return undefined;
+    if (places.isFull) {
+      if (this.#overdue.size + this.#open.size > 0) places.makeRoom();
+      return undefined;
+    }
+    const [overdue] = this.#overdue;
+    if (overdue) return this.#begin(overdue, false);
+    for (const destination of this.#open) {
+      this.#open.delete(destination);
+      const job = this.#pick(destination);
+      if (job) return this.#begin(job, true);
+      places.waitForNoticeLane(destination);
+    }
+    return undefined;
+  }
+
+  /** The work of a turn is over; its job was planned again, or dropped. `found`: what an attempt says of the destination. */
+  ended({ job, isAttempt, place }: Turn, found: destinations.Found | undefined): void {
+    const { destination } = job;
+    if (isAttempt) destination.running -= 1;
+    place.leave();
+    this.#trial.ended(job);
+    if (found === 'crowded' && place.crowdedAt !== undefined) this.places.waitForAddress(place.crowdedAt, destination);
+    this.offer(destination);
+  }
+
+  /** Whether another job of the entry waits to be tried alone. */
+  isOnTrial(entry: Entry): boolean {
+    return entry.jobs.some(job => this.#trial.has(job));
+  }
+
+  /** Tries the job again after a first wait, because something went wrong that is no fault of the destination. */
+  postpone(job: Job): void {
+    job.isRunning = false;
+    job.nextAt = this.#options.clock.now() + destinations.waitAfter(1, this.#options.retryMs);
+    this.#schedule(job);
+  }
+
+  /** An operator says that this destination is back: all of its mail may go. */
+  unblock({ destination }: Job): void {
+    const { sessions } = destination.state;
+    destination.state = { failures: 0, blockedUntil: 0, sessions, busyPauses: 0 };
+  }
+
+  /** Makes a destination open or blocked, as its state says, unless it waits for something else. */
+  offer(destination: Destination): void {
+    const { ready, state } = destination;
+    const isBlocked = state.blockedUntil > this.#options.clock.now();
+    if (isBlocked && destination.jobs > 0) this.#blocked.add(destination);
+    else this.#blocked.delete(destination);
+    const hasReady = ready.mail.size + ready.notice.size > 0;
+    const isWaiting = this.places.waitsFor(destination) !== undefined;
+    if (hasReady && !isWaiting && this.#mayBegin(destination)) this.#open.add(destination);
+    else this.#open.delete(destination);
+  }
+
+  /** Why a job has not been tried yet, or is not tried now; undefined: its next attempt is planned. */
+  explain(job: Job): Delivery | string | undefined {
+    const { destination, entry } = job;
+    const now = this.#options.clock.now();
+    if (job.isRunning) return sending;
+    if (job.nextAt > now) return undefined;
+    if (this.#trial.has(job)) return 'it was in flight when the server died: it waits to be tried alone';
+    const waitsFor = this.places.waitsFor(destination);
+    if (waitsFor === 'notices') return 'it waits until fewer notices are under way';
+    if (waitsFor !== undefined) return `it waits until fewer sessions with ${waitsFor} are open`;
+    if (destination.state.blockedUntil > now) return destination.state.reason ?? 'its destination is tried later';
+    if (destination.state.failures > 0) return destination.state.reason ?? 'it waits for the probe of its destination';
+    return entry.isNotice ? 'it waits for its turn, as a notice' : 'it waits for its turn';
+  }
+
+  #mayBegin({ state, running }: Destination): boolean {
+    return destinations.mayBegin(state, running, this.#options.clock.now());
+  }
+
+  #begin(job: Job, isAttempt: boolean): Turn {
+    const { destination, lane } = job;
+    this.#unschedule(job);
+    job.isRunning = true;
+    if (isAttempt) destination.lastLane = lane;
+    if (isAttempt) destination.running += 1;
+    this.offer(destination);
+    return { job, isAttempt, place: this.places.take(lane) };
+  }
+
+  /** The job whose turn it is: of mail and notices in turn, and of a destination that was down the one that was tried least often. */
+  #pick({ ready, lastLane, state }: Destination): Job | undefined {
+    const mayNotice = ready.notice.size > 0 && !this.places.isNoticeLaneFull;
+    const lane = mayNotice && (lastLane === 'mail' || ready.mail.size === 0) ? 'notice' : 'mail';
+    let [job] = ready[lane];
+    // The probe: so the next back-off is as short as anyone here may expect.
+    if (state.failures > 0) for (const other of ready[lane]) if (job && other.attempts < job.attempts) job = other;
+    return job;
+  }
+
+  #hop({ domain, routes }: StoredRecipient): NextHop {
+    if (routes) return { kind: 'here' };
+    return this.#options.isRelayed ? { kind: 'relay' } : { kind: 'domain', domain };
+  }
+
+  #destination(recipient: StoredRecipient): Destination {
+    const hop = this.#hop(recipient);
+    const key = nextHopKey(hop);
+    const found = this.#destinations.get(key);
+    if (found) return found;
+    const { retryMs, maxSessions } = this.#options;
+    const limits = { retryMs, maxSessions: hop.kind === 'here' ? maxAttemptsHere : maxSessions };
+    const ready = { mail: new Set<Job>(), notice: new Set<Job>() };
+    const state = destinations.unknownDestination(limits);
+    const made: Destination = { hop, key, limits, ready, lastLane: 'notice', state, jobs: 0, running: 0 };
+    this.#destinations.set(key, made);
+    return made;
+  }
+
+  #add(entry: Entry, destination: Destination): Job {
+    const lane = entry.isNotice && destination.hop.kind !== 'here' ? 'notice' : 'mail';
+    const times = { attempts: 0, nextAt: 0, noticeAt: Infinity, quietUntil: 0 };
+    const job: Job = { entry, destination, lane, isRunning: false, ...times };
+    entry.jobs.push(job);
+    destination.jobs += 1;
+    return job;
+  }
+
+  #drop(job: Job): void {
+    const { entry, destination } = job;
+    this.#unschedule(job);
+    entry.jobs.splice(entry.jobs.indexOf(job), 1);
+    destination.jobs -= 1;
+    if (destination.jobs > 0) return;
+    this.#destinations.delete(destination.key);
+    this.#blocked.delete(destination);
+    this.places.forget(destination);
+  }
+
+  /** Puts a job among those that are ready, or waits until something is to happen to it. */
+  #schedule(job: Job): void {
+    const { entry, destination, lane } = job;
+    const now = this.#options.clock.now();
+    this.#unschedule(job);
+    const isDue = job.nextAt <= now;
+    if (isDue && entry.deaths > 0) this.#trial.add(job, entry.deaths);
+    else if (isDue) destination.ready[lane].add(job);
+    // Nobody waits longer for a destination than its own next failure would make it wait.
+    if (isDue) destination.state = destinations.notBeyond(destination.state, now, job.attempts + 1, destination.limits);
+    if (isDue) this.offer(destination);
+    const wakeAt = Math.min(job.noticeAt, isDue ? entry.receivedAt + this.#options.lifetimeMs : job.nextAt);
+    // Not in this second: what could not be done now would be tried over and over.
+    if (wakeAt !== Infinity) this.#calendar.plan(job, Math.max(wakeAt, now + 1));
+  }
+
+  #unschedule(job: Job): void {
+    job.destination.ready[job.lane].delete(job);
+    this.#overdue.delete(job);
+    this.#trial.delete(job);
+    this.#calendar.cancel(job);
+  }
+
+  #wake(job: Job, now: number): void {
+    const { destination } = job;
+    const isDue = job.nextAt <= now;
+    const isLate = now >= job.noticeAt || (isDue && now >= job.entry.receivedAt + this.#options.lifetimeMs);
+    // If an attempt is about to run, wait for it: its result is better news for the sender than the previous failure.
+    const { failures, blockedUntil } = destination.state;
+    const isWaiting = this.places.waitsFor(destination) !== undefined;
+    const isAboutToRun = isDue && !isWaiting && (failures === 0 || blockedUntil <= now);
+    this.#schedule(job);
+    if (isLate && !isAboutToRun) this.#overdue.add(job);
+  }
+
+  /** The clock was put back: what was planned by the old one would come late by as much. */
+  #replan(now: number): void {
+    for (const destination of this.#destinations.values()) {
+      const { state, limits } = destination;
+      destination.state = destinations.notBeyond(state, now, state.failures, limits);
+    }
+    for (const job of this.#calendar.items) {
+      job.nextAt = Math.min(job.nextAt, this.#latest(job));
+      this.#schedule(job);
+    }
+  }
+
+  /** No plan goes beyond the wait that its attempts allow, whatever the clock said when it was made. */
+  #latest({ attempts }: Job): number {
+    return this.#options.clock.now() + 1.1 * destinations.waitAfter(attempts, this.#options.retryMs);
+  }
+}

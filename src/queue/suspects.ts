@@ -1,0 +1,131 @@
+// Which messages were in flight when the process died, so that one that kills the process is found and put aside.
+// A message is in flight from before its content is read until its outcome is recorded. That is written into a small file, a line
+// of fixed length for each message, without fsync: what is to be survived is the death of the process, not a power cut.
+// At the next start the messages whose lines say so are suspects: trial.ts has them tried one at a time. Only a death
+// at which one message alone was in flight counts against it. After three of these it is a killer, and the queue holds it.
+// Promises: never throws because of the disk; a line that cannot be written only means that a death goes unnoticed.
+import fs from 'node:fs';
+import type { Log } from '../system/log.ts';
+
+const maxDeathsAlone = 3;
+const lineLength = 80;
+
+type Mark = {
+  readonly line: number;
+  /** Attempts of the message that run now. */
+  users: number;
+  /** Deaths of the process at which it was in flight, and those at which nothing else was. */
+  deaths: number;
+  deathsAlone: number;
+};
+
+export class Suspects {
+  readonly #marks = new Map<string, Mark>();
+  readonly #free: number[] = [];
+  readonly #path: string | undefined;
+  readonly #log: Log;
+  #file: number | undefined;
+  #lines = 0;
+
+  /** Without a path nothing is kept. */
+  constructor(path: string | undefined, log: Log) {
+    this.#path = path;
+    this.#log = log;
+  }
+
+  /** Reads what the process before has left, and begins anew. The caller has the lock on the data folder. */
+  open(): void {
+    if (this.#path !== undefined) this.#file = this.#open(this.#path);
+  }
+
+  /** How many deaths make it suspicious; 0: it is not. */
+  deaths(id: string): number {
+    return this.#marks.get(id)?.deaths ?? 0;
+  }
+
+  /** Whether it has killed the process so often, alone, that it must not be tried again. */
+  isKiller(id: string): boolean {
+    return (this.#marks.get(id)?.deathsAlone ?? 0) >= maxDeathsAlone;
+  }
+
+  begin(id: string): void {
+    const mark = this.#marks.get(id) ?? this.#add(id, 0, 0);
+    mark.users += 1;
+    if (mark.users === 1) this.#write(id, mark);
+  }
+
+  end(id: string): void {
+    const mark = this.#marks.get(id);
+    if (mark === undefined) return;
+    mark.users -= 1;
+    if (mark.users === 0) this.#write(id, mark);
+  }
+
+  /** It was tried, and did no harm; or it is gone. */
+  clear(id: string): void {
+    const mark = this.#marks.get(id);
+    if (mark === undefined) return;
+    mark.deaths = 0;
+    mark.deathsAlone = 0;
+    if (mark.users === 0) this.#write(id, mark);
+  }
+
+  /** An end that was planned: what is still in flight is no suspect. */
+  close(): void {
+    for (const [id, mark] of this.#marks) {
+      mark.users = 0;
+      this.#write(id, mark);
+    }
+    if (this.#file !== undefined) fs.closeSync(this.#file);
+    this.#file = undefined;
+  }
+
+  #open(path: string): number | undefined {
+    try {
+      const before = fs.existsSync(path) ? parse(fs.readFileSync(path, 'latin1')) : [];
+      const isAlone = before.filter(({ inFlight }) => inFlight).length === 1;
+      const file = fs.openSync(path, 'w', 0o600);
+      for (const { id, inFlight, deaths, deathsAlone } of before)
+        this.#add(id, deaths + (inFlight ? 1 : 0), deathsAlone + (inFlight && isAlone ? 1 : 0));
+      fs.writeSync(file, [...this.#marks].map(([id, mark]) => format(id, mark)).join(''), 0);
+      return file;
+    } catch (error) {
+      this.#log.warn({ file: path, error: String(error) }, 'a message that kills the server cannot be found out');
+      return undefined;
+    }
+  }
+
+  #add(id: string, deaths: number, deathsAlone: number): Mark {
+    const mark = { line: this.#free.pop() ?? this.#lines++, users: 0, deaths, deathsAlone };
+    this.#marks.set(id, mark);
+    return mark;
+  }
+
+  #write(id: string, mark: Mark): void {
+    const isOver = mark.users === 0 && mark.deaths === 0;
+    if (isOver) {
+      this.#marks.delete(id);
+      this.#free.push(mark.line);
+    }
+    if (this.#file === undefined) return;
+    try {
+      fs.writeSync(this.#file, isOver ? blank : format(id, mark), mark.line * lineLength);
+    } catch {} // a full disk: see the promise
+  }
+}
+
+const blank = `${' '.repeat(lineLength - 1)}\n`;
+
+function format(id: string, { users, deaths, deathsAlone }: Mark): string {
+  const text = `${users > 0 ? 'in-flight' : 'suspect'} ${deaths} ${deathsAlone} ${id}`;
+  return `${text.slice(0, lineLength - 1).padEnd(lineLength - 1)}\n`;
+}
+
+function parse(text: string) {
+  return text.split('\n').flatMap(line => {
+    const [, state, deaths, deathsAlone, id] =
+      /^(in-flight|suspect) (\d{1,9}) (\d{1,9}) ([A-Za-z0-9]+) *$/.exec(line) ?? [];
+    if (id === undefined) return [];
+    return [{ id, inFlight: state === 'in-flight', deaths: Number(deaths), deathsAlone: Number(deathsAlone) }];
+  });
+}
