@@ -98,7 +98,7 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
       writable: probe(join(dataFolder, 'state')) === undefined,
       unwritable: roots.check(),
     }),
-    resolve: address => explain(address, routing.resolve, log),
+    resolve: address => explain(address, { resolve: routing.resolve, settings, log }),
     auth: (name, password) => authenticator?.check(name, password) ?? { ok: false, source: 'no SLIM_USERS' },
     list: selector => queue.list(selector),
     act: (action, selector) => queue.act(action, selector),

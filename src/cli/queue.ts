@@ -32,8 +32,12 @@ async function list(isDetailed: boolean, selector: Selector, flags: Flags, path:
     count += 1;
     print(flags, message, each => describe(each, isDetailed ? showRecipient : listRecipient));
   }
-  if (count === 0 && !flags.json) console.log('nothing waits');
-  return isDetailed && count === 0 ? 1 : 0;
+  if (count > 0) return 0;
+  // Of one that has left the queue nothing is kept there: what became of it stands in the log.
+  if (isDetailed)
+    throw new Error(`no message ${selector.id} waits: it was delivered, or given up, or removed; the log says which`);
+  if (!flags.json) console.log('nothing waits');
+  return 0;
 }
 
 function describe(message: QueuedMessage, toText: (recipient: QueuedRecipient) => string): string {

@@ -6,6 +6,7 @@ import { type Socket, connect } from 'node:net';
 import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Answers, Request } from './requests.ts';
+import { shorten } from './socket-path.ts';
 
 /** Nobody listens on the socket, or the server ended before it had answered. */
 export class NoServer extends Error {
@@ -41,8 +42,16 @@ export async function* askAll<R extends Request>(path: string, request: R): Asyn
 /** A connection to the socket, or NoServer, whose `cause` is the error of the system. */
 export function dial(path: string): Promise<Socket> {
   return new Promise((resolve, reject) => {
-    const socket = connect(path, () => resolve(socket));
-    socket.once('error', cause => reject(new NoServer(`no server answers on ${path} (${cause.message})`, { cause })));
+    const fail = (cause: Error): void => {
+      reject(new NoServer(`no server answers on ${path} (${cause.message})`, { cause }));
+    };
+    try {
+      const short = shorten(path);
+      const socket = connect(short.path, () => resolve(socket));
+      socket.once('error', fail).once('close', short.release);
+    } catch (error) {
+      fail(error as Error); // there is no such folder
+    }
   });
 }
 

@@ -10,6 +10,7 @@ import { createInterface } from 'node:readline';
 import { Readable, pipeline } from 'node:stream';
 import { type NoServer, dial } from './client.ts';
 import { type Answers, type Request, parseRequest } from './requests.ts';
+import { shorten } from './socket-path.ts';
 
 type Maybe<T> = T | Promise<T>;
 /** Who answers the requests. */
@@ -40,7 +41,9 @@ export async function openControl(path: string, handlers: Handlers): Promise<Ser
     const lines = createInterface(socket).on('error', () => {});
     lines.once('line', line => pipeline(Readable.from(answer(line, handlers)), socket, () => {}));
   });
-  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(path, resolve));
+  const short = shorten(path);
+  server.once('close', short.release);
+  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(short.path, resolve));
   chmodSync(path, 0o600);
   return server;
 }

@@ -1,22 +1,49 @@
 // `slimsmtp resolve ADDRESS`: a routing decision step by step, and the reply that RCPT would get. Sends nothing.
+// Of an address that is not ours it says two things: what a stranger gets, and what a login gets.
+import type { Settings } from '../config/settings.ts';
 import type { Answers } from '../control/requests.ts';
-import { stranger } from '../inbound/peer.ts';
+import { type Peer, stranger } from '../inbound/peer.ts';
 import { answerRecipient } from '../inbound/policy.ts';
 import type { Resolve } from '../mail/ports.ts';
 import { parseAddress } from '../smtp/address.ts';
-import { replies } from '../smtp/reply.ts';
+import { type Reply, replies } from '../smtp/reply.ts';
 import { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
 
-export async function explain(text: string, resolve: Resolve, log: Log): Promise<Answers['resolve']> {
+type Explained = {
+  readonly resolve: Resolve;
+  readonly settings: Pick<Settings, 'relay' | 'users' | 'trustedNetworks'>;
+  readonly log: Log;
+};
+
+export async function explain(text: string, { resolve, settings, log }: Explained): Promise<Answers['resolve']> {
   const steps: string[] = [];
-  const explained: Resolve = mailbox =>
-    resolve(mailbox, line => steps.push(line)).catch((error: unknown) => {
+  let isElsewhere = false;
+  const explained: Resolve = async mailbox => {
+    try {
+      const found = await resolve(mailbox, line => steps.push(line));
+      isElsewhere = found.kind === 'elsewhere';
+      return found;
+    } catch (error) {
       steps.push(`cannot tell: ${error instanceof Error ? error.message : String(error)}`);
       throw error;
-    });
+    }
+  };
+  const gatherer = new Gatherer(log);
   const address = parseAddress(text);
-  const policy = { resolve: explained, senderCheck: 'off', gatherer: new Gatherer(log) } as const;
-  const { reply } = address ? await answerRecipient(address, stranger, policy) : { reply: replies.badRecipient };
-  return { code: reply.code, steps: [...steps, `=> ${reply.code} ${reply.status} ${reply.text}`] };
+  const answer = async (peer: Peer, how: Resolve): Promise<Reply> => {
+    if (!address) return replies.badRecipient;
+    return (await answerRecipient(address, peer, { resolve: how, senderCheck: 'off', gatherer })).reply;
+  };
+  const reply = await answer(stranger, explained);
+  const shown = ({ code, status, text: words }: Reply): string => `${code} ${status} ${words}`;
+  if (!isElsewhere) return { code: reply.code, steps: [...steps, `=> ${shown(reply)}`] };
+  const toOthers = await answer({ ...stranger, isTrusted: true }, resolve);
+  const by = settings.relay
+    ? `by way of ${settings.relay.host}, port ${settings.relay.port}`
+    : 'to the MX hosts of the domain';
+  const none = 'nobody can send there: there is no login (SLIM_USERS) and no trusted network (SLIM_TRUSTED_NETWORKS)';
+  const isAnybody = settings.users.length > 0 || settings.trustedNetworks.length > 0;
+  const others = isAnybody ? `from a login or a trusted network: ${shown(toOthers)}; it leaves ${by}` : none;
+  return { code: reply.code, steps: [...steps, others, `=> from anyone else: ${shown(reply)}`] };
 }

@@ -1,17 +1,22 @@
 // The command line as a person or a script meets it: real processes, their output and exit statuses.
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { text } from 'node:stream/consumers';
 import { after, describe, it } from 'node:test';
+import { openControl } from '../../src/control/server.ts';
 
 const root = join(import.meta.dirname, '../..');
 const folder = mkdtempSync(join(tmpdir(), 'slimsmtp-cli-'));
 after(() => rmSync(folder, { recursive: true }));
 
+const environment = { SLIM_DOMAINS: 'example.com', SLIM_DATA: join(folder, 'data'), SLIM_STORAGES: 'default=/tmp/x' };
+
 function slimsmtp(words: readonly string[], settings: Record<string, string> = {}, input = '') {
-  const environment = { SLIM_DOMAINS: 'example.com', SLIM_DATA: join(folder, 'data'), SLIM_STORAGES: 'default=/tmp/x' };
   const done = spawnSync(
     process.execPath,
     [...process.execArgv.filter(flag => !flag.startsWith('--import')), join(root, 'src/cli.ts'), ...words],
@@ -24,6 +29,18 @@ function slimsmtp(words: readonly string[], settings: Record<string, string> = {
     },
   );
   return { status: done.status, out: done.stdout, complaint: done.stderr };
+}
+
+/** The same, while this process goes on: it may be the one that answers. */
+async function slimsmtpAtLeisure(words: readonly string[], settings: Record<string, string> = {}) {
+  const child = spawn(process.execPath, [join(root, 'src/cli.ts'), ...words], {
+    cwd: folder,
+    env: { PATH: process.env['PATH'], ...environment, ...settings },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: 15_000,
+  });
+  const [out, complaint, [status]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'exit')]);
+  return { status: status as number, out, complaint };
 }
 
 describe('slimsmtp', () => {
@@ -112,5 +129,55 @@ describe('slimsmtp', () => {
     assert.equal(rows.get('SLIM_DOMAINS')?.origin, 'environment');
     assert.equal(rows.get('SLIM_DRAIN')?.value, '3s');
     assert.equal(rows.get('SLIM_LOG_LEVEL')?.origin, 'default');
+  });
+
+  it('serve starts below a long path, says version and logins when it is ready, answers health, and stops', async () => {
+    const SLIM_DATA = join(folder, 'd'.repeat(90), 'e'.repeat(90));
+    const settings = {
+      SLIM_DATA,
+      SLIM_MAIL_ROOT: join(folder, 'mail'),
+      SLIM_STORAGES: `default=${join(folder, 'mail', 'default')}`,
+      SLIM_LISTEN: 'smtp://127.0.0.1:0',
+      SLIM_USERS: 'bob:a,b:c',
+    };
+    const child = spawn(process.execPath, [join(root, 'src/cli.ts'), 'serve'], {
+      cwd: folder,
+      env: { PATH: process.env['PATH'], ...environment, ...settings },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    after(() => child.kill('SIGKILL'));
+    const lines: Record<string, unknown>[] = [];
+    for await (const line of createInterface(child.stdout)) {
+      lines.push(JSON.parse(line));
+      if (lines.at(-1)?.['msg'] === 'ready') break;
+    }
+    const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+    assert.equal(lines.at(-1)?.['version'], version);
+    assert.deepEqual(lines.at(-1)?.['logins'], ['bob', 'b'], 'a password with a comma is two logins: it can be seen');
+    const { status, out } = await slimsmtpAtLeisure(['health'], settings);
+    assert.deepEqual([status, out.split(':')[0]], [0, 'healthy']);
+    child.kill('SIGTERM');
+    assert.deepEqual(await once(child, 'exit'), [0, null]);
+  });
+
+  it('queue show of a message that has left the queue says so; list of an empty queue is no failure', async () => {
+    const data = join(folder, 'served');
+    mkdirSync(join(data, 'run'), { recursive: true });
+    const nobody = () => assert.fail('not asked for');
+    async function* list() {}
+    const handlers = { health: nobody, resolve: nobody, auth: nobody, act: nobody, list };
+    const server = await openControl(join(data, 'run', 'control'), handlers);
+    after(() => server.close());
+    const show = await slimsmtpAtLeisure(['queue', 'show', 'gone1'], { SLIM_DATA: data });
+    assert.deepEqual([show.status, show.out], [1, '']);
+    assert.match(
+      show.complaint,
+      /^slimsmtp: no message gone1 waits: it was delivered, or given up, or removed; the log/,
+    );
+    assert.deepEqual(await slimsmtpAtLeisure(['queue', 'list'], { SLIM_DATA: data }), {
+      status: 0,
+      out: 'nothing waits\n',
+      complaint: '',
+    });
   });
 });

@@ -1,7 +1,7 @@
 // The control socket: every verb gets its answer, whatever else comes gets an end, and the socket keeps a second server away.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { type Server, connect, createServer } from 'node:net';
 import { spawnSync } from 'node:child_process';
 import { tmpdir } from 'node:os';
@@ -133,6 +133,25 @@ describe('the control socket', () => {
     writeFileSync(path, '');
     await open();
     assert.deepEqual(await ask(path, { verb: 'health' }), healthy);
+  });
+
+  it('works below a folder whose path is longer than the address of a socket may be', async () => {
+    const deep = join(folder, 'd'.repeat(100), 'e'.repeat(100));
+    mkdirSync(deep, { recursive: true });
+    path = join(deep, 'control');
+    await assert.rejects(ask(path, { verb: 'health' }), NoServer);
+    const server = await open();
+    assert.deepEqual(await ask(path, { verb: 'health' }), healthy);
+    assert.equal(statSync(path).mode & 0o777, 0o600);
+    await assert.rejects(open(), /another server runs on/);
+    assert.deepEqual(await ask(path, { verb: 'health' }), healthy);
+    const fds = readdirSync('/proc/self/fd').length;
+    for (let i = 0; i < 20; i += 1) await ask(path, { verb: 'health' });
+    await pause(20);
+    assert.ok(readdirSync('/proc/self/fd').length <= fds + 2, 'descriptors are left open');
+    server.close();
+    await once(server, 'close');
+    assert.ok(!existsSync(path));
   });
 
   it('says that no server is there', async () => {
