@@ -2,15 +2,28 @@
 // Promises: a server that is silent, drips, floods, drops or talks nonsense costs bounded time and memory, and is a deferral;
 // what comes in clear behind STARTTLS is never read; never an unhandled 'error' event.
 // RFC 5321 §4.5.3.2 (timeouts) and §4.1.1.10 (QUIT), RFC 3207.
+//
+// A connection is made for a socket that is connecting. `open` waits until it is connected, makes TLS where that comes first, and
+// runs the dialogue that opens the session; from then on `send` runs one dialogue for each message. Only one of the two runs at a
+// time, and between them the connection is idle: nobody reads from it, and what the server says unasked waits in the socket, where
+// `isQuiet` finds it. At last comes `quit` or `destroy`.
+//
+// While a dialogue runs, exactly one `Want` of it is being carried out. All waiting is done in one place, `#until`: each event of the
+// socket wakes it, and it looks again whether what it waits for is there. It also ends when the socket is gone. Whatever goes wrong
+// (an error of the socket, a deadline, the end of the attempt's place) destroys the socket and leaves its reason, which becomes
+// code 0 for the dialogue. So a dialogue is always resumed, and each of its ends is one that it chose itself.
 import { type Socket, isIP } from 'node:net';
 import { type SecureContext, connect as connectTls } from 'node:tls';
+import type { Place } from '../mail/ports.ts';
 import { clientFinal } from '../sasl/scram.ts';
 import type { Content } from './content.ts';
-import type { Mail, Offers, Refusal, Sent, ServerReply, Terms, Want } from './dialogue.ts';
-import { ReplyReader, none, open, transact } from './dialogue.ts';
+import { type Dialogue, type Refusal, type Terms, type Want, open } from './dialogue.ts';
+import type { Server } from './hops.ts';
+import { type Offers, ReplyReader, type ServerReply, deferred, none } from './replies.ts';
+import { type Mail, type Sent, limitOf, transact } from './transaction.ts';
 
 export const standardTimeouts = {
-  connect: 30_000,
+  connect: 30_000, // of each address; the five minutes of RFC 5321 §4.5.3.2.1 are for the greeting
   handshake: 60_000,
   command: 5 * 60_000,
   data: 2 * 60_000,
@@ -22,52 +35,67 @@ export const standardTimeouts = {
 export type Timeouts = Readonly<typeof standardTimeouts>;
 
 export type ConnectionOptions = {
-  readonly host: string; // its name, which TLS looks for
+  readonly server: Server;
   readonly terms: Terms;
-  /** Of an MX host nothing is verified: its name came from DNS, where whoever can forge the one can forge the other. */
-  readonly isVerified: boolean;
   readonly secureContext: SecureContext;
   readonly timeouts: Timeouts;
 };
 
+/** So many transactions a session has at most, whatever the server allows. */
+const maxTransactions = 100;
 const done: ServerReply = { code: 1, lines: [] };
 
 export class Connection {
-  readonly options: ConnectionOptions;
+  readonly #options: ConnectionOptions;
   readonly #reader = new ReplyReader();
   #socket: Socket;
   #output = '';
   #wake = (): void => undefined;
+  #progressed = (): void => undefined;
   #reason = 'the server closed the connection';
+  #transactions = 0;
   offers: Offers = new Map();
   /** TLS version and cipher. */
   tls: string | undefined;
-  messages = 0;
 
   /** Of a socket that is connecting. */
   constructor(socket: Socket, options: ConnectionOptions) {
-    this.options = options;
+    this.#options = options;
     this.#socket = this.#watch(socket.setNoDelay());
   }
 
-  /** Opens a session; a refusal closes it. */
-  async open(): Promise<this | Refusal> {
-    const { timeouts, terms } = this.options;
-    await this.#until(() => !this.#socket.connecting, timeouts.connect, 'connecting took too long');
-    const isConnected = !this.#socket.destroyed;
-    if (!isConnected || (terms.isSecure && !(await this.#handshake()))) {
-      const status = isConnected ? '4.7.4' : '4.4.1';
-      return { because: isConnected ? 'tls' : 'host', delivery: { kind: 'deferred', status, text: this.#reason } };
-    }
-    const result = await this.#run(open(terms));
-    if (result instanceof Map) this.offers = result;
-    else this.quit();
-    return result instanceof Map ? this : result;
+  get server(): Server {
+    return this.#options.server;
   }
 
-  async send(mail: Mail, content: Content): Promise<Sent> {
-    this.messages += 1;
-    return this.#run(transact(this.offers, mail), content);
+  /** Opens a session; a refusal closes it. */
+  open(place: Place): Promise<this | Refusal> {
+    return this.#within(place, async () => {
+      const { timeouts, terms } = this.#options;
+      await this.#until(() => !this.#socket.connecting, timeouts.connect, 'connecting took too long');
+      if (this.#socket.destroyed) return { because: 'host', delivery: deferred('4.4.1', this.#reason) };
+      this.#progressed();
+      if (terms.isSecure && !(await this.#handshake()))
+        return { because: 'tls', delivery: deferred('4.7.4', this.#reason) };
+      const result = await this.#run(open(terms));
+      if (result instanceof Map) this.offers = result;
+      else this.quit();
+      return result instanceof Map ? this : result;
+    });
+  }
+
+  /** Sends one message. `content` opens its content, once for each transaction. */
+  send(mail: Mail, content: () => Content, maxRecipients: number, place: Place): Promise<Sent> {
+    return this.#within(place, async () => {
+      const limits = { recipients: maxRecipients, transactions: this.transactionsLeft };
+      const sent = await this.#run(transact(this.offers, mail, limits), content);
+      this.#transactions += sent.transactions;
+      return sent;
+    });
+  }
+
+  get transactionsLeft(): number {
+    return Math.min(maxTransactions, limitOf(this.offers, 'MAILMAX')) - this.#transactions;
   }
 
   /** Whether nothing came that was not asked for, such as a 421: else replies and commands would be out of step. */
@@ -78,7 +106,7 @@ export class Connection {
   /** Says good-bye without waiting for an answer. */
   quit(): void {
     this.#wake = () => void this.#socket.read(); // else its end would not be seen
-    setTimeout(() => this.destroy(), this.options.timeouts.quit).unref();
+    setTimeout(() => this.destroy(), this.#options.timeouts.quit).unref();
     this.#socket.end('QUIT\r\n');
     this.#wake();
   }
@@ -95,17 +123,30 @@ export class Connection {
     });
   }
 
-  async #run<T>(dialogue: Generator<Want, T, ServerReply>, content?: Content): Promise<T> {
+  /** Works for the attempt that has this place, and for as long as it may have it. */
+  async #within<T>(place: Place, work: () => Promise<T>): Promise<T> {
+    const end = (): void => this.destroy('it made no progress, and other mail needed its place');
     // It also closes what a surprise leaves open.
-    const cap = setTimeout(() => this.destroy('it took too long in all'), this.options.timeouts.attempt).unref();
+    const cap = setTimeout(() => this.destroy('it took too long in all'), this.#options.timeouts.attempt).unref();
+    place.signal.addEventListener('abort', end);
+    this.#progressed = () => place.progressed();
+    if (place.signal.aborted) end();
+    try {
+      return await work();
+    } finally {
+      place.signal.removeEventListener('abort', end);
+      clearTimeout(cap);
+    }
+  }
+
+  async #run<T>(dialogue: Dialogue<T>, content?: () => Content): Promise<T> {
     let step = dialogue.next();
     while (!step.done) step = dialogue.next(await this.#carryOut(step.value, content));
-    clearTimeout(cap);
     return step.value;
   }
 
-  async #carryOut(want: Want, content?: Content): Promise<ServerReply> {
-    const { timeouts, terms } = this.options;
+  async #carryOut(want: Want, content?: () => Content): Promise<ServerReply> {
+    const { timeouts, terms } = this.#options;
     const lost = (): ServerReply => ({ code: 0, lines: [this.#reason] });
     switch (want.kind) {
       case 'send':
@@ -116,8 +157,12 @@ export class Connection {
         this.#output = '';
         let reply: ServerReply | undefined;
         const isThere = (): boolean => {
-          for (let octets; (reply = this.#reader.next()) === undefined; this.#reader.receive(octets))
-            if ((octets = this.#socket.read() as Buffer | null) === null) return this.#socket.readableEnded;
+          while ((reply = this.#reader.next()) === undefined) {
+            const octets = this.#socket.read() as Buffer | null;
+            if (octets === null) return this.#socket.readableEnded;
+            this.#reader.receive(octets);
+            this.#progressed();
+          }
           return true;
         };
         await this.#until(isThere, timeouts[want.wait], 'the server did not answer in time');
@@ -127,10 +172,11 @@ export class Connection {
       case 'content': {
         if (!this.#reader.isEmpty) return none('4.5.0', 'a reply came to what was not sent yet');
         const isTaken = (): boolean => !this.#socket.writableNeedDrain;
-        for await (const piece of content?.pieces ?? []) {
+        for await (const piece of content?.().pieces ?? []) {
           this.#socket.write(piece);
           await this.#until(isTaken, timeouts.block, 'the server does not take the message');
           if (this.#socket.destroyed) return lost();
+          this.#progressed();
         }
         return done;
       }
@@ -147,12 +193,15 @@ export class Connection {
   }
 
   async #handshake(): Promise<boolean> {
-    const { host, isVerified, secureContext, timeouts } = this.options;
+    const { server, secureContext, timeouts } = this.#options;
+    const { host } = server;
     const name = isIP(host) ? {} : { servername: host };
-    const secure = connectTls({ socket: this.#socket, host, ...name, secureContext, rejectUnauthorized: isVerified });
+    const rejectUnauthorized = server.tls.isVerified;
+    const secure = connectTls({ socket: this.#socket, host, ...name, secureContext, rejectUnauthorized });
     this.#socket = this.#watch(secure);
     secure.once('secureConnect', () => (this.tls = `${secure.getProtocol() ?? 'TLS'}:${secure.getCipher().name}`));
     await this.#until(() => this.tls !== undefined, timeouts.handshake, 'the TLS handshake took too long');
+    if (this.tls !== undefined) this.#progressed();
     return this.tls !== undefined;
   }
 

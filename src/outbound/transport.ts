@@ -1,173 +1,233 @@
-// How a message leaves: through the relay, or to the MX hosts of a domain one after the other, under the TLS policy.
-// Promises: under `required` nothing goes to an MX host in plain text; once a host has taken the session its word counts, for each
-// recipient; what the next hop cannot take is converted where that is lawful, else it fails; sessions are reused while warm.
-// RFC 5321 §5.1, 6152 (8BITMIME), 6531 (SMTPUTF8), 8314.
-import { unlink } from 'node:fs/promises';
+// How a message leaves for another server: on a session that is still open, or on a new one with the first server that can be used.
+// Promises: once a server has taken the session its word counts, for each recipient; what the next hop cannot take is adapted where
+// that is lawful, else it fails; sessions are used again while they are warm; each recipient has a result, and each attempt an end.
+// RFC 5321 §5.1 and §4.5.4.1.
+//
+// An attempt is a loop over sessions. It begins with the sessions that wait for a next message, then opens new ones. A session ends
+// the loop when it has a result for every recipient that is left. Some may be left because the session was over before the server
+// was asked about them; then another session is opened at once, if that was a warm one or had results for others. So each turn of
+// the loop uses up a warm session or gives a result to a recipient.
 import { type Socket, connect } from 'node:net';
 import { type SecureContext, createSecureContext } from 'node:tls';
 import { type Delivery, type NextHop, nextHopKey } from '../mail/message.ts';
+import type { Place, Transport } from '../mail/ports.ts';
 import type { Log } from '../system/log.ts';
-import type { Transport } from '../mail/ports.ts';
 import type { Clock } from '../system/world.ts';
+import { adapt } from './adapt.ts';
 import { Connection, type Timeouts, standardTimeouts } from './connection.ts';
-import { type Stored, openContent, read } from './content.ts';
-import { type Refusal, type Sent, type Terms, isAscii } from './dialogue.ts';
-import { type MxOptions, type Target, findTargets } from './mx.ts';
+import { type Content, openContent } from './content.ts';
+import type { Login, Refusal } from './dialogue.ts';
+import { type HopOptions, type Server, findServers, summarize } from './hops.ts';
+import { deferred, failed } from './replies.ts';
+import type { Sent } from './transaction.ts';
 
 type Attempt = Parameters<Transport['deliver']>;
-const relayTls = { none: 'never', starttls: 'required', implicit: 'never' } as const;
-const [maxMessages, idleMs] = [100, 2000]; // of a session
+/** A session waits so long for its next message. */
+const idleMs = 2000;
 /** After so long with hosts that do not work, the others have to wait for the next attempt. */
 const maxTryingMs = 15 * 60_000;
-const maxHeaderBytes = 256 * 1024;
 
-export type OutboundOptions = MxOptions & {
+export type OutboundOptions = HopOptions & {
   readonly hostname: string;
-  readonly relay?: Relay | undefined;
-  readonly externalTls: 'required' | 'opportunistic';
-  /** Of MX hosts. */
-  readonly port: number;
+  /** Of a transaction, at most. */
+  readonly maxRecipients: number;
   readonly clock: Clock;
   readonly random: { hex(octets: number): string };
   readonly log: Log;
+  /** The relay's login as its file has it now; called when the relay has refused the one that we have. */
+  readonly readLogin?: () => Promise<Login | undefined>;
   /** Instead of the authorities that the system trusts, for the relay. */
   readonly ca?: string | undefined;
   readonly timeouts?: Timeouts;
   readonly dial?: (options: { readonly host: string; readonly port: number }) => Socket;
 };
-type Relay = {
-  readonly host: string;
-  readonly port: number;
-  readonly tls: 'none' | 'starttls' | 'implicit';
-  readonly user?: string;
-  readonly password?: string;
-};
 
 export class OutboundTransport implements Transport {
   readonly #options: OutboundOptions;
-  /** The sessions that wait for their next message, by destination; no more than there are attempts at once. */
+  /** The sessions that wait for their next message, by next hop; no more than there are attempts at once. */
   readonly #idle = new Map<Connection, { readonly to: string; readonly timer: NodeJS.Timeout }>();
-  #secureContext: SecureContext | undefined;
+  readonly #secureContexts = new Map<string, SecureContext>();
+  /** What the relay gets. */
+  #login: Login | undefined;
 
   constructor(options: OutboundOptions) {
     this.#options = options;
+    const { user, password } = options.relay ?? {};
+    if (user !== undefined && password !== undefined) this.#login = { user, password };
   }
 
-  async deliver(...attempt: Attempt): Promise<readonly Delivery[]> {
-    const [hop, , , recipients] = attempt;
-    for (const [waiting, { to, timer }] of this.#idle) {
-      if (to !== nextHopKey(hop)) continue;
-      this.#idle.delete(waiting);
-      clearTimeout(timer);
-      const sent = waiting.isQuiet() && (await this.#send(waiting, ...attempt));
-      if (sent && !sent.isUntouched) return sent.deliveries;
-      waiting.destroy(); // it was closed while it waited, or says what nobody asked for
+  async deliver(...[hop, entry, message, recipients, place]: Attempt): Promise<readonly Delivery[]> {
+    const results: Delivery[] = recipients.map(() => unexplained);
+    let left: readonly number[] = [...recipients.keys()];
+    const send = async (connection: Connection): Promise<void> => {
+      const group = left.flatMap(index => recipients[index] ?? []);
+      const { deliveries, untried } = await this.#send(connection, hop, entry, message, group, place);
+      for (const [at, index] of left.entries()) results[index] = deliveries[at] ?? unexplained;
+      left = untried.flatMap(at => left[at] ?? []);
+    };
+    const giveUp = (delivery: Delivery): void => {
+      for (const index of left) results[index] = delivery;
+      left = [];
+    };
+    while (left.length > 0) {
+      const warm = this.#takeIdle(hop);
+      if (warm === undefined) break;
+      if (!place.enter(warm.server.address)) {
+        this.#putIdle(warm, hop);
+        giveUp(crowded(warm.server));
+      } else if (warm.isQuiet()) await send(warm);
+      else warm.destroy(); // it was closed while it waited, or says what nobody asked for
     }
-    const opened = await this.#open(hop);
-    if (!(opened instanceof Connection)) return recipients.map(() => opened);
-    return (await this.#send(opened, ...attempt)).deliveries;
+    for (let before = Infinity; left.length > 0 && left.length < before;) {
+      before = left.length;
+      const opened = await this.#open(hop, place);
+      if (opened instanceof Connection) await send(opened);
+      else giveUp(opened);
+    }
+    return results;
+  }
+
+  /** Reads the relay's login again: its file may have changed. Whether it has. */
+  async readLogin(): Promise<boolean> {
+    const { readLogin, log } = this.#options;
+    const before = this.#login;
+    try {
+      this.#login = (await readLogin?.()) ?? before;
+    } catch (error) {
+      log.warn({ error: String(error) }, 'the login for the relay cannot be read again: the old one is used');
+    }
+    return this.#login?.user !== before?.user || this.#login?.password !== before?.password;
   }
 
   /** Says good-bye on the sessions that wait. */
   close(): void {
-    for (const connection of this.#idle.keys()) connection.quit();
+    for (const [connection, { timer }] of this.#idle) {
+      clearTimeout(timer);
+      connection.quit();
+    }
     this.#idle.clear();
   }
 
-  async #open(hop: NextHop): Promise<Connection | Delivery> {
-    const { externalTls, clock, log } = this.#options;
+  /** A session with the first server that can be used; or what the refusals of all of them mean. */
+  async #open(hop: NextHop, place: Place): Promise<Connection | Delivery> {
+    const { clock, log } = this.#options;
     const destination = nextHopKey(hop);
-    const relay = hop.kind === 'relay' ? this.#options.relay : undefined;
-    const startTls = relay ? relayTls[relay.tls] : externalTls === 'required' ? 'required' : 'offered';
-    const found = relay ? [{ host: relay.host, address: relay.host }] : await findTargets(destination, this.#options);
-    if ('kind' in found) return found;
+    const servers = findServers(hop, this.#options);
     const startedAt = clock.now();
-    const refusals: (Refusal & Target)[] = [];
-    for (const target of found) {
-      if (clock.now() - startedAt > maxTryingMs) break;
-      let opened = await this.#dial(target, relay, startTls);
-      if (!(opened instanceof Connection) && opened.because === 'tls' && startTls === 'offered')
-        opened = await this.#dial(target, relay, 'never'); // anew: the old connection is in the middle of a handshake
+    const refusals: (Refusal & { readonly server: Server })[] = [];
+    while (clock.now() - startedAt <= maxTryingMs) {
+      const next = await orAborted(servers.next(), place.signal);
+      if (next === undefined) return ended;
+      if (next.done) return refusals.length > 0 ? summarize(destination, refusals) : (next.value ?? unexplained);
+      const server = next.value;
+      if (!place.enter(server.address)) return crowded(server);
+      const opened = await this.#openAt(server, place);
       if (opened instanceof Connection) return opened;
-      const fields = { destination, remote: target.host, address: target.address, reason: opened.delivery.text };
-      if (relay && opened.because !== 'host') log.warn(fields, 'the relay cannot be used: see SLIM_RELAY_*');
+      const fields = { destination, remote: server.host, address: server.address, reason: opened.delivery.text };
+      if (server.isRelay && opened.because !== 'host') log.warn(fields, 'the relay cannot be used: see SLIM_RELAY_*');
       else log.info(fields, 'a server cannot be used');
-      refusals.push({ ...opened, ...target });
-      if (opened.because === 'loop') break; // hosts that are preferred less would bring it back here
+      if (place.signal.aborted) return { ...ended, remote: server.host };
+      refusals.push({ ...opened, server });
+      // Hosts that are preferred less would bring it back here; and each address of the relay would count one more wrong login.
+      if (opened.because === 'loop' || (opened.because === 'login' && opened.delivery.status === '4.7.8')) break;
     }
-    return summary(hop, refusals);
+    return summarize(destination, refusals);
   }
 
-  #dial({ host, address }: Target, relay: Relay | undefined, startTls: Terms['startTls']) {
-    const { hostname, port, ca, random, timeouts = standardTimeouts, dial = connect } = this.#options;
-    const { user, password } = relay ?? {};
-    const credentials = user && password ? { user, password, nonce: random.hex(18) } : undefined;
-    const terms = { hostname, isSecure: relay?.tls === 'implicit', startTls, credentials };
-    const secureContext = (this.#secureContext ??= createSecureContext({ ca })); // 1.3 ms each
-    const options = { host, terms, isVerified: relay !== undefined, secureContext, timeouts };
-    return new Connection(dial({ host: address, port: relay?.port ?? port }), options).open();
+  /** A session with this server, in the way that its policy allows. */
+  async #openAt(server: Server, place: Place): Promise<Connection | Refusal> {
+    const opened = await this.#dial(server, place);
+    if (opened instanceof Connection || place.signal.aborted) return opened;
+    // On a new connection: the old one is in the middle of a handshake.
+    if (opened.because === 'tls' && server.tls.use === 'offered')
+      return this.#dial({ ...server, tls: { ...server.tls, use: 'never' } }, place);
+    if (opened.because === 'login' && (await this.readLogin())) return this.#dial(server, place);
+    return opened;
   }
 
-  async #send(connection: Connection, ...[hop, entry, message, recipients]: Attempt): Promise<Sent> {
-    const { offers, tls, options } = connection;
-    const place = { remote: options.host, ...(tls && { tls }) };
+  #dial(server: Server, place: Place): Promise<Connection | Refusal> {
+    const { hostname, ca, random, timeouts = standardTimeouts, dial = connect } = this.#options;
+    const { use, minVersion } = server.tls;
+    const credentials = server.isRelay && this.#login ? { ...this.#login, nonce: random.hex(18) } : undefined;
+    const isSecure = use === 'implicit';
+    const terms = { hostname, isSecure, startTls: isSecure ? 'never' : use, credentials } as const;
+    const secureContext = this.#secureContexts.get(minVersion) ?? createSecureContext({ ca, minVersion }); // 1.3 ms each
+    this.#secureContexts.set(minVersion, secureContext);
+    const socket = dial({ host: server.address, port: server.port });
+    return new Connection(socket, { server, terms, secureContext, timeouts }).open(place);
+  }
+
+  /** Sends on an open session, and says what the server has said, in its name. */
+  async #send(connection: Connection, ...[hop, entry, message, recipients, place]: Attempt): Promise<Sent> {
+    const { random, maxRecipients } = this.#options;
+    const { server, offers, tls } = connection;
     const stored = { ...message, skipBytes: entry.skipBytes };
-    const mustConvert = entry.is8Bit && !offers.has('8BITMIME');
     // A name that the queue sweeps after a crash.
-    const sevenBitPath = message.kind === 'file' ? `${message.path}x7bit${this.#options.random.hex(4)}` : undefined;
-    const fail = (status: string, text: string): Sent => {
-      return { deliveries: recipients.map(() => ({ kind: 'failed', status, text })), isReusable: true };
-    };
+    const path = message.kind === 'file' ? `${message.path}x7bit${random.hex(4)}` : undefined;
     let sent: Sent | undefined;
     try {
-      const fit = mustConvert ? await (await import('./reencode.ts')).toSevenBit(stored, sevenBitPath) : stored;
-      if (entry.isUtf8 && !offers.has('SMTPUTF8') && !hasAsciiHeader(stored))
-        sent = fail('5.6.9', 'the server does not take a header with UTF-8');
-      else if (typeof fit === 'string')
-        sent = fail('5.6.3', `the server takes no 8-bit mail, and this cannot be converted: ${fit}`);
-      else {
-        const content = openContent(fit);
-        const mail = { ...entry, is8Bit: entry.is8Bit && !mustConvert, recipients, sizeBytes: content.sizeBytes };
-        sent = await connection.send(mail, content);
+      const adapted = await adapt(stored, entry, offers, path);
+      if (adapted.kind === 'unfit') {
+        const delivery = failed(adapted.status, adapted.text);
+        sent = { deliveries: recipients.map(() => delivery), untried: [], isReusable: true, transactions: 0 };
+      } else {
+        const first = openContent(adapted.message);
+        let isFirst = true;
+        // Each transaction after the first reads it anew.
+        const content = (): Content => {
+          const opened = isFirst ? first : openContent(adapted.message);
+          isFirst = false;
+          return opened;
+        };
+        const mail = { ...entry, is8Bit: adapted.is8Bit, recipients, sizeBytes: first.sizeBytes };
+        sent = await connection.send(mail, content, maxRecipients, place).finally(adapted.remove);
       }
     } finally {
-      if (mustConvert && sevenBitPath) await unlink(sevenBitPath).catch(() => undefined);
       if (!sent?.isReusable) connection.destroy();
-      else if (connection.messages >= maxMessages) connection.quit();
-      else {
-        const quit = (): void => void (this.#idle.delete(connection) && connection.quit());
-        this.#idle.set(connection, { to: nextHopKey(hop), timer: setTimeout(quit, idleMs).unref() });
-      }
+      else if (connection.transactionsLeft > 0) this.#putIdle(connection, hop);
+      else connection.quit();
     }
-    return { ...sent, deliveries: sent.deliveries.map(each => ({ ...forgive(each, hop), ...place })) };
+    const who = { remote: server.host, ...(tls && { tls }) };
+    const deliveries = sent.deliveries.map(each => ({ ...(server.isRelay ? forgive(each) : each), ...who }));
+    return { ...sent, deliveries };
+  }
+
+  #takeIdle(hop: NextHop): Connection | undefined {
+    for (const [connection, { to, timer }] of this.#idle) {
+      if (to !== nextHopKey(hop)) continue;
+      this.#idle.delete(connection);
+      clearTimeout(timer);
+      return connection;
+    }
+    return undefined;
+  }
+
+  #putIdle(connection: Connection, hop: NextHop): void {
+    const quit = (): void => {
+      this.#idle.delete(connection);
+      connection.quit();
+    };
+    this.#idle.set(connection, { to: nextHopKey(hop), timer: setTimeout(quit, idleMs).unref() });
   }
 }
 
-/** What the hosts together mean for the message. */
-function summary(hop: NextHop, refusals: readonly (Refusal & Target)[]): Delivery {
-  // Where TLS was what they lacked, the sender should know at once; else the most hopeful word counts.
-  const last =
-    refusals.find(({ because }) => because === 'tls') ??
-    refusals.findLast(({ delivery }) => delivery.kind === 'deferred') ??
-    refusals.at(-1);
-  if (last === undefined) throw new Error('no server was tried');
-  const { because, host: remote, delivery } = last;
-  const isUnreachable = delivery.kind === 'deferred';
-  if (because !== 'tls') return { ...delivery, remote, isUnreachable };
-  // 4.7.4 is of the policy alone: what is wrong with a relay is our operator's matter, and no sender's.
-  if (hop.kind === 'relay') return { ...delivery, status: '4.7.5', remote, isUnreachable };
-  // Our words, and nobody else's: no `remote`.
-  const text = `no server of ${nextHopKey(hop)} that was reached offers TLS, and SLIM_EXTERNAL_TLS=required forbids plain text`;
-  return { ...delivery, status: '4.7.4', text: `${text} (${remote}: ${delivery.text})` };
-}
+const unexplained = deferred('4.3.0', 'an internal error');
+const ended = deferred('4.4.5', 'the attempt made no progress, and other mail needed its place');
+const crowded = ({ host, address }: Server): Delivery => {
+  return { ...deferred('4.4.5', `too many attempts are with ${address} now`), remote: host, isCrowded: true };
+};
 
 /** A relay that wants a login of us has nothing against the message. */
-function forgive(delivery: Delivery, hop: NextHop): Delivery {
-  const wantsLogin = hop.kind === 'relay' && delivery.kind === 'failed' && /^53[05] /.test(delivery.text);
+function forgive(delivery: Delivery): Delivery {
+  const wantsLogin = delivery.kind === 'failed' && /^53[05] /.test(delivery.text);
   return wantsLogin ? { ...delivery, kind: 'deferred', status: '4.7.0' } : delivery;
 }
 
-function hasAsciiHeader(message: Stored): boolean {
-  const [head = ''] = read(message, maxHeaderBytes).toString('latin1').split('\n\n', 1);
-  return isAscii(head);
+/** What a promise gives; undefined once the signal says so. */
+function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T | undefined> {
+  const aborted = Promise.withResolvers<undefined>();
+  const end = (): void => aborted.resolve(undefined);
+  signal.addEventListener('abort', end);
+  if (signal.aborted) end();
+  return Promise.race([promise, aborted.promise]).finally(() => signal.removeEventListener('abort', end));
 }

@@ -1,7 +1,6 @@
-// The seam to the world that tests replace: time, randomness and DNS. Nothing else calls Date.now, node:crypto's
-// random functions or node:dns (the architecture test sees to it); timers are not part of it.
+// The seam to the world that tests replace: time and randomness (the DNS is in dns.ts). Nothing else calls Date.now or
+// node:crypto's random functions (the architecture test sees to it); timers are not part of it.
 import { randomBytes, randomInt } from 'node:crypto';
-import { Resolver } from 'node:dns/promises';
 
 export interface Clock {
   /** Milliseconds since 1970, UTC. */
@@ -15,13 +14,6 @@ export interface Random {
   below(limit: number): number;
 }
 
-/** Both reject with Node's error codes: ENOTFOUND (no such name), ENODATA (no such record), ESERVFAIL, ETIMEOUT … */
-export interface Dns {
-  mx(domain: string): Promise<readonly { readonly exchange: string; readonly priority: number }[]>;
-  /** IPv6 and IPv4 addresses, at least one; rejects with 'no' only when both questions were answered so. */
-  addresses(host: string): Promise<readonly string[]>;
-}
-
 export const systemClock: Clock = { now: () => Date.now() };
 /** Drawn in advance: a call of its own for each name and id was 7 % of the time of a message. No octet is used twice. */
 let drawn = randomBytes(0);
@@ -32,18 +24,4 @@ export const systemRandom: Random = {
     return drawn.toString('hex', used, (used += octets));
   },
   below: limit => randomInt(limit),
-};
-
-/** A new one for each question, so that a changed resolv.conf counts at once; it keeps no cache. */
-const resolver = (): Resolver => new Resolver({ timeout: 5000, tries: 2, maxTimeout: 10_000 });
-export const systemDns: Dns = {
-  mx: domain => resolver().resolveMx(domain),
-  addresses: async host => {
-    const errors: NodeJS.ErrnoException[] = [];
-    const note = (error: NodeJS.ErrnoException): string[] => (errors.push(error), []);
-    const answers = [resolver().resolve6(host).catch(note), resolver().resolve4(host).catch(note)];
-    const found = (await Promise.all(answers)).flat();
-    if (found.length > 0) return found;
-    throw errors.find(({ code }) => code !== 'ENOTFOUND' && code !== 'ENODATA') ?? errors[0] ?? new Error('no answer');
-  },
 };

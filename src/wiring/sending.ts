@@ -12,11 +12,12 @@ import { MailQueue } from '../queue/queue.ts';
 import { createReport } from '../queue/report.ts';
 import { Suspects } from '../queue/suspects.ts';
 import { MaildirStorage } from '../storage/maildir.ts';
-import { systemDns as dns } from '../system/world.ts';
+import { openDns } from '../system/dns.ts';
+import { readSettingFile } from '../system/setting-file.ts';
 import { type Context, system } from './context.ts';
 
-export function openSending({ settings, steward, log }: Context, resolve: Resolve) {
-  const { hostname, relay, externalTls, dataFolder } = settings;
+export function openSending({ settings, steward, log, onReload }: Context, resolve: Resolve) {
+  const { hostname, relay, externalTls, dataFolder, maxRecipientsOut: maxRecipients } = settings;
   const common = { hostname, ...system, log };
   const maildir = new MaildirStorage(common);
   // Never asked without a steward: then no directory has such routes.
@@ -24,7 +25,11 @@ export function openSending({ settings, steward, log }: Context, resolve: Resolv
   const storages: Readonly<Record<Route['kind'], Storage>> = { maildir, account };
   const own = new Set(Object.values(networkInterfaces()).flatMap(list => (list ?? []).map(({ address }) => address)));
   const isSelf = (host: string): boolean => host === hostname || own.has(host);
-  const remote = new OutboundTransport({ ...common, relay, externalTls, port: 25, dns, isSelf });
+  const { user, passwordFile } = relay ?? {};
+  const readLogin = async () => (user && passwordFile ? { user, password: readSettingFile(passwordFile) } : undefined);
+  const hops = { relay, externalTls, port: 25, dns: openDns(), isSelf, maxRecipients, readLogin };
+  const remote = new OutboundTransport({ ...common, ...hops });
+  onReload(() => void remote.readLogin());
   const isRelayed = relay !== undefined;
   const here = localTransport({ storages, resolve, remote, isRelayed });
   const transports = { here, relay: remote, domain: remote };

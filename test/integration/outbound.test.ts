@@ -141,7 +141,9 @@ function start(t: TestContext, servers: readonly (Server | number)[], more: Part
     dns: {
       mx: async () => servers.map((_, at) => ({ exchange: `mx${at + 1}.example`, priority: at })),
       addresses: async host => [`192.0.2.${host.slice(2, -8)}`],
+      systemAddresses: async () => ['127.0.0.1'],
     },
+    maxRecipients: 100,
     isSelf: () => false,
     clock: systemClock,
     random: systemRandom,

@@ -7,17 +7,9 @@ import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import type { QueueRecipient } from '../../src/mail/message.ts';
-import {
-  type Mail,
-  type Offers,
-  ReplyReader,
-  type Sent,
-  type ServerReply,
-  type Terms,
-  type Want,
-  open,
-  transact,
-} from '../../src/outbound/dialogue.ts';
+import { type Terms, type Want, open } from '../../src/outbound/dialogue.ts';
+import { type Offers, ReplyReader, type ServerReply } from '../../src/outbound/replies.ts';
+import { type Mail, type Sent, limitOf, transact } from '../../src/outbound/transaction.ts';
 
 const folder = join(import.meta.dirname, '..', 'dialogues-client');
 type Line = { readonly mark: string; readonly text: string };
@@ -124,21 +116,31 @@ function run(script: readonly Line[], split: Split): string {
   );
   if (!(offers instanceof Map)) {
     const { because, delivery } = offers as Exclude<typeof offers, Offers>;
-    say(`refused ${because} ${delivery.kind} ${delivery.status} ${delivery.text}`);
+    say(`refused ${because} ${delivery.kind} ${delivery.status} ${delivery.text}${delivery.isBusy ? ' (busy)' : ''}`);
     return happened.join('\n');
   }
   say(['open', ...Array.from(offers, ([name, value]) => (value ? `${name}=${value}` : name))].join(' '));
+  let transactions = 0;
   while (next().mark === 'MESSAGE') {
     happened.push(`MESSAGE: ${next().text}`);
     const { to = ['b@example.net'], ...more } = JSON.parse(next().text) as Partial<Mail> & { to?: string[] };
     at += 1;
     const recipients = to.map((address): QueueRecipient => ({ address, domain: 'x.example' }));
     const mail = { from: 'anton@example.com', isUtf8: false, is8Bit: false, sizeBytes: 100, recipients, ...more };
-    const sent: Sent = drive(transact(offers, mail));
+    const limits = {
+      recipients: Number(options.get('maxRecipients') ?? 100),
+      transactions: limitOf(offers, 'MAILMAX'),
+    };
+    const sent: Sent = drive(transact(offers, mail, { ...limits, transactions: limits.transactions - transactions }));
+    transactions += sent.transactions;
     assert.equal(sent.deliveries.length, mail.recipients.length);
-    for (const { kind, status, text, isDsnPassedOn } of sent.deliveries)
-      say(`${kind} ${status} ${text}${isDsnPassedOn ? ' (DSN)' : ''}`);
-    say(sent.isUntouched ? 'untouched' : sent.isReusable ? 'reusable' : 'over');
+    for (const [index, { kind, status, text, isDsnPassedOn, isBusy }] of sent.deliveries.entries())
+      say(
+        [kind, status, text, isDsnPassedOn && '(DSN)', isBusy && '(busy)', sent.untried.includes(index) && '(untried)']
+          .filter(Boolean)
+          .join(' '),
+      );
+    say(sent.isReusable ? 'reusable' : 'over');
   }
   return happened.join('\n');
 }

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { findTargets } from '../../src/outbound/mx.ts';
-import type { Dns } from '../../src/system/world.ts';
+import type { Dns } from '../../src/system/dns.ts';
 
 type Zone = {
   /** As `10 host`, or an error code. */
@@ -23,6 +23,7 @@ function fake({ mx = {}, hosts = {} }: Zone): Dns {
         exchange: record.split(' ')[1] ?? '',
       })),
     addresses: host => look(hosts[host]),
+    systemAddresses: host => look(hosts[host]),
   };
 }
 
@@ -33,10 +34,17 @@ async function find(
 ): Promise<string> {
   const random = { hex: () => '', below };
   const isSelf = (name: string): boolean => own.includes(name);
-  const found = await findTargets('x.example', { dns: fake(zone), random, isSelf });
-  return Array.isArray(found)
-    ? found.map(({ host, address }) => `${host}/${address}`).join(' ')
-    : Object.values(found).join(' ');
+  const { targets, end } = await all(findTargets('x.example', { dns: fake(zone), random, isSelf }));
+  return targets.length > 0 ? targets.join(' ') : Object.values(end ?? {}).join(' ');
+}
+
+async function all(found: ReturnType<typeof findTargets>) {
+  const targets: string[] = [];
+  for (;;) {
+    const { done, value } = await found.next();
+    if (done) return { targets, end: value };
+    targets.push(`${value.host}/${value.address}`);
+  }
 }
 
 const mx = (...records: string[]): NonNullable<Zone['mx']> => ({ 'x.example': records });
@@ -129,12 +137,32 @@ describe('the hosts of a domain', () => {
     const many = Array.from({ length: 30 }, (_, at) => `10.0.0.${at}`);
     const hosts = Object.fromEntries(many.map((_, at) => [`h${at}`, many]));
     assert.equal((await find({ mx: mx('1 h0'), hosts })).split(' ').length, 20);
-    let asked = 0;
-    const dns = {
-      mx: async () => many.map(exchange => ({ exchange, priority: 1 })),
-      addresses: async () => ((asked += 1), many),
+    const asked: string[] = [];
+    let now = 0;
+    const dns: Dns = {
+      ...fake({}),
+      mx: async () => many.map((exchange, at) => ({ exchange, priority: at < 12 ? 1 : 2 })),
+      addresses: async host => {
+        asked.push(host);
+        assert.equal((now += 1), 1, 'two hosts are asked for at once');
+        await new Promise(resolve => setTimeout(resolve, 1));
+        now -= 1;
+        throw Object.assign(new Error('silent'), { code: 'ETIMEOUT' });
+      },
     };
-    await findTargets('x.example', { dns, random: { hex: () => '', below: () => 0 }, isSelf: () => false });
-    assert.equal(asked, 10);
+    const random = { hex: () => '', below: () => 0 };
+    const { end } = await all(findTargets('x.example', { dns, random, isSelf: () => false }));
+    assert.equal(end?.status, '4.4.3');
+    assert.equal(asked.length, 10);
+  });
+
+  it('are not asked for before those that are preferred were tried', async () => {
+    const asked: string[] = [];
+    const zone = fake({ mx: mx('10 a', '20 b'), hosts: { a: ['192.0.2.1'], b: ['192.0.2.2'] } });
+    const dns = { ...zone, addresses: async (host: string) => (asked.push(host), zone.addresses(host)) };
+    const found = findTargets('x.example', { dns, random: { hex: () => '', below: () => 0 }, isSelf: () => false });
+    assert.deepEqual((await found.next()).value, { host: 'a', address: '192.0.2.1' });
+    assert.deepEqual(asked, ['a']);
+    assert.deepEqual((await found.next()).value, { host: 'b', address: '192.0.2.2' });
   });
 });

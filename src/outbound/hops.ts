@@ -1,0 +1,112 @@
+// Which servers may take mail for a next hop: each address in the order in which to try it, with the TLS that it must do and the
+// login that it gets. And what it means for the mail when none of them could be used.
+// Promises: everything that depends on the kind of next hop is decided here, and handed on as a value; nothing is connected to.
+// RFC 5321 §5.1, RFC 8314 (implicit TLS), RFC 3207.
+import { isIP } from 'node:net';
+import type { Delivery, NextHop } from '../mail/message.ts';
+import type { Refusal } from './dialogue.ts';
+import { type MxOptions, type Target, codeOf, findTargets } from './mx.ts';
+
+/** What TLS is worth at one server. A value, so that later features can choose another one: exceptions by domain, MTA-STS, DANE. */
+export type TlsPolicy = {
+  /** `implicit`: from the first octet on. Else STARTTLS: never used; used where it is offered; or nothing goes without it. */
+  readonly use: 'implicit' | 'never' | 'offered' | 'required';
+  /** Whether the certificate must be valid for the host's name. */
+  readonly isVerified: boolean;
+  readonly minVersion: 'TLSv1.2' | 'TLSv1.3';
+};
+
+/** One address of one server, and how it is spoken to. */
+export type Server = Target & {
+  readonly port: number;
+  readonly tls: TlsPolicy;
+  /** Our operator has chosen this server, with a login or without; else a stranger's DNS has. */
+  readonly isRelay: boolean;
+};
+
+export type Relay = {
+  readonly host: string;
+  readonly port: number;
+  readonly tls: 'none' | 'starttls' | 'implicit';
+  readonly user?: string;
+  readonly password?: string;
+};
+
+export type HopOptions = MxOptions & {
+  readonly relay?: Relay | undefined;
+  readonly externalTls: 'required' | 'opportunistic';
+  /** Of MX hosts. */
+  readonly port: number;
+};
+
+const maxAddressesOfRelay = 20;
+const minVersion = 'TLSv1.2';
+const relayPolicies: Readonly<Record<Relay['tls'], TlsPolicy>> = {
+  none: { use: 'never', isVerified: true, minVersion },
+  starttls: { use: 'required', isVerified: true, minVersion },
+  implicit: { use: 'implicit', isVerified: true, minVersion },
+};
+/** The name of an MX host came from DNS, where whoever can forge the mail's way can forge the name: so it is not verified. */
+const externalPolicies: Readonly<Record<HopOptions['externalTls'], TlsPolicy>> = {
+  required: { use: 'required', isVerified: false, minVersion },
+  opportunistic: { use: 'offered', isVerified: false, minVersion },
+};
+
+/** The servers to try, best first. Where there is none, the generator returns why. */
+export async function* findServers(
+  hop: NextHop,
+  options: HopOptions,
+): AsyncGenerator<Server, Delivery | undefined, void> {
+  const { relay, externalTls, port } = options;
+  switch (hop.kind) {
+    case 'here':
+      throw new Error('mail that stays here goes to no other server');
+    case 'relay':
+      if (relay === undefined) throw new Error('there is no relay');
+      return yield* findRelay(relay, options);
+    case 'domain': {
+      const targets = findTargets(hop.domain, options);
+      for (;;) {
+        const { done, value } = await targets.next();
+        if (done) return value;
+        yield { ...value, port, tls: externalPolicies[externalTls], isRelay: false };
+      }
+    }
+    default:
+      return hop satisfies never;
+  }
+}
+
+/** The relay's name is looked up as the operating system does it, because containers and hosts files have names of their own. */
+async function* findRelay({ host, port, tls }: Relay, { dns }: HopOptions): AsyncGenerator<Server, Delivery, void> {
+  const found = isIP(host) ? [host] : await dns.systemAddresses(host).catch(codeOf);
+  if (typeof found === 'string') {
+    const text = `the address of the relay cannot be found (${found})`;
+    return { kind: 'deferred', status: '4.4.3', text, remote: host, isUnreachable: true };
+  }
+  for (const address of found.slice(0, maxAddressesOfRelay))
+    yield { host, address, port, tls: relayPolicies[tls], isRelay: true };
+  return { kind: 'deferred', status: '4.4.3', text: 'the relay has no address', remote: host, isUnreachable: true };
+}
+
+/** What the refusals of all servers that were tried, at least one, mean together for the message. */
+export function summarize(domain: string, refusals: readonly (Refusal & { readonly server: Server })[]): Delivery {
+  // The most hopeful word counts. But where TLS was what they lacked, the sender should know at once.
+  const last =
+    refusals.findLast(({ delivery }) => delivery.isBusy) ??
+    refusals.find(({ because }) => because === 'tls') ??
+    refusals.findLast(({ delivery }) => delivery.kind === 'deferred') ??
+    refusals.at(-1);
+  if (last === undefined) throw new Error('no server was tried');
+  const { because, delivery, server } = last;
+  const { host: remote } = server;
+  // What is wrong with the relay is our operator's matter: no sender is told, and no mail comes back for it.
+  if (server.isRelay) {
+    const status = because === 'tls' ? '4.7.5' : `4${delivery.status.slice(1)}`;
+    return { ...delivery, kind: 'deferred', status, remote, isUnreachable: true };
+  }
+  if (because !== 'tls') return { ...delivery, remote, isUnreachable: delivery.kind === 'deferred' };
+  // Our words, and nobody else's: no `remote`.
+  const text = `no server of ${domain} that was reached offers TLS, and SLIM_EXTERNAL_TLS=required forbids plain text`;
+  return { ...delivery, status: '4.7.4', text: `${text} (${remote}: ${delivery.text})` };
+}

@@ -1,0 +1,144 @@
+// The seam to the DNS, which tests replace: where mail for a domain goes, and which addresses a host has.
+// Promises: however many ask, and however silent the DNS is, descriptors, memory and waits are bounded; a changed /etc/resolv.conf
+// counts from the next question on; no answer is kept.
+//
+// The questions share a Resolver, and so a socket for each name server. It is replaced after a number of questions, because a socket
+// keeps its port, and someone who forges answers has to guess that port; the old one closes its sockets with its last answer. A
+// question first waits for its turn. Its turn lasts until the answer comes, or for a quarter of a second: a question that takes longer
+// most likely concerns a domain whose name servers are silent, and those must not hold up the others. So at most 800 such questions
+// begin in a second. Each question ends 30 s after it was asked, whether it is waiting for its turn or for its answer.
+import { Resolver, lookup } from 'node:dns/promises';
+import { statSync } from 'node:fs';
+
+export type MxRecord = { readonly exchange: string; readonly priority: number };
+
+/** All reject with Node's error codes: ENOTFOUND (no such name), ENODATA (no such record), ESERVFAIL, ETIMEOUT … */
+export interface Dns {
+  /** Empty: the domain is an alias of a name that has no MX record. */
+  mx(domain: string): Promise<readonly MxRecord[]>;
+  /** IPv6 and IPv4 addresses, at least one; rejects with 'no' only when both questions were answered so. */
+  addresses(host: string): Promise<readonly string[]>;
+  /** The addresses, at least one, of a host that our operator named: as the operating system finds them, also in its hosts file. */
+  systemAddresses(host: string): Promise<readonly string[]>;
+}
+
+const maxTurns = 200;
+const turnMs = 250;
+const usualDeadlineMs = 30_000;
+/** So often is the socket, and with it the port, another one. */
+const questionsOfResolver = 50;
+/** It begins with 250 ms where the name server answers quickly, and doubles: the last try of a question comes after about 15 s. */
+const usualPatience = { timeout: 2000, tries: 6, maxTimeout: 8000 };
+
+export type DnsOptions = {
+  /** The file that names the name servers. */
+  readonly configuration?: string;
+  /** In place of those of the file, for tests: `address:port`. */
+  readonly servers?: readonly string[];
+  readonly patience?: typeof usualPatience;
+  readonly deadlineMs?: number;
+};
+
+export function openDns(options: DnsOptions = {}): Dns {
+  const {
+    configuration = '/etc/resolv.conf',
+    servers,
+    patience = usualPatience,
+    deadlineMs = usualDeadlineMs,
+  } = options;
+  const turns = new Turns();
+  const lookups = new Map<string, Promise<readonly string[]>>();
+  let resolver: Resolver | undefined;
+  let questions = 0;
+  let version = '';
+
+  function currentResolver(): Resolver {
+    const found = statSync(configuration, { throwIfNoEntry: false });
+    const newVersion = `${found?.ino} ${found?.mtimeMs} ${found?.size}`;
+    if (resolver === undefined || questions >= questionsOfResolver || newVersion !== version) {
+      resolver = new Resolver(patience); // it reads the file
+      if (servers) resolver.setServers(servers);
+      version = newVersion;
+      questions = 0;
+    }
+    questions += 1;
+    return resolver;
+  }
+
+  const ask = <T>(question: (resolver: Resolver) => Promise<T>): Promise<T> =>
+    inTime(deadlineMs, isLate =>
+      turns.take(() => (isLate() ? Promise.reject(timedOut()) : question(currentResolver()))),
+    );
+
+  return {
+    mx: domain => ask(each => each.resolveMx(domain)),
+    async addresses(host) {
+      const errors: unknown[] = [];
+      const note = (error: unknown): string[] => {
+        errors.push(error);
+        return [];
+      };
+      const answers = [ask(each => each.resolve6(host)).catch(note), ask(each => each.resolve4(host)).catch(note)];
+      const found = (await Promise.all(answers)).flat();
+      if (found.length > 0) return found;
+      // An alias that leads to a name without addresses is answered without an error.
+      throw errors.find(error => !isNo(error)) ?? errors[0] ?? failure('ENODATA');
+    },
+    // A thread of the pool waits for the answer, and the same pool writes our files: so one question for a host at a time.
+    systemAddresses(host) {
+      const found = lookups.get(host);
+      if (found) return found;
+      const asked = inTime(deadlineMs, async () =>
+        (await lookup(host, { all: true })).map(({ address }) => address),
+      ).finally(() => lookups.delete(host));
+      lookups.set(host, asked);
+      return asked;
+    },
+  };
+}
+
+/** Lets a number of tasks run. A task that is still running after `turnMs` goes on, and gives its turn to the next one. */
+class Turns {
+  #taken = 0;
+  readonly #waiting: (() => void)[] = [];
+
+  async take<T>(task: () => Promise<T>): Promise<T> {
+    if (this.#taken < maxTurns) this.#taken += 1;
+    else await new Promise<void>(resolve => this.#waiting.push(resolve));
+    let isOver = false;
+    const end = (): void => {
+      if (isOver) return;
+      isOver = true;
+      const next = this.#waiting.shift();
+      if (next) next();
+      else this.#taken -= 1;
+    };
+    const timer = setTimeout(end, turnMs).unref();
+    try {
+      return await task();
+    } finally {
+      clearTimeout(timer);
+      end();
+    }
+  }
+}
+
+/** The result of a task, or ETIMEOUT at the deadline; the task can ask whether that has passed. */
+async function inTime<T>(deadlineMs: number, task: (isLate: () => boolean) => Promise<T>): Promise<T> {
+  let isLate = false;
+  const deadline = Promise.withResolvers<never>();
+  const timer = setTimeout(() => {
+    isLate = true;
+    deadline.reject(timedOut());
+  }, deadlineMs).unref();
+  try {
+    return await Promise.race([task(() => isLate), deadline.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+const failure = (code: string): Error => Object.assign(new Error(code), { code });
+const timedOut = (): Error => failure('ETIMEOUT');
+const isNo = (error: unknown): boolean =>
+  ['ENOTFOUND', 'ENODATA'].includes((error as NodeJS.ErrnoException).code ?? '');
