@@ -49,7 +49,7 @@ test('a new volume has the owners and modes that the design asks for', async () 
       '/var/mail slim:slim 755',
       '/home root:root 755',
       '/var/lib/slimsmtp/accounts root:root 755',
-      ...['queue', 'run', 'spool', 'state', 'tls'].map(name => `/var/lib/slimsmtp/${name} slim:slim 700`),
+      ...['journal', 'queue', 'run', 'spool', 'state', 'tls'].map(name => `/var/lib/slimsmtp/${name} slim:slim 700`),
     ].join('\n'),
   );
   for (const volume of volumes) await shell(`grep -q ' ${volume} ' /proc/mounts`);
