@@ -1,52 +1,15 @@
-// What makes files and folders stable. Never tries a failed fsync again as if all were well: the kernel may have
-// dropped the pages, and the next one succeeds without them ('fsyncgate').
-import { closeSync, fdatasync, fsync, openSync, unlinkSync, writevSync } from 'node:fs';
+// What makes files, folders and whole file systems stable. No other room calls fsync (root's deposits excepted).
+// Promise: a failed sync is never tried again as if all were well. The kernel may have dropped the pages, and the next sync
+// succeeds without them ('fsyncgate'). Who hears of a failure writes the file anew, or gives it up.
+import { execFile } from 'node:child_process';
+import { closeSync, existsSync, fdatasync, fsync, openSync, statSync, unlinkSync, writevSync } from 'node:fs';
 import { constants } from 'node:os';
+import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 
-type Folders = Map<string, Promise<void>>;
-/** `spoiled`: those that have failed with the turn before, without an fsync of their own. */
-type Turn = Readonly<{
-  folders: Folders;
-  spoiled: ReadonlySet<string>;
-  ended: Promise<PromiseSettledResult<void>[]>;
-  next: Folders;
-}>;
-
-/**
- * Fsyncs of folders, by turns on each file system: who comes during one waits for the next, together with all others.
- * With turns of their own, ten folders that 20 sessions delivered to at once cost 9 fsyncs a message: nobody shared.
- */
-export class FolderSync {
-  readonly #turns = new Map<number, Turn>();
-
-  /** Resolves after an fsync of the folder that began after this call. `fileSystem`: any number, the same for its neighbours. */
-  sync(folder: string, fileSystem = 0): Promise<void> {
-    const turn = this.#turns.get(fileSystem) ?? this.#begin(fileSystem, new Map(), new Set());
-    const waiting = turn.next.get(folder);
-    if (waiting) return waiting;
-    // It fails with the turn before: what its deliveries renamed may have been on the pages that are lost.
-    const before = turn.spoiled.has(folder) ? undefined : turn.folders.get(folder);
-    const synced = turn.ended.then(() => before).then(() => sync(folder));
-    turn.next.set(folder, synced);
-    return synced;
-  }
-
-  #begin(fileSystem: number, folders: Folders, spoiled: ReadonlySet<string>): Turn {
-    const ended = Promise.allSettled(folders.values());
-    const turn: Turn = { folders, spoiled, ended, next: new Map() };
-    this.#turns.set(fileSystem, turn);
-    void this.#follow(fileSystem, turn);
-    return turn;
-  }
-
-  async #follow(fileSystem: number, { folders, spoiled, ended, next }: Turn): Promise<void> {
-    const results = await ended;
-    if (next.size === 0) return void this.#turns.delete(fileSystem);
-    const failed = [...folders.keys()].filter((name, at) => results[at]?.status === 'rejected' && !spoiled.has(name));
-    this.#begin(fileSystem, next, new Set(failed));
-  }
-}
+/** Syncing a whole file system may take long where others write to it, too. */
+const fileSystemTimeoutMs = 10 * 60_000;
+const run = promisify(execFile);
 
 /** Fsyncs and closes an open file, or a folder opened afresh: what it names now is to be stable, not one moved away. */
 export function sync(path: string, open?: number): Promise<void> {
@@ -61,7 +24,35 @@ export function sync(path: string, open?: number): Promise<void> {
 }
 
 /** Syncs what was written to an open file until now; it stays open. */
-export const datasync = promisify(fdatasync);
+export function datasync(fd: number): Promise<void> {
+  return new Promise((resolve, reject) => fdatasync(fd, error => (error === null ? resolve() : reject(error))));
+}
+
+/** A sync that could not be started has made nothing worse: it may simply be tried again. */
+export type Synced = { readonly kind: 'synced' } | { readonly kind: 'failed' | 'not started'; readonly error: unknown };
+
+/** Syncs the file systems of these places, each once; of a place that has gone, that of its parent. */
+export async function syncFileSystems(places: readonly string[]): Promise<Synced> {
+  const fileSystems = new Map<number, string>();
+  for (let at of places) {
+    while (!existsSync(at)) at = dirname(at);
+    fileSystems.set(statSync(at).dev, at);
+  }
+  if (fileSystems.size === 0) return { kind: 'synced' };
+  try {
+    await run('sync', ['-f', '--', ...fileSystems.values()], { timeout: fileSystemTimeoutMs }); // Node has no syncfs(2)
+    return { kind: 'synced' };
+  } catch (error) {
+    // A program that ran has a number for a code, or none when a signal has ended it; only one that never ran has a name.
+    const { code } = error as { code?: unknown };
+    return { kind: typeof code === 'string' ? 'not started' : 'failed', error };
+  }
+}
+
+/** Whether there is too little of something just now: processes, descriptors, memory. That is no fault of the file. */
+export function isShortage(error: unknown): boolean {
+  return ['EAGAIN', 'EMFILE', 'ENFILE', 'ENOMEM'].includes((error as NodeJS.ErrnoException).code ?? '');
+}
 
 /** In octets. */
 export const sizeOf = (parts: readonly Buffer[]): number => parts.reduce((sum, part) => sum + part.length, 0);
@@ -70,9 +61,7 @@ export const sizeOf = (parts: readonly Buffer[]): number => parts.reduce((sum, p
 export function create(path: string, parts: readonly Buffer[]): number {
   const fd = openSync(path, 'wx', 0o600);
   try {
-    // A regular file takes less than it is given only when the disk is full.
-    if (writevSync(fd, parts) !== sizeOf(parts))
-      throw Object.assign(new Error(`no space for '${path}'`), { code: 'ENOSPC' });
+    append(fd, parts, path);
     return fd;
   } catch (error) {
     closeSync(fd);
@@ -80,6 +69,14 @@ export function create(path: string, parts: readonly Buffer[]): number {
     throw error;
   }
 }
+
+/** Writes on where the last write to that descriptor has ended. */
+export function append(fd: number, parts: readonly Buffer[], path: string): void {
+  // A regular file takes less than it is given only when the disk is full.
+  if (writevSync(fd, parts) !== sizeOf(parts)) throw noSpace(path);
+}
+
+export const noSpace = (path: string): Error => Object.assign(new Error(`no space for '${path}'`), { code: 'ENOSPC' });
 
 /** The enhanced status code for a file that could not be written: full, or anything else (RFC 3463 §3.4). */
 export function statusOf(error: unknown): '4.3.1' | '4.3.0' {

@@ -6,7 +6,8 @@
 // Small calls are synchronous, because a turn through the thread pool costs more than they do. Only fsyncs go to the pool.
 import fs from 'node:fs';
 import { copyFile, opendir, unlink } from 'node:fs/promises';
-import { FolderSync, create, sync } from '../durable/sync.ts';
+import { FolderSync } from '../durable/folder-sync.ts';
+import { create, sync } from '../durable/sync.ts';
 import type { Message } from '../mail/message.ts';
 import type { Prepared } from '../mail/ports.ts';
 import type { QueueStore, StoredEntry, StoredRecipient } from '../mail/queue-store.ts';

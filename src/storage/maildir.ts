@@ -9,7 +9,8 @@ import { dirname, resolve } from 'node:path';
 import { CannotTell, type Journal, type Prepared, type Storage } from '../mail/ports.ts';
 import type { Message, Route } from '../mail/message.ts';
 import { uniqueName } from '../system/names.ts';
-import { FolderSync, create, sync } from '../durable/sync.ts';
+import { FolderSync } from '../durable/folder-sync.ts';
+import { create, sync } from '../durable/sync.ts';
 import type { System } from '../durable/journal.ts';
 
 /** `original`: what it is to be a link to. */

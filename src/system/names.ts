@@ -1,9 +1,18 @@
-// Names that no other delivery uses, and dates as a header writes them.
+// Names that nobody else uses, and dates as mail writes them: one home for all that end up in headers, logs and file names.
 import { hostname } from 'node:os';
 import type { Clock, Random } from './world.ts';
 
 let deliveries = 0;
 const host = hostname().replaceAll('/', '\\057').replaceAll(':', '\\072');
+
+/** The id of a message: in our 250, in Received, in the log and in file names. Letters and digits; ids sort by their time. */
+export const newId = (time: number, random: Random): string => time.toString(36) + random.hex(5);
+
+/** A Message-ID (RFC 5322 §3.6.4) of a unique name. */
+export const messageId = (unique: string, hostName: string): string => `<${unique}@${hostName}>`;
+
+/** A date of RFC 5322 §3.3, in UTC. */
+export const mailDate = (time: number): string => new Date(time).toUTCString().replace('GMT', '+0000');
 
 /** A file name that no other delivery on any host uses: time, process, count, randomness, host (maildir(5)). */
 export function uniqueName(clock: Clock, random: Random): string {
@@ -11,6 +20,3 @@ export function uniqueName(clock: Clock, random: Random): string {
   deliveries += 1;
   return `${Math.floor(now / 1000)}.M${(now % 1000) * 1000}P${process.pid}Q${deliveries}R${random.hex(4)}.${host}`;
 }
-
-/** RFC 5322 §3.3, in UTC. */
-export const mailDate = (timeMs: number): string => new Date(timeMs).toUTCString().replace('GMT', '+0000');

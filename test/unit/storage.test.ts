@@ -8,7 +8,7 @@ import { CannotTell } from '../../src/mail/ports.ts';
 import type { Log } from '../../src/system/log.ts';
 import type { Route } from '../../src/mail/message.ts';
 import { MaildirStorage } from '../../src/storage/maildir.ts';
-import { FolderSync } from '../../src/durable/sync.ts';
+import { FolderSync } from '../../src/durable/folder-sync.ts';
 import { sweep } from '../../src/storage/sweep.ts';
 import { systemClock, systemRandom } from '../../src/system/world.ts';
 import { contents, memory, storageContract } from '../contract/storage.ts';

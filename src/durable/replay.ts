@@ -1,0 +1,240 @@
+// Carries out what journal segments mean (restore.ts): looks at the files, writes what is missing, makes it stable, and keeps
+// what could not be written in a new segment. It runs at a start, after `sync -f` has failed, and for what was left then.
+// Promises: a segment goes only when each of its files is stable, taken away, or kept in another segment that is stable. At a
+// start no file that we wrote stays in its place unless it is stable: nobody shall act on mail that may vanish and come back.
+import fs from 'node:fs';
+import { basename, dirname } from 'node:path';
+import type { JournalRecord } from '../mail/ports.ts';
+import type { Log } from '../system/log.ts';
+import type { Clock, Random } from '../system/world.ts';
+import {
+  type StoredContent,
+  encodeRecord,
+  encodeSalt,
+  marksIn,
+  newSalt,
+  newSegmentPath,
+  readContent,
+  readSegment,
+  suspectName,
+} from './record.ts';
+import { type FileName, type Restoration, type Segment, type Standing, type StoredRecord, restore } from './restore.ts';
+import { append, create, isShortage, sync, syncFileSystems } from './sync.ts';
+
+export type System = { readonly clock: Clock; readonly random: Random; readonly log: Log };
+
+export type Replay = {
+  readonly folder: string;
+  readonly paths: readonly string[];
+  /** Each file has stood in its place: one that is missing was taken away by somebody. Else nobody can tell, and it is written. */
+  readonly isPlaced: boolean;
+  /** A sync of their file systems has failed. */
+  readonly isSuspect?: boolean;
+  /** Files that are not the journal's business any more, and whose marks may be in no segment. */
+  readonly gone: Iterable<string>;
+};
+/**
+ * The segments that are left. `isWritten`: they say what is left to do, and nothing else. Otherwise the journal's own disk
+ * took nothing, the old segments are still there, and their files in `settled` are done all the same.
+ */
+export type Replayed = {
+  readonly left: readonly string[];
+  readonly isWritten: boolean;
+  readonly settled: readonly string[];
+};
+
+/** Rejects where there is too little of something just now (descriptors, memory), or a segment cannot be read: all are left. */
+export async function replay({ folder, paths, ...options }: Replay, system: System): Promise<Replayed> {
+  const { log } = system;
+  const files = new Files(options.isPlaced);
+  const others = segmentsIn(folder).filter(path => !paths.includes(path));
+  const gone = [...options.gone, ...others.flatMap(path => marksIn(readSegment(path)))];
+  let segments = paths.filter(path => fs.existsSync(path)).map(path => readSegment(path));
+  let { write } = restore(segments, gone, files.look);
+  let isSuspect = options.isSuspect ?? segments.some(segment => segment.isSuspect);
+  if (!isSuspect) {
+    for (const file of write) await files.write(file, false);
+    const synced = await syncFileSystems(files.folders);
+    if (synced.kind === 'not started') await files.sync();
+    isSuspect = synced.kind === 'failed';
+  }
+  if (isSuspect) {
+    segments = segments.map(segment => ({ ...segment, isSuspect }));
+    ({ write } = restore(segments, gone, files.look));
+    for (const file of write) await files.write(file, true);
+    await files.syncFolders();
+  }
+  if (!options.isPlaced) files.takeBack();
+
+  const { failed, restored } = files;
+  if (restored > 0) log.warn({ files: restored }, 'mail was restored from the journal');
+  const [[file, error] = []] = failed;
+  const fields = { files: failed.size, file, error: String(error) };
+  if (failed.size > 0) log.error(fields, 'mail could not be restored: it stays in the journal');
+  const left = restore(segments, gone, ({ final }) => (failed.has(final) ? 'unreachable' : 'taken'));
+  try {
+    return { left: await condense(folder, segments, left, system), isWritten: true, settled: [] };
+  } catch (error_) {
+    const text = 'the journal cannot be written: it keeps more than it needs';
+    log.error({ segments: paths, error: String(error_) }, text);
+    return { left: paths.filter(path => fs.existsSync(path)), isWritten: false, settled: left.done };
+  }
+}
+
+/** Replaces segments by one that says what is left to do. Gives the paths of all that stay. */
+async function condense(
+  folder: string,
+  segments: readonly Segment<StoredContent>[],
+  { keep, isSuspect, drop, done }: Restoration<StoredContent>,
+  system: System,
+): Promise<readonly string[]> {
+  const dropped = segments.filter(({ path, records }) => drop.includes(path) && records.length > 0);
+  // While they go one by one, a power cut could leave a record without its mark. So marks for all come first, and go last.
+  const isOneStep = dropped.length <= 1 && keep.length === 0;
+  const marks = { files: done.map(final => ({ final, temporary: '' })), parts: [] };
+  const marked = isOneStep ? undefined : await writeSegment(folder, [() => marks], false, system);
+  const kept = keep.length > 0 ? await writeSegment(folder, keep.map(read), isSuspect, system) : undefined;
+  for (const path of drop) fs.unlinkSync(path);
+  if (drop.length > 0) await sync(folder);
+  if (marked !== undefined) fs.unlinkSync(marked);
+  const staying = segments.map(({ path }) => path).filter(path => !drop.includes(path));
+  return kept === undefined ? staying : [...staying, kept];
+}
+
+export const segmentsIn = (folder: string): string[] => fs.readdirSync(folder).map(name => `${folder}/${name}`);
+
+const read =
+  ({ files, content }: StoredRecord<StoredContent>): (() => JournalRecord) =>
+  () => ({
+    files,
+    parts: [readContent(content)],
+  });
+
+/** A new segment, which is stable then. `records` are read one after the other: all together may be large. */
+async function writeSegment(
+  folder: string,
+  records: readonly (() => JournalRecord)[],
+  isSuspect: boolean,
+  system: System,
+): Promise<string> {
+  const salt = newSalt(system);
+  const plain = newSegmentPath(folder, system);
+  const path = isSuspect ? suspectName(plain) : plain;
+  const fd = create(path, [encodeSalt(salt)]);
+  try {
+    for (const record of records) append(fd, encodeRecord(record(), salt), path);
+  } catch (error) {
+    fs.closeSync(fd);
+    fs.unlinkSync(path);
+    throw error;
+  }
+  await sync(path, fd);
+  await sync(folder);
+  return path;
+}
+
+/** The files of one replay: where they stand, and what became of them. */
+class Files {
+  readonly #isPlaced: boolean;
+  /** Where each file stands, or is to stand: a reader may have moved it to cur/. */
+  readonly #places = new Map<string, string>();
+  readonly #written = new Set<string>();
+  /** The names in each cur/ without their flags, and with them. */
+  readonly #read = new Map<string, ReadonlyMap<string, string>>();
+  readonly failed = new Map<string, unknown>();
+
+  constructor(isPlaced: boolean) {
+    this.#isPlaced = isPlaced;
+  }
+
+  get restored(): number {
+    return [...this.#written].filter(final => !this.failed.has(final)).length;
+  }
+
+  get folders(): readonly string[] {
+    return [...new Set([...this.#places.values()].map(place => dirname(place)))];
+  }
+
+  readonly look = ({ final, temporary }: FileName, content: StoredContent): Standing => {
+    try {
+      if (this.failed.has(final)) return 'unreachable';
+      // A folder that is not there: its volume may not be mounted.
+      fs.accessSync(dirname(final));
+      const place = this.#find(final);
+      if (place === undefined && this.#isPlaced) return 'taken';
+      this.#places.set(final, place ?? final);
+      if (!this.#isPlaced) fs.rmSync(temporary, { force: true });
+      if (place === undefined) return 'missing';
+      // One that is suspect is written anew, whatever is read of it now.
+      return this.#isPlaced || fs.readFileSync(place).equals(readContent(content)) ? 'whole' : 'torn';
+    } catch (error) {
+      return this.#fail(final, error);
+    }
+  };
+
+  /** Where it stands now. */
+  #find(final: string): string | undefined {
+    if (fs.existsSync(final)) return final;
+    const cur = `${dirname(dirname(final))}/cur`; // of a Maildir: mail that somebody has read
+    let names = this.#read.get(cur);
+    if (names === undefined) {
+      const found = fs.existsSync(cur) ? fs.readdirSync(cur) : [];
+      this.#read.set(cur, (names = new Map(found.map(name => [name.split(':', 1).join(), name]))));
+    }
+    const name = names.get(basename(final));
+    return name === undefined ? undefined : `${cur}/${name}`;
+  }
+
+  async write(file: FileName & { readonly content: StoredContent }, isSynced: boolean): Promise<void> {
+    const { final, temporary, content } = file;
+    try {
+      fs.rmSync(temporary, { force: true });
+      const fd = create(temporary, [readContent(content)]);
+      if (isSynced) await sync(temporary, fd);
+      else fs.closeSync(fd);
+      fs.renameSync(temporary, this.#places.get(final) ?? final);
+      this.#written.add(final);
+    } catch (error) {
+      this.#fail(final, error);
+    }
+  }
+
+  /** Each file and each folder by itself. */
+  async sync(): Promise<void> {
+    for (const [final, place] of this.#places) if (!this.failed.has(final)) await this.#sync(place, [final]);
+    await this.syncFolders();
+  }
+
+  async syncFolders(): Promise<void> {
+    const all = Map.groupBy(this.#places, ([, place]) => dirname(place));
+    for (const [folder, files] of all)
+      await this.#sync(
+        folder,
+        files.map(([final]) => final),
+      );
+  }
+
+  /** Removes what we wrote, and could not make stable. */
+  takeBack(): void {
+    for (const final of this.failed.keys())
+      try {
+        if (this.#written.has(final)) fs.rmSync(this.#places.get(final) ?? final, { force: true });
+      } catch {} // a disk that takes nothing: then it may come twice
+  }
+
+  async #sync(path: string, files: readonly string[]): Promise<void> {
+    try {
+      await sync(path);
+    } catch (error) {
+      // A reader may take a file away at any time.
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') for (const final of files) this.#fail(final, error);
+    }
+  }
+
+  #fail(final: string, error: unknown): 'unreachable' {
+    // Too few descriptors, say: that is no fault of the file, and all is tried again later.
+    if (isShortage(error)) throw error;
+    this.failed.set(final, error);
+    return 'unreachable';
+  }
+}

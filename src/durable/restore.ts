@@ -1,0 +1,86 @@
+// What a set of journal segments means: which files are to be written, which records are still to be kept, and which
+// segments can go. A pure function, so that a model test can run it through random histories.
+//
+// A record says: these files are to stand in their places with this content. Another record may say that a file is not the
+// journal's business any more: its mail was delivered, or its own files were made and synced. Such a mark counts wherever it
+// stands in the set, since no name is ever used for a second message.
+// Promises: every file is written, or its record is kept, or somebody has taken it. A record that is kept names only the
+// files that could not be written. So what was restored once, and delivered then, is never restored again because of another
+// file that could not be. No order of the segments matters, neither here nor when they are dropped, provided that marks for
+// the files in `done` are stable before the first one goes.
+
+/** Where a file is to stand at last, and on its way there; `temporary` is empty in a mark: the file is not ours any more. */
+export type FileName = { readonly final: string; readonly temporary: string };
+export type StoredRecord<Content> = { readonly files: readonly FileName[]; readonly content: Content };
+/** `isSuspect`: the disk may have forgotten its files, also those that seem to stand there whole. */
+export type Segment<Content> = {
+  readonly path: string;
+  readonly isSuspect: boolean;
+  readonly records: readonly StoredRecord<Content>[];
+};
+
+/** What is found of a file. */
+export type Standing =
+  | 'whole'
+  | 'missing'
+  | 'torn'
+  /** It stood there, and somebody has taken it away since: a mail reader, or the queue. */
+  | 'taken'
+  /** Nobody can tell, or it cannot be written now: its volume is not mounted, its disk is full. */
+  | 'unreachable';
+
+export type Restoration<Content> = {
+  readonly write: readonly (FileName & { readonly content: Content })[];
+  /** To go into a new segment, before those of `drop` are removed. */
+  readonly keep: readonly StoredRecord<Content>[];
+  /** Whether some of `keep` are of a suspect segment. */
+  readonly isSuspect: boolean;
+  /** All segments but those of which every single file is to be kept: these stay as they are. */
+  readonly drop: readonly string[];
+  /** All other files that the segments of `drop` speak of. They are done once `write` is carried out. */
+  readonly done: readonly string[];
+};
+
+/** `gone`: further files that are not the journal's business. `standing` is asked once for each file. */
+export function restore<Content>(
+  segments: readonly Segment<Content>[],
+  gone: Iterable<string>,
+  standing: (file: FileName, content: Content) => Standing,
+): Restoration<Content> {
+  /** Files that have been looked at, or are not to be. */
+  const settled = new Set(gone);
+  const unreachable = new Set<string>();
+  for (const { records } of segments)
+    for (const { files } of records) for (const file of files) if (file.temporary === '') settled.add(file.final);
+
+  const write: (FileName & { content: Content })[] = [];
+  const keep: StoredRecord<Content>[] = [];
+  const drop: string[] = [];
+  const done: string[] = [];
+  let isSuspect = false;
+  for (const segment of segments) {
+    const left: StoredRecord<Content>[] = [];
+    const others: string[] = [];
+    for (const { files, content } of segment.records) {
+      const leftFiles: FileName[] = [];
+      for (const file of files) {
+        // A crash may have left the same record in two segments: the old one and the one that it was kept in.
+        const found = settled.has(file.final) ? 'taken' : standing(file, content);
+        settled.add(file.final);
+        if (found === 'unreachable') {
+          unreachable.add(file.final);
+          leftFiles.push(file);
+        } else others.push(file.final);
+        if (found === 'missing' || found === 'torn' || (found === 'whole' && segment.isSuspect))
+          write.push({ ...file, content });
+      }
+      if (leftFiles.length > 0) left.push({ files: leftFiles, content });
+    }
+    if (left.length > 0 && others.length === 0) continue;
+    drop.push(segment.path);
+    keep.push(...left);
+    done.push(...others);
+    isSuspect ||= left.length > 0 && segment.isSuspect;
+  }
+  return { write, keep, isSuspect, drop, done: done.filter(final => !unreachable.has(final)) };
+}
