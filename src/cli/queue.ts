@@ -1,9 +1,17 @@
-// `slimsmtp queue …`: what waits in the running server's queue, and orders to it.
+// `slimsmtp queue …`: what waits in the running server's queue, and orders to it. Without a server messages can still be held, released
+// and removed, in its files.
 import type { Settings } from '../config/settings.ts';
-import { ask, askAll } from '../control/client.ts';
-import { type QueuedMessage, type QueuedRecipient, type Selector, queueActions } from '../mail/admin.ts';
+import { NoServer, ask, askAll } from '../control/client.ts';
+import {
+  type QueueAction,
+  type QueuedMessage,
+  type QueuedRecipient,
+  type Selector,
+  queueActions,
+} from '../mail/admin.ts';
 import { controlPath } from '../main.ts';
-import { type Flags, UsageError, one, print } from './terminal.ts';
+import { actWithoutServer } from '../wiring/without-server.ts';
+import { type Flags, UsageError, one, print, standardError } from './terminal.ts';
 
 export async function queue(words: readonly string[], flags: Flags, settings: Settings): Promise<number> {
   const [word = '', id] = words;
@@ -21,8 +29,22 @@ export async function queue(words: readonly string[], flags: Flags, settings: Se
   if (!action) throw new UsageError(`queue wants one of list, show, ${queueActions.join(', ')}`);
   if (!id && !domain && !sender && !all)
     throw new UsageError(`queue ${action} wants an ID, --domain, --sender or --all`);
-  const count = await ask(controlPath(settings), { verb: 'act', action, selector });
+  const count = await order(action, selector, settings);
   return print(flags, { messages: count }, () => `${action}: ${count} messages`, count > 0 || all === true);
+}
+
+async function order(action: QueueAction, selector: Selector, settings: Settings): Promise<number> {
+  const path = controlPath(settings);
+  try {
+    return await ask(path, { verb: 'act', action, selector });
+  } catch (error) {
+    // To try mail now needs a server that sends it.
+    if (!(error instanceof NoServer) || action === 'retry') throw error;
+    const count = await actWithoutServer(settings, path, action, selector, standardError);
+    if (count === undefined) throw error;
+    console.error('slimsmtp: no server runs: this was done in its files');
+    return count;
+  }
 }
 
 async function list(isDetailed: boolean, selector: Selector, flags: Flags, path: string): Promise<number> {
@@ -47,10 +69,15 @@ function describe(message: QueuedMessage, toText: (recipient: QueuedRecipient) =
   return [first, ...message.recipients.map(toText)].join('\n');
 }
 
-const listRecipient = ({ address, status = '', text = '' }: QueuedRecipient): string =>
-  `    ${address} ${status} ${text}`;
+const listRecipient = ({ address, reason = '' }: QueuedRecipient): string => `    ${address}: ${reason}`;
 
 const showRecipient = (recipient: QueuedRecipient): string => {
-  const { address, state, attempts, nextAttemptAt = '', status = '', text = '' } = recipient;
-  return `    ${address}: ${state}, ${attempts} attempts, next ${nextAttemptAt}\n      ${status} ${text}`;
+  const { address, state, attempts, nextAttemptAt, reason, status, text, remote } = recipient;
+  const next = nextAttemptAt === undefined ? '' : `, next ${nextAttemptAt}`;
+  const lines = [`    ${address}: ${state}, ${attempts} attempts${next}`];
+  if (reason !== undefined) lines.push(`      ${reason}`);
+  const last = status === undefined ? undefined : `${status} ${text}`;
+  if (last !== undefined && last !== reason) lines.push(`      last: ${last}`);
+  if (remote !== undefined) lines.push(`      said by ${remote}`);
+  return lines.join('\n');
 };

@@ -4,6 +4,7 @@ import { Writable } from 'node:stream';
 import { parseArgs } from 'node:util';
 import { SettingsError } from '../config/settings.ts';
 import { NoServer } from '../control/client.ts';
+import type { Log } from '../system/log.ts';
 import { hasControls } from '../mail/address.ts';
 
 /** A wrong call: the text says how it should be. */
@@ -62,6 +63,14 @@ export async function readPassword(prompt: string): Promise<string> {
   lines.close();
   return value ?? '';
 }
+
+/** A log for verbs that do the server's work: what is grave goes to standard error, where it does not disturb a result. */
+export const standardError: Log = {
+  debug: () => undefined,
+  info: () => undefined,
+  warn: (fields, message) => console.error(`slimsmtp: ${message} ${JSON.stringify(fields)}`),
+  error: (fields, message) => console.error(`slimsmtp: ${message} ${JSON.stringify(fields)}`),
+};
 
 /** Tells a failure on standard error, a line for each problem; gives the exit status. */
 export function complain(error: unknown): number {

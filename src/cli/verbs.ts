@@ -30,7 +30,7 @@ const help = `SlimSMTP: a small SMTP server. Usage: slimsmtp [VERB] [--json] [--
   auth NAME                   test a login; its password is read from standard input
   queue list                  the messages that wait; also of --domain DOMAIN or --sender ADDRESS
   queue show ID               one of them, with what became of each recipient
-  queue retry|hold|release|remove ID     or --domain DOMAIN, --sender ADDRESS, --all
+  queue retry|hold|release|remove ID     or --domain DOMAIN, --sender ADDRESS, --all; all but retry without a server too
   health                      0 while the running server listens and can write
 
 Settings are environment variables, SLIM_DOMAINS first of all: see docs/settings.md.`;

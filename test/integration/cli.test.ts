@@ -1,14 +1,16 @@
 // The command line as a person or a script meets it: real processes, their output and exit statuses.
 import assert from 'node:assert/strict';
-import { spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { text } from 'node:stream/consumers';
 import { after, describe, it } from 'node:test';
 import { openControl } from '../../src/control/server.ts';
+import { freePort } from '../torture/server.ts';
+import { deliver } from './client.ts';
 
 const root = join(import.meta.dirname, '../..');
 const folder = mkdtempSync(join(tmpdir(), 'slimsmtp-cli-'));
@@ -41,6 +43,35 @@ async function slimsmtpAtLeisure(words: readonly string[], settings: Record<stri
   });
   const [out, complaint, [status]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'exit')]);
   return { status: status as number, out, complaint };
+}
+
+/** A folder of its own for a server. */
+const place = (name: string) => ({
+  SLIM_DATA: join(folder, name, 'data'),
+  SLIM_MAIL_ROOT: join(folder, name, 'mail'),
+  SLIM_STORAGES: `default=${join(folder, name, 'mail', 'default')}`,
+  SLIM_LISTEN: 'smtp://127.0.0.1:0',
+});
+
+/** A server that listens, and its line 'ready'. */
+async function serve(
+  settings: Record<string, string>,
+): Promise<{ child: ChildProcess; ready: Record<string, unknown> }> {
+  const child = spawn(process.execPath, [join(root, 'src/cli.ts'), 'serve'], {
+    cwd: folder,
+    env: { PATH: process.env['PATH'], ...environment, ...settings },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  after(() => child.kill('SIGKILL'));
+  const said: string[] = [];
+  for await (const line of createInterface(child.stdout)) {
+    said.push(line);
+    const parsed = JSON.parse(line) as Record<string, unknown>;
+    if (parsed['msg'] !== 'ready') continue;
+    child.stdout.resume();
+    return { child, ready: parsed };
+  }
+  return assert.fail(said.join('\n'));
 }
 
 describe('slimsmtp', () => {
@@ -133,31 +164,49 @@ describe('slimsmtp', () => {
 
   it('serve starts below a long path, says version and logins when it is ready, answers health, and stops', async () => {
     const SLIM_DATA = join(folder, 'd'.repeat(90), 'e'.repeat(90));
-    const settings = {
-      SLIM_DATA,
-      SLIM_MAIL_ROOT: join(folder, 'mail'),
-      SLIM_STORAGES: `default=${join(folder, 'mail', 'default')}`,
-      SLIM_LISTEN: 'smtp://127.0.0.1:0',
-      SLIM_USERS: 'bob:a,b:c',
-    };
-    const child = spawn(process.execPath, [join(root, 'src/cli.ts'), 'serve'], {
-      cwd: folder,
-      env: { PATH: process.env['PATH'], ...environment, ...settings },
-      stdio: ['ignore', 'pipe', 'inherit'],
-    });
-    after(() => child.kill('SIGKILL'));
-    const lines: Record<string, unknown>[] = [];
-    for await (const line of createInterface(child.stdout)) {
-      lines.push(JSON.parse(line));
-      if (lines.at(-1)?.['msg'] === 'ready') break;
-    }
+    const settings = { ...place('long'), SLIM_DATA, SLIM_USERS: 'bob:a,b:c' };
+    const { child, ready } = await serve(settings);
     const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
-    assert.equal(lines.at(-1)?.['version'], version);
-    assert.deepEqual(lines.at(-1)?.['logins'], ['bob', 'b'], 'a password with a comma is two logins: it can be seen');
+    assert.equal(ready['version'], version);
+    assert.deepEqual(ready['logins'], ['bob', 'b'], 'a password with a comma is two logins: it can be seen');
     const { status, out } = await slimsmtpAtLeisure(['health'], settings);
     assert.deepEqual([status, out.split(':')[0]], [0, 'healthy']);
     child.kill('SIGTERM');
     assert.deepEqual(await once(child, 'exit'), [0, null]);
+  });
+
+  it('queue hold and remove work without a server, also for a message that only the journal has; retry does not', async () => {
+    const port = await freePort();
+    const settings = {
+      ...place('waiting'),
+      SLIM_LISTEN: `smtp://127.0.0.1:${port}`,
+      SLIM_TRUSTED_NETWORKS: '127.0.0.1/32',
+      SLIM_RELAY_HOST: '127.0.0.1',
+      SLIM_RELAY_PORT: String(await freePort()), // nobody is there
+      SLIM_RELAY_TLS: 'none',
+    };
+    assert.equal((await slimsmtpAtLeisure(['queue', 'remove', '--all'], settings)).status, 69, 'nothing was kept yet');
+    const { child } = await serve(settings);
+    const [, id = ''] =
+      /^250 .* (\w+)\r?\n?$/.exec(await deliver(port, ['x@other.example'], 'Subject: waits\r\n\r\n')) ?? [];
+    assert.notEqual(id, '');
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+    assert.equal((await slimsmtpAtLeisure(['queue', 'retry', id], settings)).status, 69);
+    for (const action of ['hold', 'release', 'hold']) {
+      const { status, out, complaint } = await slimsmtpAtLeisure(['queue', action, id], settings);
+      assert.deepEqual([status, out], [0, `${action}: 1 messages\n`], complaint);
+      assert.match(complaint, /^slimsmtp: no server runs: this was done in its files$/m);
+    }
+    const again = await serve(settings);
+    const listed = await slimsmtpAtLeisure(['queue', 'list'], settings);
+    assert.match(listed.out, new RegExp(`^${id} .* held\\n +x@other\\.example: it is held$`, 'm'));
+    again.child.kill('SIGTERM');
+    await once(again.child, 'exit');
+    assert.equal((await slimsmtpAtLeisure(['queue', 'remove', 'nobody'], settings)).status, 1);
+    assert.equal((await slimsmtpAtLeisure(['queue', 'remove', '--all', '--json'], settings)).out, '{"messages":1}\n');
+    assert.deepEqual(readdirSync(join(settings.SLIM_DATA, 'queue')), []);
+    assert.ok(!existsSync(join(settings.SLIM_DATA, 'run', 'control')), 'the lock was given back');
   });
 
   it('queue show of a message that has left the queue says so; list of an empty queue is no failure', async () => {

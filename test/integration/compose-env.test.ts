@@ -174,13 +174,22 @@ POSTGRES_PASSWORD=it's
     assert.equal(row('SLIM_USERS')?.origin, 'DEFAULT_SLIM_USERS');
   });
 
-  it('uses POSTGRES_PASSWORD of .env for both services', async () => {
-    const compose = await stage.compose({ '.env': 'POSTGRES_PASSWORD="it\'s #1"\nSLIM_DOMAINS=example.com\n' });
+  it('uses POSTGRES_PASSWORD of .env for both services; a trusted network that holds the gateway is told', async () => {
+    const networks = 'SLIM_TRUSTED_NETWORKS=10.0.0.0/8 172.16.0.0/12 192.168.0.0/16\n';
+    const compose = await stage.compose({
+      '.env': `POSTGRES_PASSWORD="it's #1"\nSLIM_DOMAINS=example.com\n${networks}`,
+    });
     const port = Number((await compose('port', 'slimsmtp', '25')).trim().split(':').at(-1));
     const arrives = async (): Promise<boolean> =>
       (await deliver(port, ['twitter@example.com'], 'Subject: own\r\n\r\n')).startsWith('250');
     await eventually('delivered', arrives, 10_000);
     const health = await compose('exec', '-T', 'slimsmtp', 'slimsmtp', 'health');
     assert.match(health, /^healthy: .*"database":"up"/);
+    const log = await compose('logs', '--no-log-prefix', 'slimsmtp');
+    assert.match(
+      log,
+      /"level":"warn",.*"addresses":\["\S+"\],"msg":"SLIM_TRUSTED_NETWORKS has no effect for these addresses/,
+    );
+    assert.doesNotMatch(log, /is the volume mounted/, 'it has just made the folders of the demo');
   });
 });
