@@ -1,29 +1,26 @@
-// Taking responsibility for a message: trace lines, spool, every copy and the queue entry prepared, then all committed, then 250.
-// Promise: 250 is said only when all of it is stable. A copy that cannot be made now waits in the queue; when nothing at all
+// Taking responsibility for a message: it is spooled while it comes, checked when it is whole, then every copy and the queue's
+// entries are prepared, then all are committed, and then 250 is said.
+// Promises: 250 is said only when all of it is stable. A copy that cannot be made now waits in the queue; when nothing at all
 // could be kept the answer is 4xx, and nothing was.
-// RFC 5321 §4.4 (trace) and §6.3 (loops), RFC 3848 and 6531 §4.3 (the `with` clause), RFC 5322 §3.3 (dates), RFC 6409 §8.
+// RFC 5321 §6.1 and §6.3, RFC 6409 §8.
 import { isAscii } from 'node:buffer';
 import { existsSync } from 'node:fs';
-import { CannotTell } from '../mail/ports.ts';
-import { routeKey } from '../mail/message.ts';
-import type { Gatherer, Level } from '../system/gather.ts';
-import type { Log } from '../system/log.ts';
-import type { Outcome, QueueEntry, QueueRecipient, Route } from '../mail/message.ts';
-import type { Prepared, Queue, Report, Storage } from '../mail/ports.ts';
+import { statusOf } from '../durable/sync.ts';
+import { type Message, type QueueEntry, type Route, routeKey } from '../mail/message.ts';
+import { CannotTell, type Prepared, type Queue, type Report, type Storage } from '../mail/ports.ts';
 import type { Envelope } from '../smtp/envelope.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
-import { statusOf } from '../durable/sync.ts';
+import type { Gatherer, Level } from '../system/gather.ts';
+import type { Log } from '../system/log.ts';
 import { mailDate } from '../system/names.ts';
 import type { Clock, Random } from '../system/world.ts';
-import type { Destination } from './policy.ts';
+import { type Check, ReceivedLines, runChecks } from './checks.ts';
 import { type Peer, clientKey } from './peer.ts';
+import { type Plan, entryFor, plan, successes } from './plan.ts';
+import type { Destination } from './policy.ts';
 import { Spool } from './spool.ts';
 import { SubmittedHeader } from './submission.ts';
 import { receivedLine, returnPathLine } from './trace.ts';
-
-const maxReceivedLines = 100; // no way through honest servers makes more
-/** How much of a message is searched for Received lines: 100 of 650 octets fit. */
-const maxHeadOctets = 64 * 1024;
 
 export type AcceptOptions = Readonly<{
   hostname: string;
@@ -31,87 +28,76 @@ export type AcceptOptions = Readonly<{
   storages: Readonly<Record<Route['kind'], Storage>>;
   queue: Queue;
   report: Report;
+  checks: readonly Check[];
   clock: Clock;
   random: Random;
   gatherer: Gatherer;
   log: Log;
 }>;
 
-type Destinations = readonly (Destination | undefined)[];
+/** What only the arrived message tells of an entry. */
+type Common = Pick<QueueEntry, 'receivedAt' | 'is8Bit' | 'skipBytes'>;
+/** So much of a header a check gets to see. */
+const maxHeaderOctets = 64 * 1024;
 
 export class Incoming {
   readonly startedAt: number;
   readonly #options: AcceptOptions;
-  readonly #entry: Omit<QueueEntry, 'is8Bit' | 'recipients' | 'skipBytes'>;
-  readonly #recipients: readonly QueueRecipient[];
-  readonly #destinations: Destinations;
-  readonly #routes: ReadonlyMap<string, Route>; // where the copies go that stay here, each once, by its key
-  readonly #who: string;
+  readonly #envelope: Envelope<Destination>;
+  readonly #peer: Peer;
+  readonly #id: string;
+  readonly #plan: Plan;
   readonly #facts: Readonly<Record<string, unknown>>;
   readonly #spool: Spool;
   readonly #header: SubmittedHeader | undefined;
+  readonly #received = new ReceivedLines();
   #sizeBytes = 0;
   #isAscii = true;
-  #outcome: 'queued' | 'delivered' = 'delivered';
   #failure: unknown;
   #refusal: Reply | undefined;
 
-  /** `destinations`: of each recipient of the envelope. `isAuthors`: this is its author's own server, which completes the header. */
+  /** `session` is its name in the log. */
   constructor(
     options: AcceptOptions,
-    envelope: Envelope,
-    destinations: Destinations,
+    envelope: Envelope<Destination>,
     peer: Peer,
     session: string,
     isSubmission: boolean,
   ) {
-    const { hostname, clock, random, spoolFolder } = options;
-    const { reversePath, recipients, helo, protocol, isUtf8, ret, envelopeId } = envelope;
+    const { hostname, clock, random, spoolFolder, checks } = options;
+    const { reversePath, recipients, helo, protocol } = envelope;
     const { client, tls, login } = peer;
-    this.#who = clientKey(client);
     this.#options = options;
-    this.#destinations = destinations;
+    this.#envelope = envelope;
+    this.#peer = peer;
     this.startedAt = clock.now();
-    const id = this.startedAt.toString(36) + random.hex(5);
+    this.#id = this.startedAt.toString(36) + random.hex(5);
+    this.#plan = plan(envelope);
     const from = reversePath === '' ? '' : reversePath.text;
-    this.#recipients = recipients.map(({ address, notify, originalRecipient }, at) => {
-      const { domain = '', found } = destinations[at] ?? {};
-      const wish = { ...(notify && { notify }), ...(originalRecipient && { originalRecipient }) };
-      const isShared = found?.via === 'shared';
-      return {
-        address: address.text,
-        domain,
-        ...(found && { routes: found.routes }),
-        ...(isShared && { isShared }),
-        ...wish,
-      };
-    });
-    const routes = this.#recipients.flatMap(recipient => recipient.routes ?? []);
-    this.#routes = new Map(routes.map(route => [routeKey(route), route]));
     const to = recipients.slice(0, 20).map(({ address }) => address.text);
-    const envelopeFacts = { helo, protocol, from, to, recipients: recipients.length };
-    this.#facts = {
-      session,
-      client,
-      tls,
-      login: login?.name,
-      message: id,
-      ...envelopeFacts,
-      routes: [...this.#routes.keys()].slice(0, 20),
-    };
+    const routes = this.#plan.copies.slice(0, 20).map(routeKey);
+    const who = { session, client, tls, login: login?.name, message: this.#id };
+    this.#facts = { ...who, helo, protocol, from, to, recipients: recipients.length, routes };
 
+    const id = this.#id;
+    // Its author's own server completes the header of a message (RFC 6409 §8).
     if (isSubmission) this.#header = new SubmittedHeader(mailDate(this.startedAt), `<${id}@${hostname}>`);
-    const returnPath = returnPathLine(envelope);
     // Only a single recipient is named, so that no Bcc is given away.
-    const domain = recipients.length === 1 ? this.#recipients[0]?.domain : undefined;
+    const domain = recipients.length === 1 ? recipients[0]?.ticket?.domain : undefined;
     const trace = receivedLine(envelope, peer, { id, hostname, receivedAt: this.startedAt }, domain);
-    const kept = { id, from, isUtf8, receivedAt: this.startedAt };
-    this.#entry = { ...kept, ...(ret && { ret }), ...(envelopeId && { envelopeId }) };
-    const maildir = routes.find(route => route.kind === 'maildir');
-    // A Maildir that has never had mail has no tmp/ yet.
-    const hasFolder = (): boolean => maildir !== undefined && existsSync(`${maildir.path}/tmp`);
-    const place = (): string => `${hasFolder() ? `${maildir?.path}/tmp` : spoolFolder}/${id}`;
-    this.#spool = new Spool(place, { returnPath, trace });
+    const linesBytes = checks.reduce((sum, check) => sum + check.linesBytes, 0);
+    this.#spool = new Spool(
+      () => this.#place(spoolFolder),
+      { returnPath: returnPathLine(envelope), trace },
+      linesBytes,
+    );
+  }
+
+  /** Where a large message is written: in the Maildir of a copy, where a link will do; one that has had no mail has no tmp/ yet. */
+  #place(spoolFolder: string): string {
+    const maildir = this.#plan.copies.find(({ kind, head }) => kind === 'maildir' && head === undefined);
+    const hasFolder = maildir?.kind === 'maildir' && existsSync(`${maildir.path}/tmp`);
+    return `${hasFolder ? `${maildir.path}/tmp` : spoolFolder}/${this.#id}`;
   }
 
   /** Takes content. A promise is to be waited for before the next call. A failure is kept for commit(). */
@@ -119,6 +105,7 @@ export class Incoming {
     this.#sizeBytes += data.length;
     if (this.#failure !== undefined || this.#refusal !== undefined) return undefined;
     this.#isAscii &&= isAscii(data);
+    this.#received.pass(data);
     const content = this.#header === undefined ? data : this.#header.pass(data, isEnd);
     if (content === undefined) this.#refusal = replies.headerTooLong;
     else if (content.length > 0) return this.#spool.write(content)?.catch(error => void (this.#failure = error));
@@ -127,13 +114,18 @@ export class Incoming {
 
   /** Stores the message, durably, and says what became of it. */
   async commit(): Promise<Reply> {
-    const reply = await this.#store().catch((error: unknown) => {
-      const fields = { message: this.#entry.id, error: String(error) };
+    const kept = await this.#keep().catch((error: unknown) => {
+      const fields = { message: this.#id, error: String(error) };
       this.#gather('error', fields, 'a message could not be stored; its sender will try again');
       return replies.notStored(error instanceof CannotTell ? error.status : statusOf(error));
     });
-    if (reply.code < 300) this.#log(`message ${this.#outcome}`, `${reply.code} ${reply.status}`, true);
-    else this.#log('message refused', toText(reply));
+    if (typeof kept === 'object') {
+      this.#log('message refused', toText(kept));
+      return kept;
+    }
+    const reply = replies.kept(kept, this.#id);
+    // A message that was kept has cost its sender time, and has its line in any case.
+    this.#options.log.info(this.#fields(`${reply.code} ${reply.status}`), `message ${kept.toLowerCase()}`);
     return reply;
   }
 
@@ -148,71 +140,82 @@ export class Incoming {
     await this.release();
   }
 
-  async #store(): Promise<Reply> {
+  /** A refusal, or how it was kept. */
+  async #keep(): Promise<Reply | 'Delivered' | 'Queued'> {
     await this.write(Buffer.alloc(0), true);
     if (this.#refusal !== undefined) return this.#refusal;
     if (this.#failure !== undefined) throw this.#failure;
-    const { storages, queue, report, log } = this.#options;
-    const { id } = this.#entry;
-    const header = await this.#spool.header(maxHeadOctets);
-    if ((header.match(/^received:/gim)?.length ?? 0) > maxReceivedLines) return replies.loop;
-    const { message, returnPathBytes: skipBytes } = await this.#spool.finish();
+    const arrived = {
+      envelope: this.#envelope,
+      peer: this.#peer,
+      receivedLines: this.#received.count,
+      header: () => this.#spool.header(maxHeaderOctets),
+    };
+    const verdict = await runChecks(this.#options.checks, arrived);
+    if ('code' in verdict) return verdict;
+    const { message, returnPathBytes: skipBytes } = await this.#spool.finish(verdict.lines);
+    const common = { receivedAt: this.startedAt, is8Bit: !this.#isAscii, skipBytes };
+    return this.#store(message, common);
+  }
 
+  /** Prepares every copy and the queue's entries, and then commits all. Rejects when nothing was kept. */
+  async #store(message: Message, common: Common): Promise<'Delivered' | 'Queued'> {
+    const { storages, queue } = this.#options;
     const prepared: Prepared[] = [];
-    const later = new Set<string>();
+    const unmade = new Set<string>();
     let failure: unknown;
-    for (const [kind, routes] of Map.groupBy(this.#routes.values(), route => route.kind))
+    for (const [kind, copies] of Map.groupBy(this.#plan.copies, copy => copy.kind))
       try {
-        prepared.push(await storages[kind].prepare(routes, message));
+        prepared.push(await storages[kind].prepare(copies, message));
       } catch (error) {
         failure = error;
-        for (const route of routes) later.add(routeKey(route));
+        for (const copy of copies) unmade.add(routeKey(copy));
       }
-    const waiting = this.#recipients.flatMap(recipient => {
-      // A copy that waits belongs to each recipient whose mail it carries. The queue still makes it once.
-      const routes = recipient.routes?.filter(route => later.has(routeKey(route)));
-      return routes?.length === 0 ? [] : [{ ...recipient, ...(routes && { routes }) }];
-    });
-    const entry = { ...this.#entry, skipBytes, is8Bit: !this.#isAscii, recipients: waiting };
+    const { entries } = unmade.size > 0 ? plan(this.#envelope, unmade) : this.#plan;
     try {
-      if (failure !== undefined && prepared.length === 0 && waiting.every(({ routes }) => routes)) throw failure;
-      if (failure !== undefined)
-        this.#gather(
-          'warn',
-          { message: id, error: String(failure) },
-          'a copy cannot be made now and waits in the queue',
-        );
-      if (waiting.length > 0) prepared.push(await queue.prepare(entry, message));
+      const isForHereOnly = entries.every(({ recipients }) => recipients.every(({ routes }) => routes));
+      if (failure !== undefined && prepared.length === 0 && isForHereOnly) throw failure;
+      if (failure !== undefined) {
+        const fields = { message: this.#id, error: String(failure) };
+        this.#gather('warn', fields, 'a copy cannot be made now and waits in the queue');
+      }
+      for (const [at, entry] of entries.entries())
+        prepared.push(await queue.prepare({ id: this.#entryId(at), ...common, ...entry }, message));
     } catch (error) {
       await Promise.all(prepared.map(copies => copies.abort()));
       throw failure ?? error;
     }
     await Promise.all(prepared.map(copies => copies.commit()));
-
-    const delivery = { kind: 'delivered', status: '2.0.0', text: 'delivered to its mailbox' } as const;
-    const outcomes = this.#recipients.flatMap((recipient, at): Outcome[] => {
-      const isDone = recipient.routes && !waiting.some(({ address }) => address === recipient.address);
-      const action = this.#destinations[at]?.found?.via === 'shared' ? 'expanded' : 'delivered';
-      return isDone && recipient.notify?.includes('SUCCESS') ? [{ recipient, action, delivery }] : [];
-    });
-    if (outcomes.length > 0)
-      await report(entry, message, outcomes).catch((error: unknown) =>
-        log.error({ message: id, error: String(error) }, 'a notice of success could not be kept'),
-      );
-    this.#outcome = waiting.length > 0 ? 'queued' : 'delivered';
-    return replies.kept(waiting.length > 0 ? 'Queued' : 'Delivered', id);
+    await this.#report(message, common, unmade);
+    return entries.length > 0 ? 'Queued' : 'Delivered';
   }
 
-  #log(outcome: string, reply?: string, isKept = false): void {
-    const { clock, log } = this.#options;
-    const fields = { ...this.#facts, size: this.#sizeBytes, reply, ms: clock.now() - this.startedAt };
-    // A message that was kept has cost its sender time, and has its line in any case.
-    if (isKept) log.info(fields, outcome);
-    else this.#gather('info', fields, outcome);
+  /** The first entry has the id of the message; further ones, should there be several envelopes, have ids that follow from it. */
+  #entryId(at: number): string {
+    return at === 0 ? this.#id : `${this.#id}${at}`;
+  }
+
+  /** Tells the sender of success, where that was asked for. */
+  async #report(message: Message, common: Common, unmade: ReadonlySet<string>): Promise<void> {
+    const { report, log } = this.#options;
+    const outcomes = successes(this.#envelope, unmade);
+    if (outcomes.length === 0) return;
+    const entry = { id: this.#id, ...common, ...entryFor(this.#envelope, []) };
+    await report(entry, message, outcomes).catch((error: unknown) =>
+      log.error({ message: this.#id, error: String(error) }, 'a notice of success could not be kept'),
+    );
+  }
+
+  #log(outcome: string, reply?: string): void {
+    this.#gather('info', this.#fields(reply), outcome);
+  }
+
+  #fields(reply: string | undefined): Record<string, unknown> {
+    return { ...this.#facts, size: this.#sizeBytes, reply, ms: this.#options.clock.now() - this.startedAt };
   }
 
   #gather(level: Level, fields: Record<string, unknown>, sentence: string): void {
-    this.#options.gatherer.line(level, this.#who, fields, sentence);
+    this.#options.gatherer.line(level, clientKey(this.#peer.client), fields, sentence);
   }
 }
 

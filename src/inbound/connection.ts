@@ -40,9 +40,6 @@ const maxFailedLogins = 3;
 /** What the kernel gives at once. */
 const fullReadOctets = 65_536;
 
-/** What the sessions' accepted recipients lead to; kept here so that an idle session has no map of its own. */
-const destinationOf = new WeakMap<Recipient, Destination>();
-
 /** What all connections have in common. */
 export type Service = Readonly<{
   accept: AcceptOptions;
@@ -61,7 +58,7 @@ export class Connection {
   readonly #service: Service;
   readonly #id: string;
   readonly #listener: ListenSocket;
-  readonly #session: Session;
+  readonly #session: Session<Destination>;
   readonly #wire: Wire;
   #peer: Peer;
   #state: 'serving' | 'draining' = 'serving';
@@ -123,7 +120,7 @@ export class Connection {
   }
 
   /** What is done at once gives no promise: a third of what a dialogue left to the garbage collector came from that. */
-  #carryOut(action: Action): Promise<void> | void {
+  #carryOut(action: Action<Destination>): Promise<void> | void {
     switch (action.kind) {
       case 'read':
         return this.#read();
@@ -138,9 +135,8 @@ export class Connection {
       case 'begin': {
         const { accept } = this.#service;
         this.#peer = { ...this.#peer, helo: this.#session.helo };
-        const destinations = action.envelope.recipients.map(recipient => destinationOf.get(recipient));
         const isSubmitted = isAuthors(this.#peer, this.#listener.kind !== 'smtp');
-        this.#incoming = new Incoming(accept, action.envelope, destinations, this.#peer, this.#id, isSubmitted);
+        this.#incoming = new Incoming(accept, action.envelope, this.#peer, this.#id, isSubmitted);
         return this.#session.answer(replies.sendMessage);
       }
       case 'chunk':
@@ -193,12 +189,11 @@ export class Connection {
     const { reply, destination }: Answer = this.#hold(recipientBytes(recipient))
       ? await answerRecipient(recipient.address, this.#peer, policy)
       : { reply: replies.envelopesFull };
-    if (destination) destinationOf.set(recipient, destination);
     if (reply.code >= 400) {
       this.#counts.refused += 1;
       this.#logRefusal('recipient refused', reply, { to: recipient.address.text });
     }
-    this.#session.answer(reply);
+    this.#session.answer(reply, destination);
   }
 
   /** Whether that much more of an envelope may be held in memory. */

@@ -35,9 +35,9 @@ export class EnvelopeBudget {
 }
 
 /** What a sender costs. An address is kept as sent and in parts, at up to two octets a character. */
-export const senderBytes = ({ reversePath, envelopeId = '' }: Sender): number =>
+export const senderBytes = ({ reversePath, wishes: { envelopeId = '' } }: Sender): number =>
   overheadBytes + 2 * ((reversePath === '' ? 0 : 2 * reversePath.text.length) + envelopeId.length);
 
 /** What a recipient costs. */
-export const recipientBytes = ({ address, originalRecipient = '' }: Recipient): number =>
+export const recipientBytes = ({ address, wishes: { originalRecipient = '' } }: Recipient): number =>
   overheadBytes + 2 * (2 * address.text.length + originalRecipient.length);

@@ -67,7 +67,8 @@ export async function answerSender(
     if (senderCheck === 'domain') return theirs.kind === 'elsewhere' ? replies.notYourAddress : replies.senderOk;
     if (theirs.kind !== 'local' || theirs.via === 'catch-all') return replies.notYourAddress;
     const mine = await resolve(own);
-    const keys = new Set(mine.kind === 'local' && mine.via === undefined ? mine.routes.map(routeKey) : []);
+    const isMailbox = mine.kind === 'local' && mine.via !== 'shared' && mine.via !== 'catch-all';
+    const keys = new Set(isMailbox ? mine.routes.map(routeKey) : []);
     if (login.account !== undefined) keys.add(routeKey({ kind: 'account', account: login.account, folder: 'Maildir' }));
     return theirs.routes.some(route => keys.has(routeKey(route))) ? replies.senderOk : replies.notYourAddress;
   } catch (error) {

@@ -1,4 +1,4 @@
-// The header lines that this server writes in front of a message: Return-Path, Delivered-To and Received. Pure.
+// The header lines that this server writes in front of a message: Return-Path and Received. Pure.
 // Promises: every line is one header field, whatever a client has called itself; it is ASCII wherever the message goes on to
 // other servers, so that mail with an ASCII header stays such mail; nobody is named who might be a secret (Bcc).
 // RFC 5321 §4.4, RFC 3848 and 6531 §4.3 (the `with` clause), RFC 5322 §3.3 (dates).
@@ -9,10 +9,6 @@ import type { Peer } from './peer.ts';
 /** In front of the copies in Maildirs alone. */
 export const returnPathLine = ({ reversePath }: Envelope): string =>
   `Return-Path: <${reversePath === '' ? '' : reversePath.text}>\n`;
-
-/** In front of one copy: the addresses that led to this mailbox, where they are not the mailbox's own. */
-export const deliveredToLines = (addresses: readonly string[]): string =>
-  addresses.map(address => `Delivered-To: ${address}\n`).join('');
 
 type Facts = Readonly<{ id: string; hostname: string; receivedAt: number }>;
 /** `domain`: of the only recipient, in A-labels; undefined where there are several. */

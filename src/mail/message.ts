@@ -1,8 +1,8 @@
 // The messages that the parts hand to each other: where a copy goes, the content, the envelope as the queue keeps it, and what
 // became of a recipient. Plain data.
 import { closeSync, openSync, readSync } from 'node:fs';
-import type { Notify } from '../smtp/envelope.ts';
-import { type Octets, collect, slice } from './octets.ts';
+import type { MessageWishes, RecipientWishes } from '../smtp/envelope.ts';
+import { type Octets, collect, prepend, slice } from './octets.ts';
 
 /** Where one copy of a message goes. Fixed when the recipient is accepted; equal routes have an equal `routeKey`. */
 export type Route =
@@ -10,6 +10,13 @@ export type Route =
   | { readonly kind: 'maildir'; readonly path: string; readonly root: string }
   /** A Maildir of a Unix account: `folder` is relative to its home. Uid and home are looked up again by the steward. */
   | { readonly kind: 'account'; readonly account: string; readonly folder: string };
+
+/** A copy of a message on its way to a mailbox. `head`: header lines for this copy alone, in front of it; each ends in LF. */
+export type Copy = Route & { readonly head?: string };
+
+/** The head of a copy that addresses other than the mailbox's own have led to. Nothing else may stand in it: no Bcc to others. */
+export const deliveredTo = (addresses: readonly string[]): string =>
+  addresses.map(address => `Delivered-To: ${address}\n`).join('');
 
 /** Identity of a route, for de-duplication. */
 export function routeKey(route: Route): string {
@@ -20,6 +27,10 @@ export function routeKey(route: Route): string {
 export type Message =
   | { readonly kind: 'memory'; readonly octets: Octets; readonly sizeBytes: number }
   | { readonly kind: 'file'; readonly path: string; readonly sizeBytes: number };
+
+/** A message in memory with these lines in front of it. */
+export const withHead = (octets: Octets, head: string): Octets =>
+  head === '' ? octets : prepend(Buffer.from(head), octets);
 
 /** A message in memory of these pieces, which belong to it from now on. */
 export function inMemory(...pieces: readonly Buffer[]): Message {
@@ -40,30 +51,25 @@ export function readMessage(message: Message, start: number, length: number): Bu
 }
 
 /** A recipient of a message that is kept for later. */
-export type QueueRecipient = {
+export type QueueRecipient = RecipientWishes & {
   /** As in RCPT, without brackets. */
   readonly address: string;
   /** Whose servers take it: A-labels, lower case. */
   readonly domain: string;
   /** Unset: for another server. Else the mail stays here, and goes there; empty: that is still to be looked up. */
-  readonly routes?: readonly Route[];
+  readonly routes?: readonly Copy[];
   /** It is a shared mailbox: copies of it mean 'expanded', not 'delivered' (RFC 3461 §5.2.7.1). */
   readonly isShared?: boolean;
-  readonly notify?: readonly Notify[];
-  readonly originalRecipient?: string; // ORCPT as sent: type, semicolon, xtext
 };
 
 /** A message with its envelope, as the queue keeps it. Plain data, which JSON carries. */
-export type QueueEntry = {
+export type QueueEntry = MessageWishes & {
   /** The one in our 250, in Received and in the log: letters and digits. */
   readonly id: string;
   /** Reverse-path, without brackets; '' is the null one. */
   readonly from: string;
-  readonly isUtf8: boolean;
   /** Whether its content has octets above 127. */
   readonly is8Bit: boolean;
-  readonly ret?: 'FULL' | 'HDRS';
-  readonly envelopeId?: string; // ENVID as sent: xtext
   readonly receivedAt: number;
   /** Octets at the start of the message that are for Maildirs alone (Return-Path). */
   readonly skipBytes: number;

@@ -2,7 +2,7 @@
 // Promise: no room imports its neighbour; whatever two of them share is declared here.
 import type { Reply } from '../smtp/reply.ts';
 import type { Mailbox } from './address.ts';
-import type { Delivery, Message, NextHop, Outcome, QueueEntry, QueueRecipient, Route } from './message.ts';
+import type { Copy, Delivery, Message, NextHop, Outcome, QueueEntry, QueueRecipient, Route } from './message.ts';
 
 /** 'I cannot tell' (database down, steward gone, disk full): towards clients always 4xx, never 5xx, never a fall-through. */
 export class CannotTell extends Error {
@@ -18,8 +18,11 @@ export class CannotTell extends Error {
 /** Takes the reasons of a routing decision, a line each (`slimsmtp resolve`). */
 export type Explain = (line: string) => void;
 
-/** What a directory knows of a mailbox; `via` says that it is not the mailbox's own: a list of members, or whatever is left. */
-export type Found = { readonly routes: readonly Route[]; readonly via?: 'shared' | 'catch-all' };
+/**
+ * What a directory knows of an address. `via`: it is not the own address of the mailbox that it leads to, but one of several
+ * (or has a subaddress), stands for a list of members, or was left over for whoever takes everything.
+ */
+export type Found = { readonly routes: readonly Route[]; readonly via?: 'alias' | 'shared' | 'catch-all' };
 
 /** A source of routes: a map, a table, the Unix accounts. */
 export interface Directory {
@@ -79,10 +82,10 @@ export interface Prepared {
 /** A place that keeps mail. */
 export interface Storage {
   /**
-   * Writes and syncs a copy for each route, or rejects having left none. A `file` message stays the caller's to
+   * Writes and syncs each copy, with its head in front of the message, or rejects having left none. A `file` message stays the caller's to
    * remove; a storage may link to it or copy it, never change it.
    */
-  prepare(routes: readonly Route[], message: Message): Promise<Prepared>;
+  prepare(copies: readonly Copy[], message: Message): Promise<Prepared>;
 }
 
 /** One login on its way (RFC 4954): octets in, replies out. */

@@ -14,16 +14,29 @@ export type AddressMap = Readonly<{
 
 export function addressDirectory(map: AddressMap, accounts: Accounts | undefined): Directory {
   const paths = new Map(map.addresses.map(({ mailbox, path }) => [formatMailbox(mailbox), path]));
-  return pathDirectory('SLIM_STORAGES', accounts, mailbox => paths.get(formatMailbox(mailbox)));
+  const perPath = Map.groupBy(map.addresses, ({ path }) => path);
+  // Of several addresses with one path, none is the mailbox's own.
+  const viaOf = (path: string): Via => ((perPath.get(path)?.length ?? 0) > 1 ? 'alias' : undefined);
+  return pathDirectory('SLIM_STORAGES', accounts, mailbox => paths.get(formatMailbox(mailbox)), viaOf);
 }
 
 export function domainDirectory(map: AddressMap, accounts: Accounts | undefined): Directory {
   const paths = new Map(map.domains.map(({ domain, path }) => [domain, path]));
-  return pathDirectory('*@domain', accounts, ({ domain }) => paths.get(domain), 'catch-all');
+  return pathDirectory(
+    '*@domain',
+    accounts,
+    ({ domain }) => paths.get(domain),
+    () => 'catch-all',
+  );
 }
 
 export function defaultDirectory(map: AddressMap, accounts: Accounts | undefined): Directory {
-  return pathDirectory('default', accounts, () => map.default, 'catch-all');
+  return pathDirectory(
+    'default',
+    accounts,
+    () => map.default,
+    () => 'catch-all',
+  );
 }
 
 /** RFC 5321 §4.5.1: mail for postmaster is never refused as unknown. Asked last, after `default`. */
@@ -36,14 +49,21 @@ export function postmasterDirectory(root: string): Directory {
 type Find = (mailbox: Mailbox) => string | undefined;
 type Via = Found['via'];
 /** `accounts` is undefined where there is no steward; `top` is what must be there already, the path itself if unset. */
-function pathDirectory(name: string, accounts: Accounts | undefined, find: Find, via?: Via, top?: string): Directory {
-  const how = via && { via };
+function pathDirectory(
+  name: string,
+  accounts: Accounts | undefined,
+  find: Find,
+  viaOf: (path: string) => Via = () => undefined,
+  top?: string,
+): Directory {
   return {
     name,
     async lookup(mailbox, explain) {
       const path = find(mailbox);
       if (path === undefined) return undefined;
       explain?.(`${name}: ${formatMailbox(mailbox)} is kept in ${path}`);
+      const via = viaOf(path);
+      const how = via && { via };
       const owner = accounts && (await accounts.owner(path));
       if (owner === undefined) return { routes: [{ kind: 'maildir', path, root: top ?? path }], ...how };
       explain?.(`${path} lies in the home of ${owner.name}: delivered as that account`);

@@ -30,7 +30,8 @@ export function createResolver({ directories, domains, subaddress, mainDomain }:
     for (const directory of directories)
       for (const mailbox of mailboxes) {
         const found = await directory.lookup(mailbox, explain);
-        if (found !== undefined) return { kind: 'local', ...found };
+        // An address with a subaddress is not the mailbox's own.
+        if (found !== undefined) return { kind: 'local', ...(mailbox === base && { via: 'alias' }), ...found };
         explain?.(`${directory.name}: no entry for ${formatMailbox(mailbox)}`);
       }
     return { kind: 'unknown' };

@@ -46,6 +46,5 @@ export function parseAddress(path: string): Address | undefined {
 /** An address literal must be an IPv4 or an IPv6 address (RFC 5321 §4.1.3); no other kind was ever registered. */
 function isFitDomain(domain: string): boolean {
   if (!domain.startsWith('[') || ipv4Literal.test(domain)) return true;
-  const [, ipv6 = ''] = ipv6Literal.exec(domain) ?? [];
-  return URL.canParse(`http://[${ipv6}]`);
+  return URL.canParse(`http://[${ipv6Literal.exec(domain)?.[1] ?? ''}]`);
 }

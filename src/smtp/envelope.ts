@@ -3,32 +3,40 @@
 // ASCII passes where SMTPUTF8 was not asked for.
 // RFC 5321 §4.1.1.11, 1870 (SIZE), 6152 (BODY), 6531 (SMTPUTF8), 4954 §5 (AUTH), 3461 §4 (RET, ENVID, NOTIFY, ORCPT).
 import { type Address, parseAddress, splitPath } from './address.ts';
+import type { ExtensionName } from './extensions.ts';
 import { type Reply, replies } from './reply.ts';
 
 export type Notify = 'NEVER' | 'SUCCESS' | 'FAILURE' | 'DELAY';
 
-export type Recipient = {
-  readonly address: Address;
-  readonly notify: readonly Notify[] | undefined;
-  readonly originalRecipient: string | undefined; // as sent: type, semicolon, xtext
+/** What MAIL wishes for the message, and RCPT for a recipient, wherever they go. Whoever keeps them keeps all wishes. */
+export type MessageWishes = {
+  readonly isUtf8: boolean;
+  readonly ret?: 'FULL' | 'HDRS';
+  readonly envelopeId?: string; // as sent: xtext
 };
+export type RecipientWishes = {
+  readonly notify?: readonly Notify[];
+  readonly originalRecipient?: string; // as sent: type, semicolon, xtext
+};
+
+export type Recipient = { readonly address: Address; readonly wishes: RecipientWishes };
+/** `ticket`: what whoever accepted the recipient wants to remember of it. */
+export type Accepted<Ticket> = Recipient & { readonly ticket: Ticket | undefined };
 
 export type Sender = {
   readonly reversePath: Address | ''; // '' is the null reverse-path
-  readonly isUtf8: boolean;
   readonly declaredSizeBytes: number;
-  readonly ret: 'FULL' | 'HDRS' | undefined;
-  readonly envelopeId: string | undefined; // as sent: xtext
+  readonly wishes: MessageWishes;
 };
 
-export type Envelope = Sender & {
+export type Envelope<Ticket = unknown> = Sender & {
   readonly helo: string; // what the client called itself in HELO or EHLO; anything but control characters
   readonly protocol: string; // for the `with` clause of Received: SMTP, ESMTPS, UTF8SMTP, … (RFC 3848, RFC 6531 §4.3)
-  readonly recipients: readonly Recipient[];
+  readonly recipients: readonly Accepted<Ticket>[];
 };
 
-type Offers = (extension: string) => boolean;
-type Shape = readonly [keyword: 'FROM' | 'TO', extension: string, value: RegExp];
+type Offers = (extension: ExtensionName) => boolean;
+type Shape = readonly [keyword: 'FROM' | 'TO', extension: ExtensionName, value: RegExp];
 const xtext = '(?:[!-*,-<>-~]|\\+[0-9A-F]{2})';
 const shapes: Readonly<Record<string, Shape>> = {
   SIZE: ['FROM', 'SIZE', /^\d{1,20}$/],
@@ -64,8 +72,10 @@ export function parseSender(argument: string, offers: Offers): Sender | Reply {
   const reversePath = found.get('') && parseAddress(found.get('') ?? '');
   if (reversePath === undefined || (reversePath && !reversePath.domain)) return replies.badSender;
   const declaredSizeBytes = Number(found.get('SIZE') ?? 0);
-  const ret = found.get('RET')?.toUpperCase() as Sender['ret'];
-  return { reversePath, isUtf8: found.has('SMTPUTF8'), declaredSizeBytes, ret, envelopeId: found.get('ENVID') };
+  const ret = found.get('RET')?.toUpperCase() as MessageWishes['ret'];
+  const envelopeId = found.get('ENVID');
+  const wishes = { isUtf8: found.has('SMTPUTF8'), ...(ret && { ret }), ...(envelopeId && { envelopeId }) };
+  return { reversePath, declaredSizeBytes, wishes };
 }
 
 /** What RCPT says, likewise, in a transaction with or without SMTPUTF8. */
@@ -73,6 +83,8 @@ export function parseRecipient(argument: string, offers: Offers, isUtf8: boolean
   const found = parse('TO', argument, offers, isUtf8);
   if ('code' in found) return found;
   const address = parseAddress(found.get('') ?? '');
-  const notify = found.get('NOTIFY')?.toUpperCase().split(',') as Recipient['notify'];
-  return address ? { address, notify, originalRecipient: found.get('ORCPT') } : replies.badRecipient;
+  const notify = found.get('NOTIFY')?.toUpperCase().split(',') as RecipientWishes['notify'];
+  const originalRecipient = found.get('ORCPT');
+  const wishes = { ...(notify && { notify }), ...(originalRecipient && { originalRecipient }) };
+  return address ? { address, wishes } : replies.badRecipient;
 }

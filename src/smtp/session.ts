@@ -4,7 +4,8 @@
 // marked * are questions: call answer(reply) before next(). Never throws on remote input and never grows with it.
 // RFC 5321, 2920 (PIPELINING), 1870 (SIZE), 3030 (CHUNKING), 3207 (STARTTLS), 4954 (AUTH), 6531 (SMTPUTF8), 9422.
 import { Body, CR, LF, nothing } from './body.ts';
-import { type Envelope, type Recipient, type Sender, parseRecipient, parseSender } from './envelope.ts';
+import { type Accepted, type Envelope, type Recipient, type Sender, parseRecipient, parseSender } from './envelope.ts';
+import type { ExtensionName } from './extensions.ts';
 import { type Reply, encodeReply, replies } from './reply.ts';
 
 export type SessionOptions = {
@@ -16,25 +17,23 @@ export type SessionOptions = {
   readonly isSecure: boolean; // from the start: implicit TLS (RFC 8314)
 };
 
-export type Action =
+export type Action<Ticket = unknown> =
   | { readonly kind: 'read' } // send output(), then receive() more
   | { readonly kind: 'flush' } // send output(), let others have their turn, and go on
   /** * a response of the client's; with a mechanism it begins a login. 334: another follows; 235: it is logged in */
   | { readonly kind: 'authenticate'; readonly mechanism?: string; readonly response: Buffer | undefined }
   | { readonly kind: 'sender'; readonly sender: Sender } // * may this client send as this one? 2xx: yes
-  | { readonly kind: 'recipient'; readonly recipient: Recipient } // * may it be served? 2xx: it joins the envelope
-  | { readonly kind: 'begin'; readonly envelope: Envelope } // * content is about to come; 354: it may
+  | { readonly kind: 'recipient'; readonly recipient: Recipient } // * may it be served? 2xx: it joins the envelope, with a ticket
+  | { readonly kind: 'begin'; readonly envelope: Envelope<Ticket> } // * content is about to come; 354: it may
   | { readonly kind: 'chunk'; readonly data: Buffer } // content, line ends LF; its memory belongs to the receiver
   | { readonly kind: 'commit' } // * the message is whole: keep it
-  | { readonly kind: 'discard'; readonly reply?: Reply } // forget the message that began: it was refused so, or will not come
+  | { readonly kind: 'discard'; readonly reply: Reply | undefined } // forget the message that began: it was refused so, or will not come
   | { readonly kind: 'refused'; readonly verb: 'MAIL' | 'RCPT'; readonly argument: string; readonly reply: Reply } // it was
   | { readonly kind: 'secure' } // send output(), start TLS, call secured(), which drops whatever came in clear
   | { readonly kind: 'close' }; // send output(), then close
 
 export const maxRecipients = 1000;
-const maxFailed = 10; // commands
-const maxRefused = 100; // recipients
-const maxDiscarded = 20; // messages that began and were not kept: each costs a line of log and no time
+const [maxFailed, maxRefused, maxDiscarded] = [10, 100, 20]; // commands, recipients, messages that began
 const maxOutputOctets = 4096; // then 'flush': 64 KiB of EHLO make 3 MB of replies, and 11,000 NOOP hold up everyone
 const maxLineOctets = 512;
 const maxLoginLineOctets = 4096; // AUTH, the responses to it (RFC 4954 §4 sets none): names and passwords of a kilobyte
@@ -46,24 +45,28 @@ const withoutArgument: ReadonlySet<string> = new Set(['DATA', 'QUIT', 'RSET', 'S
 
 /** Octets to come: `left` of them (Infinity: to the final dot), into the body or, with a refusal, for nothing. */
 type Chunk = { left: number; readonly isLast: boolean; readonly into: Body | Reply };
-type Transaction = Sender & { readonly recipients: Recipient[]; content?: Body };
+type Transaction<Ticket> = Sender & { readonly recipients: Accepted<Ticket>[]; content?: Body };
+const hiddenWhen = (isSecure: boolean): ExtensionName => (isSecure ? 'STARTTLS' : 'AUTH');
+const isOn = ({ extensions }: SessionOptions, name: ExtensionName): boolean => extensions.some(e => e.name === name);
+type Command = <Ticket>(session: Session<Ticket>, argument: string) => Action<Ticket> | undefined;
 
-export class Session {
+export class Session<Ticket = unknown> {
   readonly #options: SessionOptions;
   #input: Buffer = nothing;
   #output: string;
+  #said: Reply = replies.ok; // last
   #isSecure: boolean;
   helo: string | undefined;
   hasSpoken = false; // any line but QUIT has come
   #isExtended = false;
-  #transaction: Transaction | undefined;
+  #transaction: Transaction<Ticket> | undefined;
   #chunk: Chunk | undefined; // while octets are content; else they are commands
   #login: 'none' | 'begun' | 'done' = 'none';
   #isEnded = false;
   #failed = 0;
   #refused = 0;
   #discarded = 0;
-  answer: (reply: Reply) => void = () => undefined; // to the question that next() has just asked
+  answer: (reply: Reply, ticket?: Ticket) => void = () => undefined; // to the question that next() has just asked
 
   constructor(options: SessionOptions) {
     this.#options = options;
@@ -76,8 +79,8 @@ export class Session {
     this.#input = this.#input.length > 0 ? Buffer.concat([this.#input, octets]) : octets;
   }
 
-  next(): Action {
-    let action: Action | undefined;
+  next(): Action<Ticket> {
+    let action: Action<Ticket> | undefined;
     while (action === undefined) action = this.#step();
     return action;
   }
@@ -107,42 +110,42 @@ export class Session {
     return this.#transaction !== undefined;
   }
 
-  #step(): Action | undefined {
+  #step(): Action<Ticket> | undefined {
     if (this.#isEnded) return this.#reset() ?? { kind: 'close' };
     if (this.#chunk === undefined) return this.#output.length > maxOutputOctets ? { kind: 'flush' } : this.#line();
     if (this.#chunk.left === 0) return this.#contentEnd(this.#chunk);
     return this.#input.length === 0 ? { kind: 'read' } : this.#content(this.#chunk);
   }
 
-  #ask(action: Action, answered: (reply: Reply) => void): Action {
+  #ask(action: Action<Ticket>, answered: (reply: Reply, ticket?: Ticket) => void): Action<Ticket> {
     this.answer = answered;
     return action;
   }
 
   #say(reply: Reply): undefined {
-    this.#output += encodeReply(reply, this.#announces('ENHANCEDSTATUSCODES'));
+    this.#output += encodeReply(reply, isOn(this.#options, 'ENHANCEDSTATUSCODES'));
     if (failures.has(reply.code) && ++this.#failed > maxFailed) this.end(replies.tooMany('failed commands'));
+    this.#said = reply;
   }
 
-  readonly #announces = (extension: string): boolean => this.#options.extensions.some(e => e.name === extension);
-  /** Whether this client was told of the extension, or would have been but for TLS: what is not announced is refused. */
-  readonly #offers = (extension: string): boolean => this.#isExtended && this.#announces(extension);
-  readonly #offersParameter = (extension: string): boolean => extension !== this.#hidden && this.#offers(extension);
-  get #hidden(): 'STARTTLS' | 'AUTH' {
-    return this.#isSecure ? 'STARTTLS' : 'AUTH';
+  /** Whether this client was told of the extension, or will be once TLS is up: what is not announced is refused. */
+  #offers(extension: ExtensionName): boolean {
+    return this.#isExtended && isOn(this.#options, extension);
   }
+
+  readonly #offersNow = (name: ExtensionName): boolean => name !== hiddenWhen(this.#isSecure) && this.#offers(name);
 
   /** Forgets the transaction; its content too, when that had begun. */
-  #reset(reply?: Reply): Action | undefined {
+  #reset(reply?: Reply): Action<Ticket> | undefined {
     const hasBegun = this.#transaction?.content !== undefined;
     this.#transaction = undefined;
     if (!hasBegun) return undefined;
     if (++this.#discarded > maxDiscarded) this.end(replies.tooMany('discarded messages'));
-    return { kind: 'discard', ...(reply && { reply }) };
+    return { kind: 'discard', reply };
   }
 
   /** Carries out the next line, once it is here whole. */
-  #line(): Action | undefined {
+  #line(): Action<Ticket> | undefined {
     const input = this.#input;
     const lf = input.indexOf(LF);
     if (lf < 0) {
@@ -160,27 +163,27 @@ export class Session {
     const isLogin = isResponse || /^AUTH /i.test(line);
     const maxOctets = isLogin ? maxLoginLineOctets : /^(?:MAIL|RCPT) /i.test(line) ? maxPathLineOctets : maxLineOctets;
     if (lf + 1 > maxOctets) return this.#say(replies.lineTooLong);
-    // U+2028 and U+2029 too: they end lines for much software that reads headers and logs. The name in EHLO is the one
-    // thing that may be anything else, such as ISO 8859-1: whoever writes it somewhere makes it harmless there.
-    const unfit = /^(?:EHLO|HELO) /i.test(line) ? /\p{Cc}/u : /[\p{Cc}\p{Zl}\p{Zp}\ufffd]/u;
-    if (unfit.test(line)) return this.#say(replies.badCharacter);
+    // U+2028 and U+2029 too: they end lines for much software that reads headers and logs. Only a name in EHLO may be in
+    // another charset, say: whoever writes it somewhere makes it harmless there.
+    if (/[\p{Cc}\p{Zl}\p{Zp}\ufffd]/u.test(line) && !/^(?:EHLO|HELO) \P{Cc}*$/iu.test(line))
+      return this.#say(replies.badCharacter);
     if (!isResponse) return this.#command(line);
     return line === '*' ? this.#say(replies.loginCancelled) : this.#authenticate(line);
   }
 
-  #command(line: string): Action | undefined {
+  #command(line: string): Action<Ticket> | undefined {
     const [word = ''] = line.split(' ', 1);
     const [verb, argument] = [word.toUpperCase(), line.slice(word.length).trim()];
     if (argument !== '' && withoutArgument.has(verb)) return this.#say(replies.noParameterHere);
     return (Session.#commands.get(verb) ?? (s => s.#say(replies.unknownCommand)))(this, argument);
   }
 
-  static readonly #commands = new Map<string, (session: Session, argument: string) => Action | undefined>([
+  static readonly #commands = new Map<string, Command>([
     ['EHLO', (s, argument) => s.#hello(argument, true)],
     ['HELO', (s, argument) => s.#hello(argument, false)],
     ['STARTTLS', s => s.#starttls()],
-    ['MAIL', (s, argument) => s.#mail(argument)],
-    ['RCPT', (s, argument) => s.#recipient(argument)],
+    ['MAIL', (s, argument) => s.#mail(argument) ?? { kind: 'refused', verb: 'MAIL', argument, reply: s.#said }],
+    ['RCPT', (s, argument) => s.#recipient(argument) ?? { kind: 'refused', verb: 'RCPT', argument, reply: s.#said }],
     ['DATA', s => s.#data()],
     ['BDAT', (s, argument) => s.#bdat(argument)],
     ['RSET', s => s.#say(replies.ok) ?? s.#reset()],
@@ -188,27 +191,27 @@ export class Session {
     ['VRFY', (s, argument) => s.#say(argument === '' ? replies.syntax('VRFY address') : replies.cannotVerify)],
     ['EXPN', s => s.#say(replies.notImplemented)],
     ['AUTH', (s, argument) => s.#auth(argument)],
-    ['HELP', s => s.#say(s.#announces('HELP') ? replies.help : replies.notImplemented)],
+    ['HELP', s => s.#say(isOn(s.#options, 'HELP') ? replies.help : replies.notImplemented)],
     ['QUIT', s => s.end(replies.bye)],
   ]);
 
-  #hello(name: string, isExtended: boolean): Action | undefined {
+  #hello(name: string, isExtended: boolean): Action<Ticket> | undefined {
     if (name === '') return this.#say(replies.syntax('EHLO hostname'));
     this.helo = name;
     this.#isExtended = isExtended;
-    const shown = this.#options.extensions.filter(e => isExtended && e.name !== this.#hidden);
+    const shown = this.#options.extensions.filter(e => isExtended && e.name !== hiddenWhen(this.#isSecure));
     this.#say(replies.hello([this.#options.hostname, ...shown.map(e => `${e.name} ${e.parameter ?? ''}`.trim())]));
     return this.#reset();
   }
 
-  #starttls(): Action | undefined {
+  #starttls(): Action<Ticket> | undefined {
     if (!this.#offers('STARTTLS')) return this.#say(replies.notImplemented);
     if (this.#isSecure) return this.#say(replies.activeAlready('TLS'));
     if (this.#transaction !== undefined) return this.#say(replies.transactionOpen);
     return this.#say(replies.readyForTls) ?? { kind: 'secure' };
   }
 
-  #auth(argument: string): Action | undefined {
+  #auth(argument: string): Action<Ticket> | undefined {
     const [name = '', initial, ...more] = argument.split(' ');
     if (!this.#offers('AUTH')) return this.#say(replies.notImplemented);
     if (!this.#isSecure) return this.#say(replies.needTlsForLogin);
@@ -218,7 +221,7 @@ export class Session {
     return this.#authenticate(initial === '=' ? '' : initial, name.toUpperCase());
   }
 
-  #authenticate(text: string | undefined, mechanism?: string): Action | undefined {
+  #authenticate(text: string | undefined, mechanism?: string): Action<Ticket> | undefined {
     if (text !== undefined && !base64.test(text)) return this.#say(replies.badResponse);
     const response = text === undefined ? undefined : Buffer.from(text, 'base64');
     return this.#ask({ kind: 'authenticate', response, ...(mechanism && { mechanism }) }, reply => {
@@ -227,39 +230,29 @@ export class Session {
     });
   }
 
-  #refuse(verb: 'MAIL' | 'RCPT', argument: string, reply: Reply): Action {
-    this.#say(reply);
-    return { kind: 'refused', verb, argument, reply };
-  }
-
-  #mailRefusal(): Reply | undefined {
-    if (this.helo === undefined) return replies.outOfOrder('EHLO');
-    if (this.#transaction !== undefined) return replies.transactionOpen;
-    if (this.#options.needsTls && !this.#isSecure) return replies.needTls;
-    return this.#options.needsLogin && this.#login !== 'done' ? replies.needLogin : undefined;
-  }
-
-  #mail(argument: string): Action | undefined {
-    const sender = this.#mailRefusal() ?? parseSender(argument, this.#offersParameter);
-    if ('code' in sender) return this.#refuse('MAIL', argument, sender);
-    if (sender.declaredSizeBytes > this.#options.maxSizeBytes)
-      return this.#refuse('MAIL', argument, replies.messageTooBig);
+  #mail(argument: string): Action<Ticket> | undefined {
+    if (this.helo === undefined) return this.#say(replies.outOfOrder('EHLO'));
+    if (this.#transaction !== undefined) return this.#say(replies.transactionOpen);
+    if (this.#options.needsTls && !this.#isSecure) return this.#say(replies.needTls);
+    if (this.#options.needsLogin && this.#login !== 'done') return this.#say(replies.needLogin);
+    const sender = parseSender(argument, this.#offersNow);
+    if ('code' in sender) return this.#say(sender);
+    if (sender.declaredSizeBytes > this.#options.maxSizeBytes) return this.#say(replies.messageTooBig);
     return this.#ask({ kind: 'sender', sender }, reply => {
       if (reply.code < 300) this.#transaction = { ...sender, recipients: [] };
       this.#say(reply);
     });
   }
 
-  #recipient(argument: string): Action | undefined {
+  #recipient(argument: string): Action<Ticket> | undefined {
     const transaction = this.#transaction;
-    if (transaction === undefined) return this.#refuse('RCPT', argument, replies.outOfOrder('MAIL'));
-    if (transaction.content !== undefined) return this.#refuse('RCPT', argument, replies.transactionOpen);
-    const recipient = parseRecipient(argument, this.#offersParameter, transaction.isUtf8);
-    if ('code' in recipient) return this.#refuse('RCPT', argument, recipient);
-    if (transaction.recipients.length >= maxRecipients)
-      return this.#refuse('RCPT', argument, replies.tooManyRecipients);
-    return this.#ask({ kind: 'recipient', recipient }, reply => {
-      if (reply.code < 300) transaction.recipients.push(recipient);
+    if (transaction === undefined) return this.#say(replies.outOfOrder('MAIL'));
+    if (transaction.content !== undefined) return this.#say(replies.transactionOpen);
+    const recipient = parseRecipient(argument, this.#offersNow, transaction.wishes.isUtf8);
+    if ('code' in recipient) return this.#say(recipient);
+    if (transaction.recipients.length >= maxRecipients) return this.#say(replies.tooManyRecipients);
+    return this.#ask({ kind: 'recipient', recipient }, (reply, ticket) => {
+      if (reply.code < 300) transaction.recipients.push({ ...recipient, ticket });
       this.#say(reply);
       if (reply.code >= 500 && ++this.#refused > maxRefused) this.end(replies.tooMany('refused recipients'));
     });
@@ -272,9 +265,9 @@ export class Session {
   }
 
   /** Asks whether content may come, and if so takes that much of it. */
-  #begin(isDotted: boolean, chunk: Omit<Chunk, 'into'>): Action {
-    const transaction = this.#transaction as Transaction;
-    const kind = transaction.isUtf8 ? 'UTF8SMTP' : this.#isExtended ? 'ESMTP' : 'SMTP';
+  #begin(isDotted: boolean, chunk: Omit<Chunk, 'into'>): Action<Ticket> {
+    const transaction = this.#transaction as Transaction<Ticket>;
+    const kind = transaction.wishes.isUtf8 ? 'UTF8SMTP' : this.#isExtended ? 'ESMTP' : 'SMTP';
     const suffix = (this.#isSecure ? 'S' : '') + (this.#login === 'done' ? 'A' : '');
     const protocol = this.#isExtended ? kind + suffix : kind; // RFC 3848, RFC 6531 §4.3: no name for HELO with TLS
     return this.#ask({ kind: 'begin', envelope: { ...transaction, helo: this.helo ?? '', protocol } }, reply => {
@@ -287,12 +280,12 @@ export class Session {
     });
   }
 
-  #data(): Action | undefined {
+  #data(): Action<Ticket> | undefined {
     const refusal = this.#transaction?.content ? replies.transactionOpen : this.#contentRefusal();
     return refusal ? this.#say(refusal) : this.#begin(true, { left: Infinity, isLast: true });
   }
 
-  #bdat(argument: string): Action | undefined {
+  #bdat(argument: string): Action<Ticket> | undefined {
     const [, count, last] = /^(\d{1,15})( +LAST)?$/i.exec(argument) ?? [];
     // The octets come, refused or not, and must never be read as commands (RFC 3030 §4.1): without a number, we part.
     if (count === undefined) return this.end(replies.syntax('BDAT octets [LAST]'));
@@ -303,7 +296,7 @@ export class Session {
     return into === undefined ? this.#begin(false, chunk) : undefined;
   }
 
-  #content(chunk: Chunk): Action | undefined {
+  #content(chunk: Chunk): Action<Ticket> | undefined {
     const octets = this.#input.subarray(0, chunk.left);
     this.#input = this.#input.subarray(octets.length);
     chunk.left -= octets.length;
@@ -317,15 +310,15 @@ export class Session {
   }
 
   /** The message, or a BDAT chunk of it, has come in full. */
-  #contentEnd({ into, isLast }: Chunk): Action | undefined {
+  #contentEnd({ into, isLast }: Chunk): Action<Ticket> | undefined {
     const data = into instanceof Body && isLast ? into.finish() : nothing;
     if (data.length > 0) return { kind: 'chunk', data };
     this.#chunk = undefined;
     if (!(into instanceof Body)) return this.#say(into);
-    if (into.defect !== undefined) {
-      const reply = into.defect === 'malformed' ? replies.bareLineEnd : replies.messageTooBig;
-      return this.#say(reply) ?? this.#reset(reply);
-    }
+    if (into.defect !== undefined)
+      return (
+        this.#say(into.defect === 'malformed' ? replies.bareLineEnd : replies.messageTooBig) ?? this.#reset(this.#said)
+      );
     if (!isLast) return this.#say(replies.ok);
     return this.#ask({ kind: 'commit' }, reply => {
       this.#transaction = undefined;

@@ -4,11 +4,12 @@
 // steward's word counts, and when the steward is gone this process leaves.
 import { constants, rmSync, writeFileSync } from 'node:fs';
 import { copyFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { CannotTell, type Account, type Accounts, type Storage } from '../mail/ports.ts';
-import type { Message } from '../mail/message.ts';
+import { basename, join } from 'node:path';
+import { CannotTell, type Account, type Accounts, type Prepared, type Storage } from '../mail/ports.ts';
+import { type Copy, type Message, withHead } from '../mail/message.ts';
 import { slice } from '../mail/octets.ts';
 import type { Random } from '../system/world.ts';
+import { copyBehind } from '../durable/copy.ts';
 import { statusOf } from '../durable/sync.ts';
 import { isAccountName, isPassword } from './protocol.ts';
 import type { Order, Question, Reply, Start, TlsFiles } from './protocol.ts';
@@ -57,27 +58,42 @@ export class Steward {
   /** The storage of `account` routes. The spool folder is the one that the steward reads. */
   storage(spoolFolder: string, random: Random): Storage {
     return {
-      prepare: async (routes, message) => {
-        const targets = routes.filter(route => route.kind === 'account');
-        const spool = random.hex(16);
-        const path = join(spoolFolder, spool);
-        const token = (this.#last += 1);
-        const end = (kind: 'commit' | 'abort') => this.#ask<void>({ kind, token }, depositMs);
+      prepare: async (copies, message) => {
+        const prepared: Prepared[] = [];
+        const abort = () => Promise.all(prepared.map(each => each.abort()));
         try {
-          await write(path, message);
-          await this.#ask({ kind: 'prepare', spool, targets }, depositMs, token);
+          for (const [head, group] of Map.groupBy(copies, copy => copy.head ?? ''))
+            prepared.push(await this.#deposit(join(spoolFolder, random.hex(16)), group, message, head));
         } catch (error) {
-          // Harmless when nothing was prepared, needed when only the answer was late.
-          end('abort').catch(() => {});
+          await abort();
           throw error;
-        } finally {
-          rmSync(path, { force: true });
         }
         return {
-          commit: () => end('commit'),
-          abort: () => end('abort').catch(() => {}),
+          commit: async () => void (await Promise.all(prepared.map(each => each.commit()))),
+          abort: async () => void (await abort()),
         };
       },
+    };
+  }
+
+  /** Copies that are alike. */
+  async #deposit(path: string, copies: readonly Copy[], message: Message, head: string): Promise<Prepared> {
+    const targets = copies.filter(copy => copy.kind === 'account');
+    const token = (this.#last += 1);
+    const end = (kind: 'commit' | 'abort') => this.#ask<void>({ kind, token }, depositMs);
+    try {
+      await write(path, message, head);
+      await this.#ask({ kind: 'prepare', spool: basename(path), targets }, depositMs, token);
+    } catch (error) {
+      // Harmless when nothing was prepared, needed when only the answer was late.
+      end('abort').catch(() => {});
+      throw error;
+    } finally {
+      rmSync(path, { force: true });
+    }
+    return {
+      commit: () => end('commit'),
+      abort: () => end('abort').catch(() => {}),
     };
   }
 
@@ -114,10 +130,12 @@ export class Steward {
 }
 
 /** Not synced: the steward's copies are. A large message is copied, as a Maildir's hard link to it may come and go. */
-async function write(path: string, message: Message): Promise<void> {
+async function write(path: string, message: Message, head: string): Promise<void> {
   try {
-    if (message.kind === 'memory')
-      writeFileSync(path, slice(message.octets, 0, message.sizeBytes), { flag: 'wx', mode: 0o600 });
+    if (message.kind === 'memory') {
+      const octets = withHead(message.octets, head);
+      writeFileSync(path, slice(octets, 0, octets.sizeBytes), { flag: 'wx', mode: 0o600 });
+    } else if (head !== '') await copyBehind(head, message.path, path);
     else await copyFile(message.path, path, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
   } catch (cause) {
     throw new CannotTell(`cannot write ${path}`, { status: statusOf(cause), cause });

@@ -2,20 +2,26 @@
 // messages stable; the files of large ones, and of all where it has trouble, are synced, and new/ after the rename.
 // Promises: nothing shows before it is stable, a resolved commit is stable, a failed one leaves no file. Never makes a
 // folder outside the route's root, nor the root. The hot path: small calls are synchronous, only fsyncs go to the pool
-// (all asynchronous: 20-35 % slower); no stat of a known Maildir; one copy a file system, for the rest hard links into new/.
+// (all asynchronous: 20-35 % slower); no stat of a known Maildir; one file for each file system and head, and hard links into
+// new/ for the other copies.
 import { closeSync, constants, existsSync, linkSync, mkdirSync, openSync, renameSync, statSync } from 'node:fs';
 import { copyFile, unlink } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { CannotTell, type Journal, type Prepared, type Storage } from '../mail/ports.ts';
-import type { Message, Route } from '../mail/message.ts';
+import { CannotTell, type Journal, type JournalRecord, type Prepared, type Storage } from '../mail/ports.ts';
+import { type Copy, type Message, withHead } from '../mail/message.ts';
+import type { Octets } from '../mail/octets.ts';
 import { uniqueName } from '../system/names.ts';
+import { copyBehind } from '../durable/copy.ts';
 import { FolderSync } from '../durable/folder-sync.ts';
 import { create, sync } from '../durable/sync.ts';
 import type { System } from '../durable/journal.ts';
 
-/** `original`: what it is to be a link to. */
-type Copy = Record<'maildir' | 'temporary' | 'final', string> & { fileSystem: number; original?: Copy | undefined };
-type Unsynced = { readonly fd: number; readonly path: string };
+/** `original`: what it is to be a link to, a file with the same head. */
+type File = Record<'maildir' | 'temporary' | 'final' | 'head', string> & {
+  fileSystem: number;
+  original?: File | undefined;
+};
+type Unsynced = { readonly fd: number; readonly path: string; readonly head: string };
 
 /** Rejects with CannotTell, or with the error of the system call that failed. */
 export class MaildirStorage implements Storage {
@@ -36,55 +42,57 @@ export class MaildirStorage implements Storage {
     this.#journal = journal;
   }
 
-  async prepare(routes: readonly Route[], message: Message): Promise<Prepared> {
-    const copies: Copy[] = [];
+  async prepare(copies: readonly Copy[], message: Message): Promise<Prepared> {
+    const files: File[] = [];
     const unsynced: Unsynced[] = [];
     let release: (() => void) | undefined;
     try {
-      for (const route of routes) {
-        if (route.kind !== 'maildir') throw new CannotTell(`the Maildir storage has no ${route.kind} routes`);
+      for (const copy of copies) {
+        if (copy.kind !== 'maildir') throw new CannotTell(`the Maildir storage has no ${copy.kind} routes`);
+        const { path: maildir, root, head = '' } = copy;
         const name = uniqueName(this.#system.clock, this.#system.random);
-        const path = `${route.path}/tmp/${name}`;
-        const copy: Copy = { maildir: route.path, temporary: path, final: `${route.path}/new/${name}`, fileSystem: 0 };
-        copies.push(copy);
-        copy.fileSystem = await this.#made(route.path, route.root);
-        const original = copies.find(other => other.fileSystem === copy.fileSystem);
-        if (original !== copy && !this.#linkless.has(copy.fileSystem)) copy.original = original;
+        const path = `${maildir}/tmp/${name}`;
+        const file: File = { maildir, temporary: path, final: `${maildir}/new/${name}`, head, fileSystem: 0 };
+        files.push(file);
+        file.fileSystem = await this.#made(maildir, root);
+        const original = files.find(other => other.fileSystem === file.fileSystem && other.head === head);
+        if (original !== file && !this.#linkless.has(file.fileSystem)) file.original = original;
         // Where links cannot be made at all, no thousand attempts a recipient.
-        else if (!unsynced.slice(-4).some(file => isLinked(file.path, path))) await write(message, path, unsynced);
+        else if (!unsynced.slice(-4).some(other => other.head === head && isLinked(other.path, path)))
+          unsynced.push({ fd: await write(message, head, path), path, head });
       }
       // Where the journal does not take it, it is synced as a large message is.
       if (message.kind === 'memory')
-        release = await this.#journal?.append([{ files: copies, parts: message.octets.pieces }]).catch(() => undefined);
+        release = await this.#journal?.append(recordsOf(files, message.octets)).catch(() => undefined);
       const written = unsynced.splice(0);
       if (release) for (const { fd } of written) closeSync(fd);
       else await Promise.all(written.map(({ fd, path }) => sync(path, fd)));
     } catch (error) {
       for (const { fd } of unsynced) closeSync(fd);
-      await this.#remove(copies);
+      await this.#remove(files);
       throw error;
     }
     return {
-      commit: () => this.#commit(copies, release !== undefined).finally(release),
-      abort: () => this.#remove(copies).finally(release),
+      commit: () => this.#commit(files, release !== undefined).finally(release),
+      abort: () => this.#remove(files).finally(release),
     };
   }
 
-  async #commit(copies: readonly Copy[], isStable: boolean): Promise<void> {
+  async #commit(files: readonly File[], isStable: boolean): Promise<void> {
     try {
       // The originals last: a reader may take away at once what is in new/.
-      for (const { original, ...copy } of copies)
-        if (original && !isLinked(original.temporary, copy.final)) await this.#copy(original, copy);
-      for (const { original, temporary, final } of copies) if (!original) renameSync(temporary, final);
+      for (const { original, ...file } of files)
+        if (original && !isLinked(original.temporary, file.final)) await this.#copy(original, file);
+      for (const { original, temporary, final } of files) if (!original) renameSync(temporary, final);
       if (!isStable)
-        await Promise.all(copies.map(({ maildir, fileSystem }) => this.#folders.sync(`${maildir}/new`, fileSystem)));
+        await Promise.all(files.map(({ maildir, fileSystem }) => this.#folders.sync(`${maildir}/new`, fileSystem)));
     } catch (error) {
-      await this.#remove(copies);
+      await this.#remove(files);
       throw error;
     }
   }
 
-  async #copy(original: Copy, { temporary, final, fileSystem }: Copy): Promise<void> {
+  async #copy(original: File, { temporary, final, fileSystem }: Omit<File, 'original'>): Promise<void> {
     this.#linkless.add(fileSystem);
     await copyFile(original.temporary, temporary, constants.COPYFILE_EXCL);
     await sync(temporary);
@@ -92,9 +100,9 @@ export class MaildirStorage implements Storage {
   }
 
   /** Never rejects: what cannot be removed goes with the sweep. The folders are made anew next time, if it was them. */
-  async #remove(copies: readonly Copy[]): Promise<void> {
-    for (const { maildir } of copies) this.#known.delete(maildir);
-    await Promise.allSettled(copies.flatMap(({ temporary, final }) => [unlink(temporary), unlink(final)]));
+  async #remove(files: readonly File[]): Promise<void> {
+    for (const { maildir } of files) this.#known.delete(maildir);
+    await Promise.allSettled(files.flatMap(({ temporary, final }) => [unlink(temporary), unlink(final)]));
   }
 
   #made(maildir: string, root: string): Promise<number> {
@@ -128,8 +136,16 @@ function isLinked(original: string, path: string): boolean {
   }
 }
 
-async function write(message: Message, path: string, unsynced: Unsynced[]): Promise<void> {
-  const isMemory = message.kind === 'memory';
-  if (!isMemory && !isLinked(message.path, path)) await copyFile(message.path, path, constants.COPYFILE_EXCL);
-  unsynced.push({ fd: isMemory ? create(path, message.octets.pieces) : openSync(path, 'r'), path });
+/** A record for each head: the files that hold it are alike. */
+function recordsOf(files: readonly File[], octets: Octets): readonly JournalRecord[] {
+  const groups = Map.groupBy(files, ({ head }) => head);
+  return [...groups].map(([head, group]) => ({ files: group, parts: withHead(octets, head).pieces }));
+}
+
+/** Writes a copy, and gives its descriptor. */
+async function write(message: Message, head: string, path: string): Promise<number> {
+  if (message.kind === 'memory') return create(path, withHead(message.octets, head).pieces);
+  if (head !== '') await copyBehind(head, message.path, path);
+  else if (!isLinked(message.path, path)) await copyFile(message.path, path, constants.COPYFILE_EXCL);
+  return openSync(path, 'r');
 }

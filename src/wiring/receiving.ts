@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { createAuthenticator } from '../auth/chain.ts';
 import type { TablePasswords } from '../auth/sources.ts';
 import type { Pem, Settings } from '../config/settings.ts';
+import { loopCheck } from '../inbound/checks.ts';
 import { Connection } from '../inbound/connection.ts';
 import { EnvelopeBudget } from '../inbound/envelopes.ts';
 import { Listeners } from '../inbound/listener.ts';
@@ -61,7 +62,9 @@ export async function openInbound({ settings, steward, log, onReload }: Context,
     .filter(({ name }) => name !== 'AUTH' || mechanisms !== '')
     .map(({ name }) => ({ name, parameter: parameters[name] ?? '' }));
   const gatherer = new Gatherer(log);
-  const accept = { ...common, gatherer, spoolFolder: join(dataFolder, 'spool'), storages, queue, report };
+  /** In the order in which they are asked. */
+  const checks = [loopCheck];
+  const accept = { ...common, gatherer, spoolFolder: join(dataFolder, 'spool'), storages, queue, report, checks };
   const policy = { resolve, senderCheck, gatherer };
   const secureContext = () => certificates.secureContext;
   const envelopes = new EnvelopeBudget();

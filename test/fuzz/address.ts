@@ -86,12 +86,15 @@ export const address: Target = {
       const recipient = parseRecipient(text, all, isUtf8);
       const sender = parseSender(text, all);
       note(
-        `${'code' in recipient ? recipient.status : Object.keys(recipient).length} ${'code' in sender ? sender.status : sender.ret}`,
+        `${'code' in recipient ? recipient.status : Object.keys(recipient.wishes).length} ${'code' in sender ? sender.status : sender.wishes.ret}`,
       );
       if (!('code' in recipient))
-        assert.ok(isUtf8 || /^[ -~]*$/.test(recipient.address.text + recipient.originalRecipient), 'not ASCII');
+        assert.ok(isUtf8 || /^[ -~]*$/.test(recipient.address.text + recipient.wishes.originalRecipient), 'not ASCII');
       if (!('code' in sender))
-        assert.ok(sender.isUtf8 || sender.reversePath === '' || /^[ -~]*$/.test(sender.reversePath.text), 'not ASCII');
+        assert.ok(
+          sender.wishes.isUtf8 || sender.reversePath === '' || /^[ -~]*$/.test(sender.reversePath.text),
+          'not ASCII',
+        );
       if (!('code' in sender))
         assert.ok(sender.reversePath === '' || sender.reversePath.domain !== '', 'a sender without domain');
     }

@@ -68,7 +68,7 @@ export const notice: Target = {
     const message = Buffer.from(rest.join('\x1e').replaceAll('\r', ''));
     const recipient = parse(to, orcpt, isUtf8);
     const sender = parseSender(`FROM:<a@example.com> ENVID=${envid}`, () => true);
-    const envelopeId = 'code' in sender ? undefined : sender.envelopeId;
+    const envelopeId = 'code' in sender ? undefined : sender.wishes.envelopeId;
     const action = actions[cuts.below(5)] ?? 'failed';
     const ret = cuts.below(2) ? 'FULL' : 'HDRS';
     const entry: QueueEntry = {
@@ -122,13 +122,7 @@ function parse(to: string, orcpt: string, isUtf8: boolean): Outcome['recipient']
   for (const text of [`TO:<${to}> ${notify} ORCPT=${orcpt}`, `TO:<${to}> ${notify}`, `TO:<b@example.net> ${notify}`]) {
     const found = /[\p{Cc}\ufffd]/u.test(text) ? undefined : parseRecipient(text, () => true, isUtf8);
     if (!found || 'code' in found) continue;
-    const { originalRecipient } = found;
-    return {
-      address: found.address.text,
-      domain: 'example.net',
-      notify: found.notify ?? [],
-      ...(originalRecipient && { originalRecipient }),
-    };
+    return { address: found.address.text, domain: 'example.net', ...found.wishes };
   }
   throw new Error('not even the last');
 }

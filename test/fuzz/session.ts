@@ -3,15 +3,15 @@
 // An input: an octet that chooses the options, then what the client sends; octet 0x1e stands between what comes before and after a
 // start of TLS. RFC 5321 §4, RFC 2920, RFC 3030, RFC 3207.
 import assert from 'node:assert/strict';
+import { extensionNames } from '../../src/smtp/extensions.ts';
 import { type Reply, replies } from '../../src/smtp/reply.ts';
 import { type Action, Session, type SessionOptions, maxRecipients } from '../../src/smtp/session.ts';
 import { dialogues, kept, octetsOf } from './corpus.ts';
 import { type Random, type Target, cut } from './fuzzer.ts';
 
 const [boundary, maxSizeBytes] = [0x1e, 1000];
-const all = 'PIPELINING,SIZE,8BITMIME,SMTPUTF8,CHUNKING,DSN,ENHANCEDSTATUSCODES,LIMITS,STARTTLS,AUTH,HELP'.split(',');
 const base = { hostname: 'mx.example.com', maxSizeBytes, needsTls: false, needsLogin: false, isSecure: false };
-const extensions = all.map(name => ({ name }));
+const extensions = extensionNames.map(name => ({ name }));
 const variants: readonly SessionOptions[] = [
   { ...base, extensions },
   { ...base, extensions, isSecure: true },

@@ -131,11 +131,11 @@ function run({ options, sent }: Dialogue, split: (octets: Buffer) => readonly Bu
           session.answer(answerTo(action.recipient.address.local));
           break;
         case 'begin': {
-          const { reversePath, recipients, protocol, helo, ret, envelopeId } = action.envelope;
+          const { reversePath, recipients, protocol, helo, wishes } = action.envelope;
           const to = recipients.map(r =>
-            [r.address.text, r.notify?.join('+'), r.originalRecipient].filter(Boolean).join('|'),
+            [r.address.text, r.wishes.notify?.join('+'), r.wishes.originalRecipient].filter(Boolean).join('|'),
           );
-          const dsn = [ret, envelopeId].filter(Boolean).join(' ');
+          const dsn = [wishes.ret, wishes.envelopeId].filter(Boolean).join(' ');
           happen(
             `X: begin ${protocol} ${helo} <${reversePath === '' ? '' : reversePath.text}> ${to.join(' ')}${dsn && ` ${dsn}`}`,
           );

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { chmodSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { afterEach, describe, it } from 'node:test';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
@@ -56,6 +56,40 @@ describe('a message', () => {
     assert.deepEqual([server.mail('social').length, server.mail('anton').length], [1, 1]);
     await bye(client);
   });
+
+  for (const size of [100, 400_000])
+    it(`of ${size} octets says in each copy which addresses led to it, and shares one file where it need not`, async () => {
+      const client = await start({
+        resolve: async ({ local }) => {
+          if (local === 'sales')
+            return { kind: 'local', routes: [server.route('anton'), server.route('berta')], via: 'shared' };
+          if (local === 'anton' || local === 'dora' || local === 'emil')
+            return { kind: 'local', routes: [server.route(local)] };
+          return { kind: 'local', routes: [server.route('default')], via: 'catch-all' };
+        },
+      });
+      await client.begin('sales', 'secret', 'dora', 'emil', 'anton');
+      assert.match(await client.ask(`${'x'.repeat(size)}\r\n.`), /^250 2\.0\.0 Delivered/);
+      const heads = ['anton', 'berta', 'default', 'dora', 'emil'].map(name => {
+        const [file = ''] = server.files(name);
+        assert.ok(file.endsWith(`+0000\n${'x'.repeat(size)}\n`), name);
+        return file.slice(0, file.indexOf('Return-Path: <me@example.net>\nReceived: '));
+      });
+      assert.deepEqual(heads, [
+        'Delivered-To: sales@example.com\nDelivered-To: anton@example.com\n',
+        'Delivered-To: sales@example.com\n',
+        'Delivered-To: secret@example.com\n',
+        '',
+        '',
+      ]);
+      const inodes = ['dora', 'emil'].map(name => {
+        const [file = ''] = server.in(name, 'new');
+        return statSync(join(server.folder, 'mail', name, 'new', file)).ino;
+      });
+      assert.equal(inodes[0], inodes[1]);
+      assert.deepEqual(server.spooled(), []);
+      await bye(client);
+    });
 
   it('that is big goes through a file, and leaves none behind', async () => {
     const client = await start();

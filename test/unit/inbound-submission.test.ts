@@ -205,11 +205,12 @@ describe('a copy that cannot be made now', () => {
     await client.ask('RCPT TO:<anton@example.com>');
     await client.ask('DATA');
     assert.match(await client.ask('hello\r\n.'), /^250 2\.0\.0 Queued/);
+    const copy = { ...home, head: 'Delivered-To: berta@example.com\nDelivered-To: carla@example.com\n' };
     assert.deepEqual(
       sent[0]?.entry.recipients.map(({ address, routes: owed, notify, isShared }) => [address, owed, notify, isShared]),
       [
-        ['berta@example.com', [home], ['NEVER'], true],
-        ['carla@example.com', [home], ['SUCCESS', 'FAILURE'], true],
+        ['berta@example.com', [copy], ['NEVER'], true],
+        ['carla@example.com', [copy], ['SUCCESS', 'FAILURE'], true],
       ],
     );
     assert.deepEqual(

@@ -8,9 +8,9 @@ import type { Envelope } from '../../src/smtp/envelope.ts';
 
 const address = (text: string) => parseAddress(text) ?? assert.fail(text);
 function envelope(helo: string, ...recipients: string[]): Envelope {
-  const to = recipients.map(text => ({ address: address(text), notify: undefined, originalRecipient: undefined }));
-  const wishes = { isUtf8: false, declaredSizeBytes: 0, ret: undefined, envelopeId: undefined };
-  return { helo, protocol: 'ESMTPS', reversePath: address('me@example.net'), recipients: to, ...wishes };
+  const to = recipients.map(text => ({ address: address(text), wishes: {}, ticket: undefined }));
+  const rest = { declaredSizeBytes: 0, wishes: { isUtf8: false } };
+  return { helo, protocol: 'ESMTPS', reversePath: address('me@example.net'), recipients: to, ...rest };
 }
 const peer = { ...stranger, client: '192.0.2.1', tls: 'TLSv1.3:TLS_AES_256_GCM_SHA384' };
 const facts = { id: 'id1', hostname: 'mx.example.com', receivedAt: Date.UTC(2026, 10, 29, 10, 0, 0) };

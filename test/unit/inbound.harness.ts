@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type SecureContext, connect as connectTls, createSecureContext } from 'node:tls';
 import { Certificates } from '../../src/tls/certificates.ts';
+import { type Check, loopCheck } from '../../src/inbound/checks.ts';
 import { Connection } from '../../src/inbound/connection.ts';
 import { EnvelopeBudget } from '../../src/inbound/envelopes.ts';
 import { type ListenSocket, Listeners } from '../../src/inbound/listener.ts';
@@ -15,6 +16,7 @@ import { Gatherer } from '../../src/system/gather.ts';
 import type { Log } from '../../src/system/log.ts';
 import type { Mailbox } from '../../src/mail/address.ts';
 import type { Route } from '../../src/mail/message.ts';
+import { extensionNames } from '../../src/smtp/extensions.ts';
 import { MaildirStorage } from '../../src/storage/maildir.ts';
 import { type Clock, systemClock, systemRandom as random } from '../../src/system/world.ts';
 
@@ -35,6 +37,7 @@ type Options = {
   readonly isTrusted?: boolean;
   readonly needsLogin?: boolean;
   readonly needsTls?: boolean;
+  readonly checks?: readonly Check[];
   readonly envelopes?: EnvelopeBudget;
   readonly senderCheck?: 'strict' | 'domain' | 'off';
   readonly queue?: Queue;
@@ -44,17 +47,7 @@ type Options = {
 
 export type Running = Awaited<ReturnType<typeof startServer>>;
 
-const extensions = [
-  'PIPELINING',
-  'SIZE',
-  '8BITMIME',
-  'SMTPUTF8',
-  'CHUNKING',
-  'ENHANCEDSTATUSCODES',
-  'DSN',
-  'STARTTLS',
-  'HELP',
-];
+const extensions = extensionNames.filter(name => name !== 'AUTH' && name !== 'LIMITS');
 export const ok: Resolution['kind'] = 'local';
 
 /** Every local part has the Maildir of its name, at example.com. */
@@ -82,6 +75,7 @@ export async function startServer(options: Options = {}) {
     report: options.report ?? (async () => {}),
     clock,
     random,
+    checks: options.checks ?? [loopCheck],
     gatherer,
     log,
   };

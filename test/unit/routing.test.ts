@@ -113,6 +113,24 @@ for (const [title, setup, address, outcome] of examples) {
   test(`${title}: ${address}`, async () => assert.equal(await where(setup, address), outcome));
 }
 
+test('what is found says whether the address is the own one of the mailbox', async () => {
+  const aliases = { 'a.n@example.com': '/m/shared', 'info@example.com': '/m/shared', 'berta@example.com': '/m/berta' };
+  const resolve = setUp({ ...everything, addresses: aliases });
+  for (const [address, via] of [
+    ['berta@example.com', undefined],
+    ['berta+shop@example.com', 'alias'],
+    ['a.n@example.com', 'alias'],
+    ['info@example.com', 'alias'],
+    ['anton@example.com', undefined],
+    ['anton+x@example.com', 'alias'],
+    ['x@other.example', 'catch-all'],
+    ['x+y@example.com', 'catch-all'],
+  ] as const) {
+    const found = await resolve(mailbox(address));
+    assert.equal(found.kind === 'local' ? found.via : found.kind, via, address);
+  }
+});
+
 test('a directory that cannot tell ends the question: nothing falls into the catch-all', async () => {
   const resolver = setUp({ ...everything, pam: brokenAccounts });
   await assert.rejects(resolver(mailbox('nobody@example.com')), CannotTell);

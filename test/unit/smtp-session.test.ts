@@ -2,13 +2,13 @@
 // always comes to rest; and the limits that are too large for a dialogue.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { extensionNames } from '../../src/smtp/extensions.ts';
 import { replies } from '../../src/smtp/reply.ts';
 import { type Action, Session, type SessionOptions, maxRecipients } from '../../src/smtp/session.ts';
 
-const extensions = 'PIPELINING SIZE 8BITMIME SMTPUTF8 CHUNKING DSN ENHANCEDSTATUSCODES LIMITS STARTTLS AUTH HELP';
 const options: SessionOptions = {
   hostname: 'mx.example.com',
-  extensions: extensions.split(' ').map(name => ({ name })),
+  extensions: extensionNames.map(name => ({ name })),
   maxSizeBytes: 200,
   needsTls: false,
   needsLogin: false,

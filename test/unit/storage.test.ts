@@ -97,6 +97,24 @@ test('the file is synced before it is renamed, and new/ after; made folders are 
   assert.deepEqual(calls, ['sync /example.com/anton/tmp/FILE', 'rename', 'sync /example.com/anton/new']);
 });
 
+test('the journal is told what stands in each file: a record for each head, and one for all that have none', async () => {
+  const told: (readonly [files: number, text: string])[] = [];
+  const storage = make();
+  storage.use({
+    append: async records => {
+      for (const { files, parts } of records) told.push([files.length, Buffer.concat(parts).toString()]);
+      return () => {};
+    },
+  });
+  const head = 'Delivered-To: x@example.com\n';
+  const copies = [route('anton'), { ...route('berta'), head }, route('carla'), { ...route('dora'), head }];
+  await (await storage.prepare(copies, memory('x\n'))).commit();
+  assert.deepEqual(told, [
+    [2, 'x\n'],
+    [2, `${head}x\n`],
+  ]);
+});
+
 test('a delivery waits for the folders that another one has made and not yet synced', async () => {
   const held: (() => void)[] = [];
   replaceFsync((path, sync) => (path === root ? held.push(sync) : sync()));

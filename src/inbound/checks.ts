@@ -1,0 +1,86 @@
+// The checks of a message that has arrived whole, before it is kept: each may refuse it, or have lines to put in front of it.
+// Promises: checks run one after the other, in their order; the first refusal ends it. Each has a deadline; a check that is
+// late, or fails in an unforeseen way, is no answer, so the client hears 4xx and sends the message again.
+// A new check is a value of type `Check` in a file of its own, and its place in the array in src/wiring/receiving.ts.
+import type { Envelope } from '../smtp/envelope.ts';
+import { type Reply, replies } from '../smtp/reply.ts';
+import type { Peer } from './peer.ts';
+
+export type Arrived = Readonly<{
+  envelope: Envelope;
+  peer: Peer;
+  /** How many Received lines its header has; ours is not among them. */
+  receivedLines: number;
+  /** The first octets of the message as it came, up to the end of its header; as latin1. */
+  header: () => Promise<string>;
+}>;
+
+/** A refusal, lines for the header (each ends in LF), or nothing to say. */
+export type Verdict = Reply | { readonly lines: string } | undefined;
+
+export type Check = Readonly<{
+  /** For the log. */
+  name: string;
+  deadlineMs: number;
+  /** Room for its lines in the file of a large message: with more lines, the message is written twice. */
+  linesBytes: number;
+  judge: (arrived: Arrived) => Verdict | Promise<Verdict>;
+}>;
+
+/** What all checks together say: a refusal, or the lines of all. Rejects when one is late or fails. */
+export async function runChecks(
+  checks: readonly Check[],
+  arrived: Arrived,
+): Promise<Reply | { readonly lines: string }> {
+  let lines = '';
+  for (const check of checks) {
+    const verdict = await judge(check, arrived);
+    if (verdict === undefined) continue;
+    if ('code' in verdict) return verdict;
+    lines += verdict.lines;
+  }
+  return { lines };
+}
+
+async function judge({ name, deadlineMs, judge: ask }: Check, arrived: Arrived): Promise<Verdict> {
+  const answer = ask(arrived);
+  if (!(answer instanceof Promise)) return answer;
+  const { promise: late, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(() => reject(new Error(`the check '${name}' did not answer in time`)), deadlineMs);
+  return Promise.race([answer, late]).finally(() => clearTimeout(timer));
+}
+
+const maxReceivedLines = 100; // no way through honest servers makes more
+/** How much of a message is searched for Received lines: 100 of 650 octets fit. */
+const maxHeadOctets = 64 * 1024;
+
+/** A message that goes round in circles (RFC 5321 §6.3). */
+export const loopCheck: Check = {
+  name: 'loop',
+  deadlineMs: 0,
+  linesBytes: 0,
+  judge: ({ receivedLines }) => (receivedLines > maxReceivedLines ? replies.loop : undefined),
+};
+
+/** Counts the Received lines of a header while it passes, in pieces of any size; keeps no more than the start of a line. */
+export class ReceivedLines {
+  count = 0;
+  #start = '';
+  #leftOctets = maxHeadOctets;
+
+  pass(data: Buffer): void {
+    let at = 0;
+    while (this.#leftOctets > 0 && at < data.length) {
+      const lf = data.indexOf(10, at);
+      const end = lf < 0 ? data.length : lf;
+      const missing = 'received:'.length - this.#start.length;
+      if (missing > 0) this.#start += data.toString('latin1', at, Math.min(end, at + missing));
+      this.#leftOctets -= end + 1 - at;
+      at = end + 1;
+      if (lf < 0) return;
+      if (this.#start === '') this.#leftOctets = 0; // an empty line ends the header
+      if (this.#start.toLowerCase() === 'received:') this.count += 1;
+      this.#start = '';
+    }
+  }
+}

@@ -1,0 +1,91 @@
+// What becomes of a message once its recipients are known: the copies that are made here, and what the queue gets. Pure: a
+// function of the envelope, of where each recipient leads, and of the copies that could not be made.
+// Promises: a copy is made once, whoever led to it; a copy that cannot be made now waits for each recipient whose mail it
+// carries; what MAIL and RCPT wished for goes along whole. A copy names, in Delivered-To, the addresses that led to that
+// mailbox and no others, so that nobody learns of a Bcc to somebody else.
+import {
+  type Copy,
+  type Outcome,
+  type QueueEntry,
+  type QueueRecipient,
+  deliveredTo,
+  routeKey,
+} from '../mail/message.ts';
+import type { Accepted, Envelope } from '../smtp/envelope.ts';
+import type { Destination } from './policy.ts';
+
+/** A queue entry, but for what only the arrived message can tell. */
+export type PlannedEntry = Omit<QueueEntry, 'id' | 'receivedAt' | 'is8Bit' | 'skipBytes'>;
+
+export type Plan = {
+  /** Each with another `routeKey`. */
+  readonly copies: readonly Copy[];
+  /** One for each envelope that leaves. Empty where every recipient has all copies. */
+  readonly entries: readonly PlannedEntry[];
+};
+
+/** `unmade`: the keys of copies that cannot be made now. */
+export function plan(envelope: Envelope<Destination>, unmade: ReadonlySet<string> = new Set()): Plan {
+  const copies = copiesOf(envelope.recipients);
+  const waiting = envelope.recipients.flatMap(accepted => {
+    const recipient = toQueue(accepted, copies);
+    const routes = recipient.routes?.filter(copy => unmade.has(routeKey(copy)));
+    return routes?.length === 0 ? [] : [{ ...recipient, ...(routes && { routes }) }];
+  });
+  return {
+    copies: [...copies.values()].filter(copy => !unmade.has(routeKey(copy))),
+    entries: waiting.length > 0 ? [entryFor(envelope, waiting)] : [],
+  };
+}
+
+/** The envelope as the queue and notices know it, for these recipients. */
+export function entryFor(envelope: Envelope<Destination>, waiting: readonly QueueRecipient[]): PlannedEntry {
+  const { reversePath, wishes } = envelope;
+  return { ...wishes, from: reversePath === '' ? '' : reversePath.text, recipients: waiting };
+}
+
+/** What a notice says of the recipients that have all their copies, where their sender wants to know. */
+export function successes(envelope: Envelope<Destination>, unmade: ReadonlySet<string>): readonly Outcome[] {
+  const delivery = { kind: 'delivered', status: '2.0.0', text: 'delivered to its mailbox' } as const;
+  return envelope.recipients.flatMap((accepted): Outcome[] => {
+    if (!accepted.wishes.notify?.includes('SUCCESS')) return [];
+    const recipient = toQueue(accepted, new Map());
+    const hasAll = recipient.routes?.every(route => !unmade.has(routeKey(route))) === true;
+    return hasAll ? [{ recipient, action: recipient.isShared ? 'expanded' : 'delivered', delivery }] : [];
+  });
+}
+
+/** Every copy that stays here, by its key. */
+function copiesOf(recipients: readonly Accepted<Destination>[]): ReadonlyMap<string, Copy> {
+  const copies = new Map<string, Copy>();
+  const unnamed = new Set<string>(); // copies that an address other than the mailbox's own has led to
+  for (const { ticket } of recipients)
+    for (const route of ticket?.found?.routes ?? []) {
+      const key = routeKey(route);
+      copies.set(key, route);
+      if (ticket?.found?.via !== undefined) unnamed.add(key);
+    }
+  for (const key of unnamed) {
+    const copy = copies.get(key);
+    if (copy) copies.set(key, { ...copy, head: deliveredTo(addressesOf(key, recipients)) });
+  }
+  return copies;
+}
+
+/** The addresses that led to a copy, each once. */
+function addressesOf(key: string, recipients: readonly Accepted<Destination>[]): readonly string[] {
+  const led = recipients.filter(({ ticket }) => ticket?.found?.routes.some(route => routeKey(route) === key));
+  return [...new Set(led.map(({ address }) => address.text))];
+}
+
+/** A recipient as the queue keeps it. */
+function toQueue(
+  { address, ticket, wishes }: Accepted<Destination>,
+  copies: ReadonlyMap<string, Copy>,
+): QueueRecipient {
+  if (ticket === undefined) throw new Error(`${address.text} was accepted, and leads nowhere`);
+  const { domain, found } = ticket;
+  const routes = found?.routes.map(route => copies.get(routeKey(route)) ?? route);
+  const isShared = found?.via === 'shared';
+  return { address: address.text, domain, ...(routes && { routes }), ...(isShared && { isShared }), ...wishes };
+}

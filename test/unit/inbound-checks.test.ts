@@ -1,0 +1,85 @@
+// The checks between the end of a message and its copies: refusals, lines, deadlines; and how Received lines are counted.
+import assert from 'node:assert/strict';
+import { afterEach, describe, it } from 'node:test';
+import { type Check, ReceivedLines, loopCheck, runChecks } from '../../src/inbound/checks.ts';
+import { stranger } from '../../src/inbound/peer.ts';
+import { replies } from '../../src/smtp/reply.ts';
+import { Client, type Running, startServer } from './inbound.harness.ts';
+
+const check = (judge: Check['judge'], linesBytes = 0): Check => ({ name: 'test', deadlineMs: 50, linesBytes, judge });
+const arrived = { envelope: {} as never, peer: stranger, receivedLines: 0, header: async () => '' };
+
+describe('checks', () => {
+  it('give their lines together, in their order', async () => {
+    const checks = [
+      check(() => ({ lines: 'A: 1\n' })),
+      check(() => undefined),
+      check(async () => ({ lines: 'B: 2\n' })),
+    ];
+    assert.deepEqual(await runChecks(checks, arrived), { lines: 'A: 1\nB: 2\n' });
+  });
+
+  it('end with the first refusal', async () => {
+    const never = check(() => assert.fail('it was asked'));
+    assert.equal(await runChecks([check(() => replies.loop), never], arrived), replies.loop);
+  });
+
+  it('that are late are no answer', async () => {
+    const late = check(() => new Promise(() => {}));
+    await assert.rejects(runChecks([late], arrived), /the check 'test' did not answer in time/);
+  });
+});
+
+describe('a message', () => {
+  let server: Running;
+  afterEach(() => server.stop());
+
+  for (const size of [10, 400_000])
+    it(`of ${size} octets has the lines of its checks behind Return-Path; a check sees its header`, async () => {
+      const seen: string[] = [];
+      const checks = [
+        loopCheck,
+        check(async ({ header }) => {
+          seen.push(await header());
+          return { lines: 'X-Checked: yes\n' };
+        }, 100),
+      ];
+      server = await startServer({ checks });
+      const client = await Client.to(server);
+      await client.begin('anton');
+      assert.match(await client.ask(`Subject: x\r\n\r\n${'y'.repeat(size)}\r\n.`), /^250 /);
+      assert.deepEqual(seen, ['Subject: x']);
+      const [file = ''] = server.files('anton');
+      assert.match(file, /^Return-Path: <me@example\.net>\n(?:X-Padding:(?:.*\n )*.*\n)?X-Checked: yes\nReceived: /);
+      assert.ok(file.endsWith(`\nSubject: x\n\n${'y'.repeat(size)}\n`));
+    });
+
+  it('is 451 when a check fails, and nothing of it is left', async () => {
+    server = await startServer({ checks: [check(() => Promise.reject(new Error('broken')))] });
+    const client = await Client.to(server);
+    await client.begin('anton');
+    assert.match(await client.ask('hello\r\n.'), /^451 4\.3\.0 /);
+    assert.deepEqual(server.in('anton', 'new'), []);
+  });
+});
+
+describe('Received lines', () => {
+  const count = (text: string, pieceOctets: number): number => {
+    const lines = new ReceivedLines();
+    const octets = Buffer.from(text);
+    for (let at = 0; at < octets.length; at += pieceOctets) lines.pass(octets.subarray(at, at + pieceOctets));
+    return lines.count;
+  };
+  for (const [text, wanted] of [
+    ['Received: a\n\tb\nX: y\nRECEIVED: c\n\nReceived: body\n', 2],
+    ['\nReceived: body\n', 0],
+    ['Received : a\nReceivedX: b\n Received: c\n', 0],
+    ['', 0],
+    [`${'Received: a\n'.repeat(150)}\n`, 150],
+    // Beyond the first 64 KiB nothing is counted: it costs time, and no honest way makes such a header.
+    [`X: ${'y'.repeat(70_000)}\nReceived: a\n\n`, 0],
+  ] as const)
+    it(`of ${JSON.stringify(text.slice(0, 30))} are ${wanted}, in pieces of any size`, () => {
+      for (const octets of [1, 2, 7, 100, 1_000_000]) assert.equal(count(text, octets), wanted, `${octets}`);
+    });
+});

@@ -1,0 +1,159 @@
+// What becomes of a message: which copies are made, what they say of how it came there, and what the queue gets.
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { plan, successes } from '../../src/inbound/plan.ts';
+import type { Destination } from '../../src/inbound/policy.ts';
+import { type Route, routeKey } from '../../src/mail/message.ts';
+import type { Found } from '../../src/mail/ports.ts';
+import { type Envelope, parseRecipient, parseSender } from '../../src/smtp/envelope.ts';
+
+const maildir = (name: string): Route => ({ kind: 'maildir', path: `/m/${name}`, root: '/m' });
+const home = (account: string): Route => ({ kind: 'account', account, folder: 'Maildir' });
+type To = readonly [rcpt: string, found?: Found];
+
+function envelope(mail: string, ...recipients: readonly To[]): Envelope<Destination> {
+  const sender = parseSender(`FROM:${mail}`, () => true);
+  assert.ok(!('code' in sender));
+  return {
+    ...sender,
+    helo: 'c',
+    protocol: 'ESMTP',
+    recipients: recipients.map(([text, found]) => {
+      const recipient = parseRecipient(`TO:${text}`, () => true, true);
+      assert.ok(!('code' in recipient));
+      return { ...recipient, ticket: { domain: recipient.address.domain, ...(found && { found }) } };
+    }),
+  };
+}
+const own = (...routes: Route[]): Found => ({ routes });
+const shared = (...routes: Route[]): Found => ({ routes, via: 'shared' });
+const all: Found = { routes: [maildir('default')], via: 'catch-all' };
+const alias: Found = { routes: [maildir('anton')], via: 'alias' };
+
+describe('the copies', () => {
+  const cases: readonly (readonly [what: string, to: readonly To[], copies: readonly object[]])[] = [
+    [
+      'of own addresses are alike',
+      [
+        ['<anton@x>', own(maildir('anton'))],
+        ['<berta@x>', own(maildir('berta'))],
+      ],
+      [maildir('anton'), maildir('berta')],
+    ],
+    [
+      'are made once, whoever led there',
+      [
+        ['<a@x>', own(maildir('m'))],
+        ['<b@x>', own(maildir('m'))],
+      ],
+      [maildir('m')],
+    ],
+    [
+      'name what led to the catch-all',
+      [
+        ['<one@x>', all],
+        ['<two@x>', all],
+      ],
+      [{ ...maildir('default'), head: 'Delivered-To: one@x\nDelivered-To: two@x\n' }],
+    ],
+    [
+      'name an address once',
+      [
+        ['<one@x>', all],
+        ['<one@x>', all],
+      ],
+      [{ ...maildir('default'), head: 'Delivered-To: one@x\n' }],
+    ],
+    [
+      'name an alias, and the own address with it',
+      [
+        ['<anton@x>', own(maildir('anton'))],
+        ['<a.n@x>', alias],
+      ],
+      [{ ...maildir('anton'), head: 'Delivered-To: anton@x\nDelivered-To: a.n@x\n' }],
+    ],
+    [
+      'never name what led to another mailbox',
+      [
+        ['<sales@x>', shared(home('anton'), home('berta'))],
+        ['<secret@x>', shared(home('carla'))],
+        ['<dora@x>', own(maildir('dora'))],
+      ],
+      [
+        { ...home('anton'), head: 'Delivered-To: sales@x\n' },
+        { ...home('berta'), head: 'Delivered-To: sales@x\n' },
+        { ...home('carla'), head: 'Delivered-To: secret@x\n' },
+        maildir('dora'),
+      ],
+    ],
+    ['are none for mail that goes elsewhere', [['<a@elsewhere.example>']], []],
+  ];
+  for (const [what, to, copies] of cases)
+    it(what, () => assert.deepEqual(plan(envelope('<me@y>', ...to)).copies, copies));
+});
+
+describe('the queue', () => {
+  it('gets nothing when every copy is made', () =>
+    assert.deepEqual(plan(envelope('<me@y>', ['<a@x>', own(maildir('a'))])).entries, []));
+
+  it('gets one entry for those elsewhere, with all that MAIL and RCPT wished for', () => {
+    const mail = '<me@y> SMTPUTF8 RET=HDRS ENVID=e1';
+    const to = '<b@z> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;c@z';
+    assert.deepEqual(plan(envelope(mail, ['<a@x>', own(maildir('a'))], [to])).entries, [
+      {
+        from: 'me@y',
+        isUtf8: true,
+        ret: 'HDRS',
+        envelopeId: 'e1',
+        recipients: [{ address: 'b@z', domain: 'z', notify: ['SUCCESS', 'DELAY'], originalRecipient: 'rfc822;c@z' }],
+      },
+    ]);
+  });
+
+  it('gets a copy that cannot be made for each of its recipients, with its head', () => {
+    const unmade = new Set([routeKey(home('b'))]);
+    const to: To[] = [
+      ['<list@x>', shared(home('a'), home('b'))],
+      ['<b@x>', own(home('b'))],
+      ['<a@x>', own(home('a'))],
+    ];
+    const { copies, entries } = plan(envelope('<>', ...to), unmade);
+    const copy = { ...home('b'), head: 'Delivered-To: list@x\nDelivered-To: b@x\n' };
+    assert.deepEqual(copies, [{ ...home('a'), head: 'Delivered-To: list@x\nDelivered-To: a@x\n' }]);
+    assert.deepEqual(entries, [
+      {
+        from: '',
+        isUtf8: false,
+        recipients: [
+          { address: 'list@x', domain: 'x', routes: [copy], isShared: true },
+          { address: 'b@x', domain: 'x', routes: [copy] },
+        ],
+      },
+    ]);
+  });
+
+  it('never takes a recipient of whom nothing is known', () => {
+    const { recipients, ...rest } = envelope('<me@y>', ['<a@x>']);
+    const unknown = recipients.map(recipient => ({ ...recipient, ticket: undefined }));
+    assert.throws(() => plan({ ...rest, recipients: unknown }), /leads nowhere/);
+  });
+});
+
+it('success is told of those that have all their copies and wanted to know', () => {
+  const wish = 'NOTIFY=SUCCESS';
+  const to: To[] = [
+    [`<a@x> ${wish}`, own(home('a'))],
+    ['<b@x>', own(home('b'))],
+    [`<list@x> ${wish}`, shared(home('a'), home('b'))],
+    [`<later@x> ${wish}`, own(home('c'))],
+    [`<a@elsewhere.example> ${wish}`],
+  ];
+  const outcomes = successes(envelope('<me@y>', ...to), new Set([routeKey(home('c'))]));
+  assert.deepEqual(
+    outcomes.map(({ action, recipient }) => [action, recipient.address]),
+    [
+      ['delivered', 'a@x'],
+      ['expanded', 'list@x'],
+    ],
+  );
+});
