@@ -5,7 +5,7 @@
 import { isIP } from 'node:net';
 import type { Delivery, NextHop } from '../mail/message.ts';
 import type { Refusal } from './dialogue.ts';
-import { type MxOptions, type Target, codeOf, findTargets } from './mx.ts';
+import { type IsUnreached, type MxOptions, type Target, codeOf, findTargets } from './mx.ts';
 
 /** What TLS is worth at one server. A value, so that later features can choose another one: exceptions by domain, MTA-STS, DANE. */
 export type TlsPolicy = {
@@ -56,6 +56,7 @@ const externalPolicies: Readonly<Record<HopOptions['externalTls'], TlsPolicy>> =
 export async function* findServers(
   hop: NextHop,
   options: HopOptions,
+  isUnreached: IsUnreached,
 ): AsyncGenerator<Server, Delivery | undefined, void> {
   const { relay, externalTls, port } = options;
   switch (hop.kind) {
@@ -63,9 +64,9 @@ export async function* findServers(
       throw new Error('mail that stays here goes to no other server');
     case 'relay':
       if (relay === undefined) throw new Error('there is no relay');
-      return yield* findRelay(relay, options);
+      return yield* findRelay(relay, options, isUnreached);
     case 'domain': {
-      const targets = findTargets(hop.domain, options);
+      const targets = findTargets(hop.domain, options, isUnreached);
       for (;;) {
         const { done, value } = await targets.next();
         if (done) return value;
@@ -78,13 +79,18 @@ export async function* findServers(
 }
 
 /** The relay's name is looked up as the operating system does it, because containers and hosts files have names of their own. */
-async function* findRelay({ host, port, tls }: Relay, { dns }: HopOptions): AsyncGenerator<Server, Delivery, void> {
+async function* findRelay(
+  { host, port, tls }: Relay,
+  { dns }: HopOptions,
+  isUnreached: IsUnreached,
+): AsyncGenerator<Server, Delivery, void> {
   const found = isIP(host) ? [host] : await dns.systemAddresses(host).catch(codeOf);
   if (typeof found === 'string') {
     const text = `the address of the relay cannot be found (${found})`;
     return { kind: 'deferred', status: '4.4.3', text, remote: host, isUnreachable: true };
   }
-  for (const address of found.slice(0, maxAddressesOfRelay))
+  const ordered = found.toSorted((a, b) => Number(isUnreached(a)) - Number(isUnreached(b)));
+  for (const address of ordered.slice(0, maxAddressesOfRelay))
     yield { host, address, port, tls: relayPolicies[tls], isRelay: true };
   return { kind: 'deferred', status: '4.4.3', text: 'the relay has no address', remote: host, isUnreachable: true };
 }

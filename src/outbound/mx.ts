@@ -17,6 +17,8 @@ export type MxOptions = {
   /** Whether a host name or an address is our own. */
   readonly isSelf: (nameOrAddress: string) => boolean;
 };
+/** Whether an address could not be connected to a moment ago: of several that are as good, it is tried last. */
+export type IsUnreached = (address: string) => boolean;
 
 const maxHosts = 10;
 const maxTargets = 20;
@@ -35,6 +37,7 @@ export const codeOf = (error: unknown): string => (error as NodeJS.ErrnoExceptio
 export async function* findTargets(
   domain: string,
   { dns, random, isSelf }: MxOptions,
+  isUnreached: IsUnreached = () => false,
 ): AsyncGenerator<Target, Delivery | undefined, void> {
   const cannotTell = (code: string): Delivery => {
     const text = `DNS cannot tell where mail for ${domain} goes (${code})`;
@@ -72,7 +75,9 @@ export async function* findTargets(
       return failed('5.4.6', `mail for ${domain} comes back to this server, which does not host it`);
     if (isOurs) break;
     isFirstGroup = false;
-    const allowed = found.filter(({ address }) => !forbidden.check(address, family(address)));
+    const allowed = found
+      .filter(({ address }) => !forbidden.check(address, family(address)))
+      .toSorted((a, b) => Number(isUnreached(a.address)) - Number(isUnreached(b.address)));
     yield* allowed.slice(0, maxTargets - targets);
     targets += allowed.length;
     if (targets >= maxTargets) return undefined;

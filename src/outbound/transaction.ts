@@ -67,7 +67,9 @@ export function* transact(offers: Offers, mail: Mail, limits: Limits): Dialogue<
     if (waiting.length === 0) return finish(unfit, true);
     if (transactions >= limits.transactions) return finish(spent, true, true);
     transactions += 1;
-    const end = yield* transaction(offers, mailCommand, waiting.slice(0, size), transactions > 1);
+    const hasTaken = addressees.some(({ result }) => result?.kind === 'delivered');
+    const before = hasTaken ? 'taken' : transactions > 1 ? 'refused' : 'none';
+    const end = yield* transaction(offers, mailCommand, waiting.slice(0, size), before);
     if (end.kind === 'over') return finish(end.delivery, false, end.isUntried);
     if (end.kind === 'refused') return finish(end.delivery, end.isReusable);
     size = Math.min(size, end.size ?? size);
@@ -82,13 +84,14 @@ export function limitOf(offers: Offers, name: 'MAILMAX' | 'RCPTMAX'): number {
 
 const spent = deferred('4.5.3', 'the session has had as many transactions as it may');
 
-/** One transaction. `isFollowing`: there was another one for the same message in this session. */
+/** One transaction. `before`: what became of the others for the same message in this session. */
 function* transaction(
   offers: Offers,
   mailCommand: string,
   batch: readonly Addressee[],
-  isFollowing: boolean,
+  before: 'none' | 'refused' | 'taken',
 ): Dialogue<End> {
+  const isFollowing = before !== 'none';
   const envelope = yield* sendEnvelope(mailCommand, batch, isFollowing, offers.has('PIPELINING') ? maxPipelined : 1);
   if ('kind' in envelope) return envelope;
   const { accepted, refusal, data, tooMany } = envelope;
@@ -104,7 +107,7 @@ function* transaction(
       return { kind: 'refused', delivery: refusal, isReusable: isReady };
     }
     if (accepted.length === 0 && tooMany !== undefined) {
-      if (isFollowing) return over(tooMany); // so it is about their number in the session
+      if (before === 'taken') return over(tooMany); // so it is about their number in the session
       for (const each of batch) each.result ??= asDeferral(tooMany);
     }
     const size = data && settle(accepted, toDelivery(data, false));

@@ -20,6 +20,7 @@ import type { Login, Refusal } from './dialogue.ts';
 import { type HopOptions, type Server, findServers, summarize } from './hops.ts';
 import { deferred, failed } from './replies.ts';
 import type { Sent } from './transaction.ts';
+import { Unreached } from './unreached.ts';
 
 type Attempt = Parameters<Transport['deliver']>;
 /** A session waits so long for its next message. */
@@ -47,11 +48,13 @@ export class OutboundTransport implements Transport {
   /** The sessions that wait for their next message, by next hop; no more than there are attempts at once. */
   readonly #idle = new Map<Connection, { readonly to: string; readonly timer: NodeJS.Timeout }>();
   readonly #secureContexts = new Map<string, SecureContext>();
+  readonly #unreached: Unreached;
   /** What the relay gets. */
   #login: Login | undefined;
 
   constructor(options: OutboundOptions) {
     this.#options = options;
+    this.#unreached = new Unreached(options.clock);
     const { user, password } = options.relay ?? {};
     if (user !== undefined && password !== undefined) this.#login = { user, password };
   }
@@ -112,7 +115,7 @@ export class OutboundTransport implements Transport {
   async #open(hop: NextHop, place: Place): Promise<Connection | Delivery> {
     const { clock, log } = this.#options;
     const destination = nextHopKey(hop);
-    const servers = findServers(hop, this.#options);
+    const servers = findServers(hop, this.#options, address => this.#unreached.has(address));
     const startedAt = clock.now();
     const refusals: (Refusal & { readonly server: Server })[] = [];
     while (clock.now() - startedAt <= maxTryingMs) {
@@ -122,7 +125,11 @@ export class OutboundTransport implements Transport {
       const server = next.value;
       if (!place.enter(server.address)) return crowded(server);
       const opened = await this.#openAt(server, place);
-      if (opened instanceof Connection) return opened;
+      if (opened instanceof Connection) {
+        this.#unreached.delete(server.address);
+        return opened;
+      }
+      if (opened.delivery.status === '4.4.1') this.#unreached.add(server.address);
       const fields = { destination, remote: server.host, address: server.address, reason: opened.delivery.text };
       if (server.isRelay && opened.because !== 'host') log.warn(fields, 'the relay cannot be used: see SLIM_RELAY_*');
       else log.info(fields, 'a server cannot be used');
