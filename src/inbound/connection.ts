@@ -45,7 +45,7 @@ export type Service = Readonly<{
   accept: AcceptOptions;
   policy: Policy;
   authenticator: Authenticator | undefined;
-  secureContext: () => SecureContext;
+  secureContext: (kind: ListenSocket['kind']) => SecureContext;
   envelopes: EnvelopeBudget;
   gatherer: Gatherer;
   log: Log;
@@ -229,7 +229,7 @@ export class Connection {
   }
 
   async #handshake(): Promise<void> {
-    await this.#wire.secure(this.#service.secureContext());
+    await this.#wire.secure(this.#service.secureContext(this.#listener.kind));
     this.#peer = { ...this.#peer, helo: undefined, tls: this.#wire.tls };
     if (this.#wire.isOpen) this.#wire.deadline(idleTimeoutMs, () => this.end(replies.timeout));
   }

@@ -1,11 +1,12 @@
 // The server's certificate: the configured pair, watched by content, or a self-signed one, made once and kept.
 // Promises that a good new pair serves the next handshake without touching sessions, and that a pair that is missing,
 // broken or does not fit never takes the place of one that works: it is logged, once, and looked at again. Never in this
-// file: which socket needs TLS. RFC 8446, RFC 5246 and RFC 9325 §4 (forward secrecy, AEAD), RFC 5280.
+// file: which socket needs TLS. RFC 8446, RFC 5246 and RFC 9325 §4 (forward secrecy, AEAD), RFC 5280; RFC 7435 for smtp sockets.
 import { constants, KeyObject, X509Certificate, createPrivateKey, webcrypto } from 'node:crypto';
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type SecureContext, createSecureContext } from 'node:tls';
+import { inOrder, withLineEnds } from './pem.ts';
 import type { Log } from '../system/log.ts';
 import type { Clock, Random } from '../system/world.ts';
 
@@ -22,13 +23,20 @@ export type CertificateOptions = Subject & {
 };
 
 const dayMs = 86_400_000;
-// Forward-secret AEAD alone. No finite-field DHE: every TLS 1.2 sender with AEAD has ECDHE, and DHE invites D(HE)at.
-const ciphers = 'ECDHE+AESGCM:ECDHE+CHACHA20'; // and, for TLS 1.3, OpenSSL's own list
+// Forward secrecy always. No finite-field DHE: every TLS 1.2 sender with AEAD has ECDHE, and DHE invites D(HE)at. For TLS 1.3
+// OpenSSL has a list of its own.
+const aead = 'ECDHE+AESGCM:ECDHE+CHACHA20';
+/** Where old mail servers come (Exchange on Windows Server 2012 R2, scanners), the alternative to CBC is often plain text. */
+const aeadAndCbc = `${aead}:ECDHE+AES+SHA384:ECDHE+AES+SHA256:ECDHE+AES+SHA1`;
 
-/** The pair in use. One context serves all sockets: `new TLSSocket(socket, {isServer: true, secureContext})`. */
+/** The kinds of sockets: mail from other servers comes to `smtp`. */
+type SocketKind = 'smtp' | 'submission' | 'submissions';
+type Contexts = Readonly<Record<SocketKind, SecureContext>>;
+
+/** The pair in use. One context serves all sockets of a kind: `new TLSSocket(socket, {isServer: true, secureContext})`. */
 export class Certificates {
   readonly #options: CertificateOptions;
-  #context: SecureContext | undefined;
+  #contexts: Contexts | undefined;
   #seen = ''; // what was read last: each content is judged once
   #endsAt = Infinity; // when the pair in use expires, until that was told
 
@@ -36,7 +44,7 @@ export class Certificates {
   static async open(options: CertificateOptions): Promise<Certificates> {
     const certificates = new Certificates(options);
     await certificates.check();
-    if (certificates.#context) return certificates;
+    if (certificates.#contexts) return certificates;
     certificates.#take(await selfSigned(options));
     options.log.warn({ folder: options.folder }, 'serving a self-signed certificate, which clients will not trust');
     return certificates;
@@ -47,9 +55,9 @@ export class Certificates {
     setInterval(() => void this.check(), 60_000).unref();
   }
 
-  /** What the next handshake uses. */
-  get secureContext(): SecureContext {
-    return this.#context ?? createSecureContext(); // never that empty one: open() has loaded a pair
+  /** What the next handshake on a socket of that kind uses. */
+  contextFor(kind: SocketKind): SecureContext {
+    return this.#contexts?.[kind] ?? createSecureContext(); // never that empty one: open() has loaded a pair
   }
 
   /** Looks whether there is a new pair: every minute, and on SIGHUP. Never rejects. */
@@ -73,12 +81,17 @@ export class Certificates {
   /** Checks everything before it changes anything. Throws on a pair that is no good. */
   #take(pair: Pair): void {
     const { minVersion, log } = this.#options;
-    const leaf = new X509Certificate(pair.cert);
-    // createSecureContext compares them only where both are of one type, such as RSA.
-    if (!leaf.checkPrivateKey(createPrivateKey(pair.key))) throw new Error('the key is of another certificate');
+    const key = withLineEnds(pair.key);
+    // createSecureContext compares key and certificate only where both are of one type, such as RSA.
+    const { leaf, pem: cert, isReordered } = inOrder(withLineEnds(pair.cert), createPrivateKey(key));
     // Nobody needs renegotiation (TLS 1.2), and it makes us compute at a client's word.
     const secureOptions = constants.SSL_OP_NO_RENEGOTIATION;
-    this.#context = createSecureContext({ ...pair, ciphers, honorCipherOrder: true, minVersion, secureOptions });
+    const common = { cert, key, honorCipherOrder: true, minVersion, secureOptions };
+    const submission = createSecureContext({ ...common, ciphers: aead });
+    const smtp = createSecureContext({ ...common, ciphers: aeadAndCbc });
+    this.#contexts = { smtp, submission, submissions: submission };
+    if (isReordered)
+      log.info({ leaf: leaf.subject }, 'the certificates were in another order: the one of the key comes first');
     this.#endsAt = leaf.validToDate.getTime();
     log.info({ names: leaf.subjectAltName, from: leaf.validFrom, until: leaf.validTo }, 'certificate taken up');
   }

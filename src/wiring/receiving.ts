@@ -7,7 +7,7 @@ import type { Pem, Settings } from '../config/settings.ts';
 import { loopCheck } from '../inbound/checks.ts';
 import { Connection } from '../inbound/connection.ts';
 import { EnvelopeBudget } from '../inbound/envelopes.ts';
-import { Listeners } from '../inbound/listener.ts';
+import { type ListenSocket, Listeners } from '../inbound/listener.ts';
 import { type Peer, clientKey, stranger } from '../inbound/peer.ts';
 import { mustLogIn } from '../inbound/policy.ts';
 import { isShared, matcher, sharedAddresses } from '../inbound/shared-addresses.ts';
@@ -66,7 +66,7 @@ export async function openInbound({ settings, steward, log, onReload }: Context,
   const checks = [loopCheck];
   const accept = { ...common, gatherer, spoolFolder: join(dataFolder, 'spool'), storages, queue, report, checks };
   const policy = { resolve, senderCheck, gatherer };
-  const secureContext = () => certificates.secureContext;
+  const secureContext = (kind: ListenSocket['kind']) => certificates.contextFor(kind);
   const envelopes = new EnvelopeBudget();
   const service = { accept, policy, authenticator, secureContext, envelopes, gatherer, log };
   const trusts = matcher(settings.trustedNetworks);

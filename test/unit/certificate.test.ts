@@ -71,7 +71,13 @@ type Opened = { certificates: Certificates; lines: string[]; set: (pair: Pair | 
 async function serve(
   t: TestContext,
   pair: Pair | undefined,
-  more: { isConfigured?: boolean; folder?: string; hostname?: string; minVersion?: 'TLSv1.2' | 'TLSv1.3' } = {},
+  more: {
+    isConfigured?: boolean;
+    folder?: string;
+    hostname?: string;
+    minVersion?: 'TLSv1.2' | 'TLSv1.3';
+    kind?: 'smtp' | 'submission' | 'submissions';
+  } = {},
 ): Promise<Opened> {
   const lines: string[] = [];
   const note =
@@ -93,7 +99,8 @@ async function serve(
     log: { debug: note('debug'), info: note('info'), warn: note('warn'), error: note('error') },
   });
   const server = createServer(socket => {
-    const secure = new TLSSocket(socket, { isServer: true, secureContext: certificates.secureContext });
+    const secureContext = certificates.contextFor(more.kind ?? 'submission');
+    const secure = new TLSSocket(socket, { isServer: true, secureContext });
     secure.on('error', () => socket.destroy());
     secure.on('data', data => secure.write(data));
   });
@@ -135,20 +142,20 @@ test('a renewed pair serves the next handshake while an old session goes on', as
   await certificates.check();
   assert.equal(nameOf(await shake(t, port)), 'second.example');
   assert.equal(await echo(old, 'still here'), 'still here');
-  const context = certificates.secureContext;
+  const context = certificates.contextFor('submission');
   await certificates.check();
-  assert.equal(certificates.secureContext, context, 'the same content makes no new context');
+  assert.equal(certificates.contextFor('submission'), context, 'the same content makes no new context');
   assert.equal(lines.filter(line => line.includes('taken up')).length, 2);
 });
 
 test('a renewed pair is found by itself within a minute', async t => {
   t.mock.timers.enable({ apis: ['setInterval'] });
   const { set, certificates } = await serve(t, first);
-  const context = certificates.secureContext;
+  const context = certificates.contextFor('submission');
   set(second);
   t.mock.timers.tick(60_000);
   await new Promise(resolve => setImmediate(resolve));
-  assert.notEqual(certificates.secureContext, context);
+  assert.notEqual(certificates.contextFor('submission'), context);
 });
 
 test('a pair that does not fit, or is no PEM, is ignored and logged once, and a good one heals it', async t => {
@@ -228,13 +235,55 @@ test('a file with a chain is served whole: a client that knows only the root ver
   assert.equal((await shake(t, port, options)).authorized, true);
 });
 
-test('key exchange without forward secrecy, and CBC, are refused although the RSA key could do them', async t => {
-  const { port } = await serve(t, chain.pair);
-  for (const ciphers of ['AES128-GCM-SHA256', 'AES256-SHA256', 'ECDHE-RSA-AES128-SHA', 'DHE-RSA-AES128-GCM-SHA256'])
-    await assert.rejects(shake(t, port, { maxVersion: 'TLSv1.2', ciphers }), /handshake failure/i, ciphers);
-  const good = await shake(t, port, {
-    maxVersion: 'TLSv1.2',
-    ciphers: 'AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384',
+const cbc = ['AES128-SHA', 'AES256-SHA', 'AES128-SHA256', 'AES256-SHA384'];
+const withoutForwardSecrecy = ['AES128-GCM-SHA256', 'AES256-SHA256', 'AES128-SHA', 'DHE-RSA-AES128-GCM-SHA256'];
+const tls12 = (ciphers: string): ConnectionOptions => ({ maxVersion: 'TLSv1.2', ciphers });
+
+for (const kind of ['submission', 'submissions'] as const)
+  test(`key exchange without forward secrecy, and CBC, are refused on ${kind} although the RSA key could do them`, async t => {
+    const { port } = await serve(t, chain.pair, { kind });
+    for (const ciphers of [...withoutForwardSecrecy, ...cbc.map(suite => `ECDHE-RSA-${suite}`)])
+      await assert.rejects(shake(t, port, tls12(ciphers)), /handshake failure/i, ciphers);
+    const good = await shake(t, port, tls12('AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384'));
+    assert.equal(good.getCipher().name, 'ECDHE-RSA-AES256-GCM-SHA384');
   });
-  assert.equal(good.getCipher().name, 'ECDHE-RSA-AES256-GCM-SHA384');
+
+test('smtp sockets take CBC too where it has forward secrecy, with RSA and ECDSA, but prefer AEAD', async t => {
+  for (const [pair, kind] of [
+    [chain.pair, 'RSA'],
+    [first, 'ECDSA'],
+  ] as const) {
+    const { port } = await serve(t, pair, { kind: 'smtp' });
+    for (const suite of cbc) {
+      const socket = await shake(t, port, tls12(`ECDHE-${kind}-${suite}`));
+      assert.equal(socket.getCipher().name, `ECDHE-${kind}-${suite}`);
+    }
+    for (const ciphers of withoutForwardSecrecy)
+      await assert.rejects(shake(t, port, tls12(ciphers)), /handshake failure/i, ciphers);
+    const both = await shake(t, port, tls12(`ECDHE-${kind}-AES128-SHA:ECDHE-${kind}-AES128-GCM-SHA256`));
+    assert.equal(both.getCipher().name, `ECDHE-${kind}-AES128-GCM-SHA256`);
+  }
+});
+
+test('a chain in another order is put in order, and that is told; the same for a variable with \\n in it', async t => {
+  const [leaf = '', middle = ''] = chain.pair.cert.match(/-----BEGIN[^-]+-----[^-]+-----END[^-]+-----/g) ?? [];
+  const options = { rejectUnauthorized: true, ca: chain.root, servername: 'rsa.example' };
+  const { key } = chain.pair;
+  const written = (pem: string): string => pem.replaceAll('\n', '\\n');
+  for (const [cert, isTold] of [
+    [`${middle}\n${leaf}\n`, true],
+    [`${chain.root}\n${middle}\n${leaf}\n`, true],
+    [`${leaf}\n${middle}\n${chain.root}`, false],
+  ] as const)
+    for (const pair of [
+      { cert, key },
+      { cert: written(cert), key: written(key) },
+    ]) {
+      const { port, lines } = await serve(t, pair);
+      assert.equal((await shake(t, port, options)).authorized, true);
+      assert.equal(
+        lines.some(line => line.includes('in another order')),
+        isTold,
+      );
+    }
 });

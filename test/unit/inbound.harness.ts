@@ -274,7 +274,7 @@ export const mailbox = (name: string): string => `${name}@example.com`;
 export async function makeContext(folder: string): Promise<SecureContext> {
   const log: Log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
   const options = { readPair: undefined, hostname: 'mx.example.com', folder, minVersion: 'TLSv1.2' as const };
-  return (await Certificates.open({ ...options, clock: systemClock, random, log })).secureContext;
+  return (await Certificates.open({ ...options, clock: systemClock, random, log })).contextFor('submission');
 }
 
 type Timer = { at: number; readonly ms: number; readonly late: () => void };
