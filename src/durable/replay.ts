@@ -64,14 +64,16 @@ export async function replay({ folder, paths, ...options }: Replay, system: Syst
     for (const file of write) await files.write(file, true);
     await files.syncFolders();
   }
-  if (!options.isPlaced) files.takeBack();
 
   const { failed, restored } = files;
   if (restored > 0) log.warn({ files: restored }, 'mail was restored from the journal');
   const [[file, error] = []] = failed;
   const fields = { files: failed.size, file, error: String(error) };
   if (failed.size > 0) log.error(fields, 'mail could not be restored: it stays in the journal');
-  const left = restore(segments, gone, ({ final }) => (failed.has(final) ? 'unreachable' : 'taken'));
+  // Those that are done are 'whole' and not 'taken': the envelope of a message is kept with its content.
+  const found = ({ final }: FileName): Standing => (failed.has(final) ? 'unreachable' : 'whole');
+  const left = restore(segments, gone, found);
+  if (!options.isPlaced) files.takeBack(left.keep.flatMap(record => record.files));
   try {
     return { left: await condense(folder, segments, left, system), isWritten: true, settled: [] };
   } catch (error_) {
@@ -215,8 +217,8 @@ class Files {
   }
 
   /** Removes what we wrote, and could not make stable. */
-  takeBack(): void {
-    for (const final of this.failed.keys())
+  takeBack(kept: readonly FileName[]): void {
+    for (const { final } of kept)
       try {
         if (this.#written.has(final)) fs.rmSync(this.#places.get(final) ?? final, { force: true });
       } catch {} // a disk that takes nothing: then it may come twice

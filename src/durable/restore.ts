@@ -47,40 +47,75 @@ export function restore<Content>(
   gone: Iterable<string>,
   standing: (file: FileName, content: Content) => Standing,
 ): Restoration<Content> {
-  /** Files that have been looked at, or are not to be. */
-  const settled = new Set(gone);
-  const unreachable = new Set<string>();
-  for (const { records } of segments)
-    for (const { files } of records) for (const file of files) if (file.temporary === '') settled.add(file.final);
+  const found = look(segments, gone, standing);
+  // Files that share their temporary name belong together, as content and envelope in the queue: all are kept, or none.
+  const incomplete = new Set<string>();
+  for (const { files } of segments.flatMap(segment => segment.records))
+    for (const { final, temporary } of files) if (found.get(final) === 'unreachable') incomplete.add(temporary);
+  const isToKeep = ({ final, temporary }: FileName): boolean =>
+    found.get(final) !== 'taken' && incomplete.has(temporary);
 
   const write: (FileName & { content: Content })[] = [];
   const keep: StoredRecord<Content>[] = [];
   const drop: string[] = [];
-  const done: string[] = [];
+  const done = new Set<string>();
   let isSuspect = false;
-  for (const segment of segments) {
+  // A crash may have left one record in two segments: the old one, and the one that it was kept in. The first one counts.
+  const seen = new Set<string>();
+  for (const { path, records, ...segment } of segments) {
     const left: StoredRecord<Content>[] = [];
     const others: string[] = [];
-    for (const { files, content } of segment.records) {
-      const leftFiles: FileName[] = [];
+    for (const { files, content } of records) {
+      const kept: FileName[] = [];
       for (const file of files) {
-        // A crash may have left the same record in two segments: the old one and the one that it was kept in.
-        const found = settled.has(file.final) ? 'taken' : standing(file, content);
-        settled.add(file.final);
-        if (found === 'unreachable') {
-          unreachable.add(file.final);
-          leftFiles.push(file);
-        } else others.push(file.final);
-        if (found === 'missing' || found === 'torn' || (found === 'whole' && segment.isSuspect))
+        const isFirst = !seen.has(file.final);
+        if (isFirst && isToKeep(file)) kept.push(file);
+        else others.push(file.final);
+        if (isFirst && !isToKeep(file) && isToWrite(found.get(file.final), segment.isSuspect))
           write.push({ ...file, content });
+        seen.add(file.final);
       }
-      if (leftFiles.length > 0) left.push({ files: leftFiles, content });
+      if (kept.length > 0) left.push({ files: kept, content });
     }
     if (left.length > 0 && others.length === 0) continue;
-    drop.push(segment.path);
+    drop.push(path);
     keep.push(...left);
-    done.push(...others);
+    for (const final of others) done.add(final);
     isSuspect ||= left.length > 0 && segment.isSuspect;
   }
-  return { write, keep, isSuspect, drop, done: done.filter(final => !unreachable.has(final)) };
+  for (const { files } of segments.flatMap(segment => segment.records))
+    for (const file of files) if (isToKeep(file)) done.delete(file.final);
+  return { write, keep, isSuspect, drop, done: [...done] };
+}
+
+/** What is found of each file; 'taken' where it is not the journal's business. */
+function look<Content>(
+  segments: readonly Segment<Content>[],
+  gone: Iterable<string>,
+  standing: (file: FileName, content: Content) => Standing,
+): ReadonlyMap<string, Standing> {
+  const found = new Map<string, Standing>();
+  for (const final of gone) found.set(final, 'taken');
+  const records = segments.flatMap(segment => segment.records);
+  for (const { files } of records)
+    for (const { final, temporary } of files) if (temporary === '') found.set(final, 'taken');
+  for (const { files, content } of records)
+    for (const file of files) if (!found.has(file.final)) found.set(file.final, standing(file, content));
+  return found;
+}
+
+function isToWrite(standing: Standing | undefined, isSuspect: boolean): boolean {
+  switch (standing) {
+    case 'missing':
+    case 'torn':
+      return true;
+    case 'whole':
+      return isSuspect;
+    case 'taken':
+    case 'unreachable':
+    case undefined:
+      return false;
+    default:
+      return standing satisfies never;
+  }
 }

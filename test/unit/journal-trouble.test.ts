@@ -105,6 +105,25 @@ describe('a volume that is not mounted', () => {
     assert.deepEqual(list('away'), []);
   });
 
+  it('or a file of two that belong together: content and envelope stay in the journal, and neither in its place', async () => {
+    await start();
+    const parts = [Buffer.from('x\n')];
+    const temporary = `${root}/queue/new/q.json.tmp`;
+    const [content, envelope] = [`${root}/queue/new/q`, `${root}/queue/new/q.json`];
+    await journal?.append([
+      { files: [{ final: content, temporary }], parts },
+      { files: [{ final: envelope, temporary }], parts },
+    ]);
+    await crash();
+    fs.mkdirSync(envelope); // cannot be written
+    await start();
+    assert.deepEqual([list('queue'), inJournal()], [['q.json'], ['queue/new/q', 'queue/new/q.json']]);
+    fs.rmdirSync(envelope);
+    await crash();
+    await start();
+    assert.deepEqual([list('queue'), inJournal()], [['q', 'q.json'], []]);
+  });
+
   it('and comes back while the server runs, has its mail within a minute', async () => {
     await start();
     await mail('away', 'a', false);

@@ -60,6 +60,17 @@ describe('a set of segments', () => {
     assert.equal(restore(all, [], ({ final }) => (final === 'h' ? 'unreachable' : 'whole')).isSuspect, false);
   });
 
+  it('keeps files together that share their temporary name, as content and envelope in the queue', () => {
+    const share = (content: string, final: string): Record => ({ files: [{ final, temporary: 'tmp' }], content });
+    const all = [segment('a', [share('x', 'f'), share('y', 'f.json'), record('z', 'g')])];
+    const found = restore(all, [], ({ final }) => (final === 'f.json' ? 'unreachable' : 'missing'));
+    assert.deepEqual(found.keep, [share('x', 'f'), share('y', 'f.json')]);
+    assert.deepEqual([names(found.write), found.done], [['g'], ['g']]);
+    assert.deepEqual(restore(all, ['f'], ({ final }) => (final === 'g' ? 'missing' : 'unreachable')).keep, [
+      share('y', 'f.json'),
+    ]);
+  });
+
   it('has no mark for a file that it keeps, wherever else it stands', () => {
     const all = [segment('a', [record('x', 'f')]), segment('b', [record('x', 'f'), record('y', 'g')])];
     assert.deepEqual(restore(all, [], ({ final }) => (final === 'f' ? 'unreachable' : 'whole')).done, ['g']);
@@ -162,7 +173,7 @@ class Model {
       else this.#disk.set(final, content);
     }
     const left = restore(this.segments, [], file =>
-      failed.has(file.final) || this.#isAway(file.final) ? 'unreachable' : 'taken',
+      failed.has(file.final) || this.#isAway(file.final) ? 'unreachable' : 'whole',
     );
     const marks = segment(`m${(this.#names += 1)}`, [mark(...left.done)]);
     if (!goesOn()) return false;
