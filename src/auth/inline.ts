@@ -2,8 +2,9 @@
 // and kept in SLIM_DATA/state/passwords, a line `name:password` each.
 // Promises: that file is 0600 and changes whole or not at all, before a password in it counts; a password once made stays,
 // also while its name is not in SLIM_USERS. Never logs a secret, and keeps those in plain text no longer than the start.
-import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { replaceFileSync } from '../durable/replace.ts';
 import type { Verifier } from '../sasl/scram.ts';
 import type { Random } from '../system/world.ts';
 import { type Source, parseName } from './sources.ts';
@@ -32,8 +33,7 @@ export function generate(folder: string, names: readonly string[], random: Rando
   for (const name of missing) kept.set(name, Array.from({ length: 20 }, () => alphabet[random.below(31)]).join(''));
   const path = join(folder, 'passwords');
   const lines = [...kept].map(([name, password]) => `${name}:${password}\n`);
-  writeFileSync(`${path}.new`, lines.join(''), { mode: 0o600, flush: true });
-  renameSync(`${path}.new`, path);
+  replaceFileSync(path, lines.join(''));
   return kept;
 }
 

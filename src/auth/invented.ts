@@ -5,8 +5,9 @@
 // that it wins, and of no other. Known are the verifiers of SLIM_USERS from the start, those of the table `users` once a
 // login has read them: their shapes are kept in SLIM_DATA/state/shapes, a line `iterations:octets` each.
 import { createHmac } from 'node:crypto';
-import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { replaceFileSync } from '../durable/replace.ts';
 import type { Log } from '../system/log.ts';
 import { type Verifier, usualShape } from '../sasl/scram.ts';
 
@@ -49,8 +50,7 @@ export function openInventions(key: string, folder: string, known: readonly Veri
       if (!add(shape)) return;
       kept.set(show(shape), shape);
       try {
-        writeFileSync(`${path}.new`, [...kept.keys(), ''].join('\n'), { mode: 0o600, flush: true });
-        renameSync(`${path}.new`, path);
+        replaceFileSync(path, [...kept.keys(), ''].join('\n'));
       } catch (error) {
         log.warn({ path, error: String(error) }, 'could not keep what the verifiers of the table users look like');
       }

@@ -2,7 +2,17 @@
 // Promise: a failed sync is never tried again as if all were well. The kernel may have dropped the pages, and the next sync
 // succeeds without them ('fsyncgate'). Who hears of a failure writes the file anew, or gives it up.
 import { execFile } from 'node:child_process';
-import { closeSync, existsSync, fdatasync, fsync, openSync, statSync, unlinkSync, writevSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fdatasync,
+  fsync,
+  fsyncSync,
+  openSync,
+  statSync,
+  unlinkSync,
+  writevSync,
+} from 'node:fs';
 import { constants } from 'node:os';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
@@ -21,6 +31,16 @@ export function sync(path: string, open?: number): Promise<void> {
       else reject(Object.assign(error, { message: `${error.message} '${path}'` }));
     });
   });
+}
+
+/** Fsyncs a file or folder while nobody else can do anything: for a start, or a command of root's. */
+export function syncNow(path: string): void {
+  const fd = openSync(path, 'r');
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 /** Syncs what was written to an open file until now; it stays open. */
@@ -57,9 +77,9 @@ export function isShortage(error: unknown): boolean {
 /** In octets. */
 export const sizeOf = (parts: readonly Buffer[]): number => parts.reduce((sum, part) => sum + part.length, 0);
 
-/** Makes a file with that content and gives its descriptor, for sync(); where that fails it leaves none. Never replaces one. */
-export function create(path: string, parts: readonly Buffer[]): number {
-  const fd = openSync(path, 'wx', 0o600);
+/** Makes a file with that content and gives its descriptor, for sync(); where that fails it leaves none. `wx`: never replaces one. */
+export function create(path: string, parts: readonly Buffer[], flags: 'wx' | 'w' = 'wx'): number {
+  const fd = openSync(path, flags, 0o600);
   try {
     append(fd, parts, path);
     return fd;

@@ -12,7 +12,7 @@ import type { Envelope } from '../smtp/envelope.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
 import type { Gatherer, Level } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
-import { mailDate } from '../system/names.ts';
+import { mailDate, messageId, newId } from '../system/names.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { type Check, ReceivedLines, runChecks } from './checks.ts';
 import { type Peer, clientKey } from './peer.ts';
@@ -71,7 +71,7 @@ export class Incoming {
     this.#envelope = envelope;
     this.#peer = peer;
     this.startedAt = clock.now();
-    this.#id = this.startedAt.toString(36) + random.hex(5);
+    this.#id = newId(this.startedAt, random);
     this.#plan = plan(envelope);
     const from = reversePath === '' ? '' : reversePath.text;
     const to = recipients.slice(0, 20).map(({ address }) => address.text);
@@ -81,7 +81,7 @@ export class Incoming {
 
     const id = this.#id;
     // Its author's own server completes the header of a message (RFC 6409 §8).
-    if (isSubmission) this.#header = new SubmittedHeader(mailDate(this.startedAt), `<${id}@${hostname}>`);
+    if (isSubmission) this.#header = new SubmittedHeader(mailDate(this.startedAt), messageId(id, hostname));
     // Only a single recipient is named, so that no Bcc is given away.
     const domain = recipients.length === 1 ? recipients[0]?.ticket?.domain : undefined;
     const trace = receivedLine(envelope, peer, { id, hostname, receivedAt: this.startedAt }, domain);

@@ -2,7 +2,8 @@
 // Read again every two seconds, which also notices that the database is back. Kept on disk as last known, so that an
 // outage is 'cannot tell' for their mailboxes and never 'not ours'; never loaded at all: 'cannot tell' for every
 // domain outside SLIM_DOMAINS. Never fails a start.
-import { readFile, rename, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
+import { replaceFile } from '../durable/replace.ts';
 import { CannotTell, type Domains } from '../mail/ports.ts';
 import type { Log } from '../system/log.ts';
 import { toDomain } from '../mail/address.ts';
@@ -54,8 +55,7 @@ export class TableDomains implements Domains {
       const known = rows.flatMap(row => toDomain(row['domain'] ?? '') ?? []);
       if (known.join() === this.#known?.join()) return;
       this.#known = known;
-      await writeFile(`${file}.new`, known.join('\n'), { mode: 0o600, flush: true });
-      await rename(`${file}.new`, file);
+      await replaceFile(file, known.join('\n'));
     } catch (error) {
       if (!(error instanceof CannotTell)) log.warn({ error, file }, 'could not keep the domains of the table on disk');
     } finally {

@@ -5,7 +5,9 @@
 // - A json that cannot be read is logged and left alone.
 // Small calls are synchronous, because a turn through the thread pool costs more than they do. Only fsyncs go to the pool.
 import fs from 'node:fs';
-import { copyFile, opendir, unlink } from 'node:fs/promises';
+import { opendir, unlink } from 'node:fs/promises';
+import { linkOrCopy } from '../durable/link.ts';
+import { replaceFile } from '../durable/replace.ts';
 import { FolderSync } from '../durable/folder-sync.ts';
 import { create, sync } from '../durable/sync.ts';
 import type { Message } from '../mail/message.ts';
@@ -35,8 +37,7 @@ export class FileStore implements QueueStore {
     const isMemory = message.kind === 'memory';
     // Rejects where the queue has that message already, which stays.
     const fd = isMemory ? create(content, message.octets.pieces) : undefined;
-    if (!isMemory && !isLinked(message.path, content))
-      await copyFile(message.path, content, fs.constants.COPYFILE_EXCL);
+    if (!isMemory) await linkOrCopy(message.path, content);
     const stable = [sync(content, fd)];
     try {
       stable.push(this.#write(entry));
@@ -67,14 +68,8 @@ export class FileStore implements QueueStore {
 
   async update(entry: StoredEntry): Promise<void> {
     const { record, temporary } = this.paths(entry.id);
-    try {
-      await this.#write(entry);
-      fs.renameSync(temporary, record);
-    } catch (error) {
-      discard(temporary);
-      throw error;
-    }
-    await this.#folders.sync(this.#folder);
+    const syncFolder = (folder: string): Promise<void> => this.#folders.sync(folder);
+    await replaceFile(record, JSON.stringify(entry), { temporary, syncFolder });
   }
 
   async remove(id: string): Promise<void> {
@@ -132,15 +127,6 @@ async function removed(path: string): Promise<void> {
   await unlink(path).catch((error: NodeJS.ErrnoException) => {
     if (error.code !== 'ENOENT') throw error;
   });
-}
-
-function isLinked(original: string, path: string): boolean {
-  try {
-    fs.linkSync(original, path);
-    return true;
-  } catch {
-    return false; // another file system, or anything else: copying meets the same trouble, or succeeds
-  }
 }
 
 /** Never throws: what cannot be removed now is swept at the next start. */

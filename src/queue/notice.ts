@@ -10,6 +10,7 @@ import { isAscii } from 'node:buffer';
 import type { Outcome, QueueEntry } from '../mail/message.ts';
 import type { Notify } from '../smtp/envelope.ts';
 import type { Clock, Random } from '../system/world.ts';
+import { mailDate, messageId } from '../system/names.ts';
 
 /** So much of a message is returned at most. */
 export const maxReturnedBytes = 64 * 1024;
@@ -97,8 +98,8 @@ export function buildNotice(options: NoticeOptions): Notice {
   const top = [
     `From: Mail Delivery System <MAILER-DAEMON@${hostname}>`,
     `To: <${entry.from}>`,
-    `Date: ${date(clock.now())}`,
-    `Message-ID: <${random.hex(16)}@${hostname}>`,
+    `Date: ${mailDate(clock.now())}`,
+    `Message-ID: ${messageId(random.hex(16), hostname)}`,
     `Subject: Your mail ${kinds[first.action].subject}`,
     'Auto-Submitted: auto-replied',
     'MIME-Version: 1.0',
@@ -118,7 +119,7 @@ type Told = NoticeOptions & { readonly clean: (text: string) => string; readonly
 
 /** The first part, for people. */
 function wordsFor({ entry, outcomes, hostname, lifetimeMs, clean, wordsLength }: Told): string {
-  const lines = [`This is the mail server ${hostname}, about your mail of ${date(entry.receivedAt)}.`, ''];
+  const lines = [`This is the mail server ${hostname}, about your mail of ${mailDate(entry.receivedAt)}.`, ''];
   for (const [action, group] of Map.groupBy(outcomes, outcome => outcome.action)) {
     lines.push(...wrap(`Your mail ${kinds[action].words}`));
     for (const { recipient, delivery } of group) {
@@ -128,7 +129,7 @@ function wordsFor({ entry, outcomes, hostname, lifetimeMs, clean, wordsLength }:
       lines.push('', `  ${clean(recipient.address)}`, ...wrap(said, '    '), ...wrap(help, '    '));
     }
     if (action === 'delayed' && lifetimeMs !== undefined)
-      lines.push('', `It will be tried until ${date(entry.receivedAt + lifetimeMs)}.`);
+      lines.push('', `It will be tried until ${mailDate(entry.receivedAt + lifetimeMs)}.`);
     lines.push('');
   }
   return [...lines, 'Below are these facts for programs, and what you sent.', ''].join('\n');
@@ -152,14 +153,14 @@ function fieldsFor({ entry, outcomes, hostname, lifetimeMs, clock, clean, wordsL
       Status: status,
       'Remote-MTA': remote && `dns; ${clean(remote)}`,
       'Diagnostic-Code': `${isReply ? 'smtp' : 'X-SlimSMTP'}; ${clean(text.slice(0, wordsLength))}`,
-      'Last-Attempt-Date': date(clock.now()),
-      'Will-Retry-Until': action === 'delayed' && lifetimeMs !== undefined && date(entry.receivedAt + lifetimeMs),
+      'Last-Attempt-Date': mailDate(clock.now()),
+      'Will-Retry-Until': action === 'delayed' && lifetimeMs !== undefined && mailDate(entry.receivedAt + lifetimeMs),
     });
   });
   const message = fields({
     'Reporting-MTA': `dns; ${hostname}`,
     'Original-Envelope-Id': entry.envelopeId && clean(fromXtext(entry.envelopeId)),
-    'Arrival-Date': date(entry.receivedAt),
+    'Arrival-Date': mailDate(entry.receivedAt),
   });
   return [message, ...recipients].join('\n');
 }
@@ -180,7 +181,6 @@ function isFit({ octets, isWhole }: NoticeOptions['original']): boolean {
     .every(({ length }) => length <= maxLineBytes);
 }
 
-const date = (time: number): string => new Date(time).toUTCString().replace('GMT', '+0000');
 const fromXtext = (text: string): string =>
   text.replaceAll(/\+([0-9A-F]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)));
 

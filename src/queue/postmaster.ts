@@ -3,7 +3,7 @@
 import { inMemory } from '../mail/message.ts';
 import type { Queue } from '../mail/ports.ts';
 import type { StoredEntry } from '../mail/queue-store.ts';
-import { mailDate } from '../system/names.ts';
+import { mailDate, messageId, newId } from '../system/names.ts';
 import type { Clock, Random } from '../system/world.ts';
 
 export type PostmasterOptions = Readonly<{ hostname: string; queue: () => Queue; clock: Clock; random: Random }>;
@@ -32,7 +32,7 @@ async function tellPostmaster(subject: string, options: PostmasterOptions, words
     `From: Mail Delivery System <MAILER-DAEMON@${hostname}>`,
     `To: postmaster`,
     `Date: ${mailDate(receivedAt)}`,
-    `Message-ID: <${random.hex(16)}@${hostname}>`,
+    `Message-ID: ${messageId(random.hex(16), hostname)}`,
     `Subject: ${subject}`,
     'Auto-Submitted: auto-generated',
     'MIME-Version: 1.0',
@@ -43,7 +43,7 @@ async function tellPostmaster(subject: string, options: PostmasterOptions, words
   ];
   const prepared = await queue().prepare(
     {
-      id: receivedAt.toString(36) + random.hex(5),
+      id: newId(receivedAt, random),
       from: '',
       isUtf8: false,
       is8Bit: false,

@@ -12,6 +12,7 @@ import { parseAddress } from '../smtp/address.ts';
 import type { Log } from '../system/log.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { type NoticeOptions, buildNotice, dueOutcomes, maxReturnedBytes } from './notice.ts';
+import { newId } from '../system/names.ts';
 
 type ReportOptions = Readonly<{
   hostname: string;
@@ -42,7 +43,7 @@ export function createReport({ resolve, queue, log, ...options }: ReportOptions)
     const { content, ...kind } = buildNotice({ entry, original, outcomes, ...options });
     const returnPath = Buffer.from('Return-Path: <>\n');
     const [skipBytes, receivedAt] = [returnPath.length, clock.now()];
-    const id = receivedAt.toString(36) + random.hex(5);
+    const id = newId(receivedAt, random);
     const routes = sender.kind === 'local' && { routes: sender.routes };
     const recipients = [{ address: entry.from, domain: mailbox.domain, ...routes }];
     const prepared = await queue().prepare(

@@ -6,6 +6,8 @@ import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
+import { syncNow } from '../durable/sync.ts';
+import { replaceFileSync } from '../durable/replace.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { getent } from './nss.ts';
 
@@ -126,7 +128,7 @@ async function makeHome(homes: string, home: string): Promise<number> {
   fs.mkdirSync(home, { recursive: true, mode: 0o700 });
   fs.lchownSync(home, uid, uid);
   // Mail that got its 250 must not vanish with the folder that it is in.
-  execFileSync('sync', [homes]);
+  syncNow(homes);
   return uid;
 }
 
@@ -164,10 +166,8 @@ async function change<T>({ folder, clock }: AccountFiles, work: (tables: Tables)
     const tables = read(folder);
     const result = await work(tables);
     for (const name of ['shadow', 'group', 'passwd'] as const) {
-      const path = join(folder, `.${name}.new`);
-      fs.writeFileSync(path, [...tables[name].values(), ''].join('\n'), { mode: 0o600, flush: true });
-      fs.chmodSync(path, name === 'shadow' ? 0o600 : 0o644);
-      fs.renameSync(path, join(folder, name));
+      const [temporary, mode] = [join(folder, `.${name}.new`), name === 'shadow' ? 0o600 : 0o644];
+      replaceFileSync(join(folder, name), [...tables[name].values(), ''].join('\n'), { temporary, mode });
     }
     return result;
   } finally {

@@ -4,7 +4,7 @@
 // folder outside the route's root, nor the root. The hot path: small calls are synchronous, only fsyncs go to the pool
 // (all asynchronous: 20-35 % slower); no stat of a known Maildir; one file for each file system and head, and hard links into
 // new/ for the other copies.
-import { closeSync, constants, existsSync, linkSync, mkdirSync, openSync, renameSync, statSync } from 'node:fs';
+import { closeSync, constants, existsSync, mkdirSync, openSync, renameSync, statSync } from 'node:fs';
 import { copyFile, unlink } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { CannotTell, type Journal, type JournalRecord, type Prepared, type Storage } from '../mail/ports.ts';
@@ -15,6 +15,7 @@ import { copyBehind } from '../durable/copy.ts';
 import { FolderSync } from '../durable/folder-sync.ts';
 import { create, sync } from '../durable/sync.ts';
 import type { System } from '../durable/journal.ts';
+import { isLinked, linkOrCopy } from '../durable/link.ts';
 
 /** `original`: what it is to be a link to, a file with the same head. */
 type File = Record<'maildir' | 'temporary' | 'final' | 'head', string> & {
@@ -126,16 +127,6 @@ export class MaildirStorage implements Storage {
   }
 }
 
-/** A link costs a fifth of a copy. Why there can be none does not matter: writing meets the same trouble, or succeeds. */
-function isLinked(original: string, path: string): boolean {
-  try {
-    linkSync(original, path);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 /** A record for each head: the files that hold it are alike. */
 function recordsOf(files: readonly File[], octets: Octets): readonly JournalRecord[] {
   const groups = Map.groupBy(files, ({ head }) => head);
@@ -146,6 +137,6 @@ function recordsOf(files: readonly File[], octets: Octets): readonly JournalReco
 async function write(message: Message, head: string, path: string): Promise<number> {
   if (message.kind === 'memory') return create(path, withHead(message.octets, head).pieces);
   if (head !== '') await copyBehind(head, message.path, path);
-  else if (!isLinked(message.path, path)) await copyFile(message.path, path, constants.COPYFILE_EXCL);
+  else await linkOrCopy(message.path, path);
   return openSync(path, 'r');
 }

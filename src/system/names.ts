@@ -5,11 +5,12 @@ import type { Clock, Random } from './world.ts';
 let deliveries = 0;
 const host = hostname().replaceAll('/', '\\057').replaceAll(':', '\\072');
 
-/** The id of a message: in our 250, in Received, in the log and in file names. Letters and digits; ids sort by their time. */
-export const newId = (time: number, random: Random): string => time.toString(36) + random.hex(5);
+/** An id that begins with its time: of a message (in our 250, in Received, in the log, in file names), or of a session. Letters and digits. */
+export const newId = (time: number, random: Random, randomOctets = 5): string =>
+  time.toString(36) + random.hex(randomOctets);
 
-/** A Message-ID (RFC 5322 §3.6.4) of a unique name. */
-export const messageId = (unique: string, hostName: string): string => `<${unique}@${hostName}>`;
+/** A Message-ID (RFC 5322 §3.6.4), made of something that is unique on that host. */
+export const messageId = (unique: string, ownHost: string): string => `<${unique}@${ownHost}>`;
 
 /** A date of RFC 5322 §3.3, in UTC. */
 export const mailDate = (time: number): string => new Date(time).toUTCString().replace('GMT', '+0000');

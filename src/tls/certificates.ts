@@ -3,10 +3,11 @@
 // broken or does not fit never takes the place of one that works: it is logged, once, and looked at again. Never in this
 // file: which socket needs TLS. RFC 8446, RFC 5246 and RFC 9325 §4 (forward secrecy, AEAD), RFC 5280; RFC 7435 for smtp sockets.
 import { constants, KeyObject, X509Certificate, createPrivateKey, webcrypto } from 'node:crypto';
-import { readFile, rename, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type SecureContext, createSecureContext } from 'node:tls';
 import { inOrder, withLineEnds } from './pem.ts';
+import { replaceFile } from '../durable/replace.ts';
 import type { Log } from '../system/log.ts';
 import type { Clock, Random } from '../system/world.ts';
 
@@ -108,8 +109,7 @@ async function selfSigned(options: CertificateOptions): Promise<Pair> {
     if (isValid && leaf.checkHost(options.hostname)) return { cert: pem, key: pem };
   } catch {} // missing or damaged: make a new one
   const pair = await createCertificate(options);
-  await writeFile(`${path}.new`, `${pair.cert}\n${pair.key}`, { mode: 0o600, flush: true });
-  await rename(`${path}.new`, path);
+  await replaceFile(path, `${pair.cert}\n${pair.key}`);
   return pair;
 }
 

@@ -18,6 +18,7 @@ import type { Log } from '../system/log.ts';
 import { Certificates, type Pair } from '../tls/certificates.ts';
 import { type Context, system } from './context.ts';
 import type { openSending } from './sending.ts';
+import { newId } from '../system/names.ts';
 
 /** Who may log in; undefined: nobody, and AUTH is not offered. */
 export async function openLogins({ settings, steward, log }: Context, tablePasswords: TablePasswords | undefined) {
@@ -88,7 +89,7 @@ export async function openInbound({ settings, steward, log, onReload }: Context,
       const needsTls = tls.require === 'all' || (tls.require === 'submission' && isSubmission);
       const needs = { needsTls, needsLogin: mustLogIn(peer, isSubmission), isSecure: kind === 'submissions' };
       const session = { hostname, extensions, maxSizeBytes, ...needs };
-      const id = system.clock.now().toString(36) + system.random.hex(3);
+      const id = newId(system.clock.now(), system.random, 3);
       return new Connection(socket, service, { id, peer, listener, session }, onClose);
     },
   });

@@ -111,6 +111,23 @@ describe('one home', () => {
       having(/\bMath\.random\b|\brandom(?:Bytes|Int|UUID|FillSync|Fill)\b|\bgetRandomValues\b/, 'system/world.ts'),
       [],
     ));
+  it('have fsync and its kin: durable/, and root’s deposits', () =>
+    assert.deepEqual(
+      having(
+        /\bf(?:data)?sync(?:Sync)?\b|\.(?:data)?sync\(\)|\bflush: true\b|\bO_D?SYNC\b|['"]sync['"]/,
+        'durable/',
+        'steward/deposit.ts',
+      ),
+      [],
+    ));
+  it('have hard links, and files that are written anew and then renamed: durable/', () => {
+    assert.deepEqual(having(/\blink(?:Sync)?\(/, 'durable/'), []);
+    // Mail is renamed when it is committed: that replaces nothing.
+    const commits = ['storage/maildir.ts', 'queue/files.ts', 'steward/deposit.ts'];
+    assert.deepEqual(having(/\brename(?:Sync)?\(/, 'durable/', ...commits), []);
+  });
+  it('have ids and dates of mail: system/names.ts', () =>
+    assert.deepEqual(having(/\btoUTCString\b|\btoString\(36\)/, 'system/names.ts'), []));
   it('has DNS: system/dns.ts', () => assert.deepEqual(having(/['"]node:dns\b|\bfrom 'dns\b/, 'system/dns.ts'), []));
   it('have the words of replies: smtp/reply.ts', () =>
     assert.deepEqual(
