@@ -172,11 +172,17 @@ export class Connection {
       case 'content': {
         if (!this.#reader.isEmpty) return none('4.5.0', 'a reply came to what was not sent yet');
         const isTaken = (): boolean => !this.#socket.writableNeedDrain;
-        for await (const piece of content?.().pieces ?? []) {
-          this.#socket.write(piece);
-          await this.#until(isTaken, timeouts.block, 'the server does not take the message');
-          if (this.#socket.destroyed) return lost();
-          this.#progressed();
+        try {
+          for await (const piece of content?.().pieces ?? []) {
+            this.#socket.write(piece);
+            await this.#until(isTaken, timeouts.block, 'the server does not take the message');
+            if (this.#socket.destroyed) return lost();
+            this.#progressed();
+          }
+        } catch (error) {
+          // Not thrown: what became of the recipients of earlier transactions must not be forgotten.
+          this.destroy();
+          return none('4.3.0', `the message cannot be read: ${String(error)}`);
         }
         return done;
       }

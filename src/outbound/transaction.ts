@@ -36,7 +36,7 @@ type Addressee = { readonly command: string; result?: Delivery };
 /** How a transaction ended. A recipient that has no result then waits for the next transaction. */
 type End =
   /** The session is ready for another one. `size`: how many recipients that should have at most, if this one has taught us so. */
-  | { readonly kind: 'ready'; readonly size?: number }
+  | { readonly kind: 'ready'; readonly isAccepted: boolean; readonly size?: number | undefined }
   /** MAIL was refused, so nobody can be sent to. */
   | { readonly kind: 'refused'; readonly delivery: Delivery; readonly isReusable: boolean }
   /** The session is over, or is no good any more. */
@@ -61,7 +61,8 @@ export function* transact(offers: Offers, mail: Mail, limits: Limits): Dialogue<
     return finish(failed('5.3.4', `the server takes no more than ${maxSizeBytes} octets`), true);
   if (mailCommand === undefined) return finish(unfit, true);
 
-  let size = Math.min(limits.recipients, limitOf(offers, 'RCPTMAX'));
+  const maxSize = Math.min(limits.recipients, limitOf(offers, 'RCPTMAX'));
+  let size = maxSize;
   for (;;) {
     const waiting = addressees.filter(({ result }) => result === undefined);
     if (waiting.length === 0) return finish(unfit, true);
@@ -72,7 +73,8 @@ export function* transact(offers: Offers, mail: Mail, limits: Limits): Dialogue<
     const end = yield* transaction(offers, mailCommand, waiting.slice(0, size), before);
     if (end.kind === 'over') return finish(end.delivery, false, end.isUntried);
     if (end.kind === 'refused') return finish(end.delivery, end.isReusable);
-    size = Math.min(size, end.size ?? size);
+    // Where nobody was accepted it was not their number, so the others are asked for together: a full disk would make it one by one.
+    size = end.isAccepted ? Math.min(size, end.size ?? size) : maxSize;
   }
 }
 
@@ -111,7 +113,8 @@ function* transaction(
       for (const each of batch) each.result ??= asDeferral(tooMany);
     }
     const size = data && settle(accepted, toDelivery(data, false));
-    return isReady ? ready(size) : over(toDelivery(parting, false));
+    if (!isReady) return over(toDelivery(parting, false));
+    return { kind: 'ready', isAccepted: accepted.length > 0, size };
   }
   const sent = yield { kind: 'content' };
   const end = yield hear('end');
@@ -122,7 +125,7 @@ function* transaction(
   const half = settle(accepted, { ...last, ...(isDsnPassedOn && { isDsnPassedOn }) });
   const isReady = sent.code !== 0 && !isLast(reply) && last.status !== '4.5.0';
   if (!isReady) return over(last);
-  return ready(half ?? (tooMany && accepted.length));
+  return { kind: 'ready', isAccepted: true, size: half ?? (tooMany && accepted.length) };
 }
 
 type Envelope = {
@@ -197,7 +200,6 @@ function mayBeAboutNumber({ code }: ServerReply, { status }: Delivery): boolean 
   return (code === 452 || code === 552) && !/^[45]\.[12]\./.test(status);
 }
 
-const ready = (size: number | undefined): End => ({ kind: 'ready', ...(size !== undefined && { size }) });
 /** Unless `isUntried` is false, the recipients without a result were not asked about: then the reason is no bounce for them. */
 const over = (why: Delivery, isUntried = true): Over => {
   return { kind: 'over', delivery: isUntried ? asDeferral(why) : why, isUntried };

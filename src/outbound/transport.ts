@@ -72,20 +72,27 @@ export class OutboundTransport implements Transport {
       for (const index of left) results[index] = delivery;
       left = [];
     };
-    while (left.length > 0) {
-      const warm = this.#takeIdle(hop);
-      if (warm === undefined) break;
-      if (!place.enter(warm.server.address)) {
-        this.#putIdle(warm, hop);
-        giveUp(crowded(warm.server));
-      } else if (warm.isQuiet()) await send(warm);
-      else warm.destroy(); // it was closed while it waited, or says what nobody asked for
-    }
-    for (let before = Infinity; left.length > 0 && left.length < before;) {
-      before = left.length;
-      const opened = await this.#open(hop, place);
-      if (opened instanceof Connection) await send(opened);
-      else giveUp(opened);
+    try {
+      while (left.length > 0) {
+        const warm = this.#takeIdle(hop);
+        if (warm === undefined) break;
+        if (!place.enter(warm.server.address)) {
+          this.#putIdle(warm, hop);
+          giveUp(crowded(warm.server));
+        } else if (warm.isQuiet()) await send(warm);
+        else warm.destroy(); // it was closed while it waited, or says what nobody asked for
+      }
+      for (let before = Infinity; left.length > 0 && left.length < before;) {
+        before = left.length;
+        const opened = await this.#open(hop, place);
+        if (opened instanceof Connection) await send(opened);
+        else giveUp(opened);
+      }
+    } catch (error) {
+      // What is known of some of the recipients is not forgotten for a surprise with the others.
+      if (left.length === recipients.length) throw error;
+      this.#options.log.error({ message: entry.id, error: String(error) }, 'an attempt ended in a surprise');
+      giveUp(unexplained);
     }
     return results;
   }
@@ -131,7 +138,8 @@ export class OutboundTransport implements Transport {
       }
       if (opened.delivery.status === '4.4.1') this.#unreached.add(server.address);
       const fields = { destination, remote: server.host, address: server.address, reason: opened.delivery.text };
-      if (server.isRelay && opened.because !== 'host') log.warn(fields, 'the relay cannot be used: see SLIM_RELAY_*');
+      const isRefused = opened.because !== 'host' || opened.delivery.kind === 'failed';
+      if (server.isRelay && isRefused) log.warn(fields, 'the relay cannot be used: see SLIM_RELAY_*');
       else log.info(fields, 'a server cannot be used');
       if (place.signal.aborted) return { ...ended, remote: server.host };
       refusals.push({ ...opened, server });
