@@ -6,7 +6,8 @@
 //   fills these places, and no others.
 // - SLIM_MAX_SESSIONS_OUT (20) with one IP address, whatever domains lead to it. An attempt that finds its address full ends at once
 //   and waits for an attempt with that address to end.
-// - When no place is free and others wait, the attempt that has gone longest without progress is ended, if that is 5 s or longer.
+// - When all of 2,000, or of 50, places are taken and others wait, the attempt that has gone longest without progress is ended, if that
+//   is 5 s or longer.
 // How many attempts one destination gets is not decided here, but in destination.ts.
 import type { Place } from '../mail/ports.ts';
 import type { Clock } from '../system/world.ts';
@@ -137,13 +138,16 @@ export class Places<Waiting> {
 
   /** Ends the attempt that has gone longest without progress, in that lane or in all. Call it while others wait for a place. */
   makeRoom(lane?: Lane): void {
+    // Below that the slow ones, which alone may be ended, take no room from the others.
+    if (lane === undefined && this.size < maxAttemptsInAll) return;
     const now = this.#clock.now();
     let idlest: Occupant | undefined;
     for (const occupant of this.#occupants) {
       // One at a time: there is room as soon as the last one that was told has ended.
       if (now - (occupant.endedAt ?? 0) < endingMs) return;
       if (occupant.endedAt !== undefined || (lane !== undefined && occupant.lane !== lane)) continue;
-      if (occupant.progressedAt <= Math.min(now - slowMs, idlest?.progressedAt ?? now)) idlest = occupant;
+      const { progressedAt } = occupant;
+      if (now - progressedAt >= slowMs && progressedAt < (idlest?.progressedAt ?? now)) idlest = occupant;
     }
     if (idlest === undefined) return;
     idlest.endedAt = now;

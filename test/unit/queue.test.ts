@@ -7,6 +7,7 @@ import { describe, it } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import type { Delivery, QueueRecipient } from '../../src/mail/message.ts';
 import { CannotTell } from '../../src/mail/ports.ts';
+import { NullStore } from '../contract/null-store.ts';
 import { queueContract, queueEntry, until } from '../contract/queue.ts';
 import { base, delivered, failed, greylisted, hour, minute, open } from './queue.harness.ts';
 
@@ -24,6 +25,24 @@ queueContract('MailQueue on files', async () => {
       return { queue, close: () => queue.stop(1000) };
     },
     leftovers: async () => readdirSync(`${folder}/queue`).length,
+    dispose: async () => {},
+  };
+});
+
+queueContract('MailQueue on the null store', async () => {
+  const spool = mkdtempSync(join(base, 'n-'));
+  const store = new NullStore();
+  let openings = 0;
+  return {
+    spool,
+    open: async transport => {
+      const transports = { here: transport, relay: transport, domain: transport };
+      const now = Date.now() + (openings += 1) * hour;
+      const { queue } = open({ store, transports, clock: { now: () => now } });
+      await queue.start();
+      return { queue, close: () => queue.stop(1000) };
+    },
+    leftovers: async () => store.rows.size,
     dispose: async () => {},
   };
 });
