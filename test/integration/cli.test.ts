@@ -91,6 +91,12 @@ describe('slimsmtp', () => {
     assert.equal(spawnSync(process.execPath, [bundle, '--version'], { encoding: 'utf8' }).stdout, `${version}\n`);
   });
 
+  it('is there as npx slimsmtp, in the folder of the sources', () => {
+    const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+    const done = spawnSync('npx', ['--offline', 'slimsmtp', '--version'], { cwd: root, encoding: 'utf8' });
+    assert.deepEqual([done.status, done.stdout], [0, `${version}\n`], done.stderr);
+  });
+
   it('ends with 64 on a wrong call, and says what is wrong', () => {
     for (const words of [
       ['nonsense'],

@@ -1,6 +1,6 @@
 // The settings as a user meets them: what a variable means, where it may stand, and what is said when it is wrong.
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { after, test } from 'node:test';
@@ -283,9 +283,14 @@ test('PEM in a variable may have its line ends written out', () => {
   assert.equal(load(pair).tls.cert?.text, '-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n');
 });
 
-test('every variable says what it is', () => {
+test('every variable says what it is, and stands in docs/settings.md', () => {
   const all = describeSettings(environment({}));
   assert.ok(all.length > 40);
+  const page = readFileSync(join(import.meta.dirname, '../../docs/settings.md'), 'utf8');
+  assert.deepEqual(
+    all.filter(({ name }) => !page.includes(`\`${name}\``)).map(({ name }) => name),
+    [],
+  );
   assert.deepEqual(
     all.filter(({ about }) => !/^[A-Z].{10,}\.$/.test(about)).map(({ name }) => name),
     [],
