@@ -36,7 +36,15 @@ export function prepareDataAsRoot(dataFolder: string, owner: Owner): boolean {
   }
 }
 
-const isNew = (dataFolder: string): boolean => !fs.existsSync(join(dataFolder, 'queue'));
+/** The image makes the parts in advance, and root makes them before the network process looks: so at the first start all are empty. */
+function isNew(dataFolder: string): boolean {
+  const isEmpty = (path: string): boolean => !fs.existsSync(path) || fs.readdirSync(path).length === 0;
+  try {
+    return parts.every(part => isEmpty(join(dataFolder, part)));
+  } catch {
+    return false; // of another owner: not made by this start
+  }
+}
 
 /** Where the network process is root itself, there is nobody to keep out. */
 function refuseForeign(dataFolder: string, { uid }: Owner): void {

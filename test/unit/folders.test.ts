@@ -208,6 +208,14 @@ describe('a root of mail', () => {
     assert.match(facts(path), / 700$/);
   });
 
+  it('is made at the first start while the parts of SLIM_DATA are empty, whoever has made them', () => {
+    mkdirSync(join(data, 'queue'), { recursive: true });
+    assert.equal(prepareData(data), true);
+    assert.equal(prepareData(data), true, 'as the network process finds it after root');
+    writeFileSync(join(data, 'tls', 'key.pem'), '');
+    assert.equal(prepareData(data), false);
+  });
+
   it('that is made at the first start is what is wanted', () => {
     const path = join(folder, 'mail');
     new MailRoots([root(path)], true, log).check();
