@@ -1,110 +1,228 @@
-// A message of 8-bit content for a server without 8BITMIME: parts that have such octets become quoted-printable, nothing else changes.
-// Promises: what is decoded at the other end is what was sent (8-bit content is lines, and quoted-printable keeps lines); never
-// signed or encrypted mail, whose octets would no longer be those that were signed. RFC 6152 §3, RFC 2045 §6, RFC 1428.
+// Converts the content of a message for a next hop that does not take it as it is: octets above 127 without 8BITMIME, or lines
+// that are too long. Only the parts that need it are changed: text becomes quoted-printable, everything else base64.
+// Promises:
+// - What is decoded at the other end is what was sent.
+// - What is signed or encrypted, and what is not understood, stays as it is, octet for octet; `left` says why.
+// - Time is linear. Memory is bounded by a few blocks, whatever the message. A block takes a few milliseconds, and after each
+//   the event loop has its turn.
+// The message is read twice: first to find the parts that need a change (`Survey`), then to change them (`convert`).
+// RFC 6152 §3, RFC 2045 §6, RFC 1428 §3.
 import { isAscii } from 'node:buffer';
 import { createReadStream } from 'node:fs';
-import { stat, writeFile } from 'node:fs/promises';
-import { Readable, type Transform, pipeline } from 'node:stream';
-import { buffer } from 'node:stream/consumers';
-import type { MimeNode, Part } from 'mailsplit';
-import { inMemory } from '../mail/message.ts';
-import { type Stored, read } from './content.ts';
+import { writeFile } from 'node:fs/promises';
+import { setImmediate as turn } from 'node:timers/promises';
+import { inMemory, readMessage } from '../mail/message.ts';
+import type { Stored } from './content.ts';
+import { Base64, Base64Lines, type Encoder, QuotedPrintable } from './encodings.ts';
+import { type Entity, type Event, Walker, isUnencoded, nameOf, splitFields } from './mime.ts';
 
-const misplaced = 'it has octets above 127 where none may be encoded';
-const untouchable = /^(?:multipart\/(?:signed|encrypted)|application\/(?:x-)?pkcs7-mime)$/;
+/** What the next hop takes. */
+export type Limits = {
+  readonly is8BitOk: boolean;
+  /** Of a line, without its end; Infinity where any line may go. */
+  readonly maxLineOctets: number;
+};
+/** `isAscii`: it is sure that no octets above 127 are left. `left`: why something stays that the hop does not take. */
+type Outcome = { readonly isAscii: boolean; readonly left: string | undefined };
+export type Examined = Outcome & { readonly plan: Plan };
+/** `message` is the one that was given if nothing is to be changed. */
+export type Reencoded = Outcome & { readonly message: Stored };
 
-/** The converted message, in memory or in a new file that the caller removes; a string says why that may not or cannot be done. */
-export async function toSevenBit(message: Stored, path: string | undefined): Promise<Stored | string> {
-  try {
-    const dirty = await survey(message);
-    if (typeof dirty === 'string') return dirty;
-    const content = ascii(convert(message, dirty));
-    if (path === undefined) {
-      const octets = await buffer(content);
-      return { ...inMemory(octets), skipBytes: 0 };
-    }
-    await writeFile(path, content, { flag: 'wx', mode: 0o600 });
-    return { kind: 'file', path, skipBytes: 0, sizeBytes: (await stat(path)).size };
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === 'EILSEQ') return misplaced;
-    if (code === 'EMAXLEN') return 'its MIME structure is too large';
-    throw error;
+/** The new encoding of an entity. '7bit' is only a label; 'lines' stays base64, in lines of the usual length. */
+type Change = 'quoted-printable' | 'base64' | 'lines' | '7bit';
+type Plan = ReadonlyMap<Entity['number'], Change>;
+
+const blockBytes = 32 * 1024;
+const LF = 10;
+
+/** `path`: a new file for the result, which the caller removes; undefined: the result stays in memory. */
+export async function reencode(message: Stored, limits: Limits, path: string | undefined): Promise<Reencoded> {
+  const { plan, ...outcome } = await examine(message, limits);
+  if (plan.size === 0) return { message, ...outcome };
+  if (path === undefined) {
+    const pieces: Buffer[] = [];
+    for await (const octets of convert(message, plan, limits)) pieces.push(octets);
+    return { message: { ...inMemory(...pieces), skipBytes: 0 }, ...outcome };
   }
-}
-
-/** The last judge, whatever MIME structure mailsplit has seen in a malformed message. */
-async function* ascii(pieces: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
-  for await (const octets of pieces) {
-    if (!isAscii(octets)) throw Object.assign(new Error(misplaced), { code: 'EILSEQ' });
-    yield octets;
-  }
-}
-
-/** The parts, each with the number of its node, from 1. */
-async function* split(message: Stored): AsyncGenerator<readonly [number, Part]> {
-  const { Splitter } = await import('mailsplit');
-  const splitter = new Splitter({ defaultInlineEmbedded: true });
-  const isFile = message.kind === 'file';
-  const source = isFile
-    ? createReadStream(message.path, { start: message.skipBytes })
-    : Readable.from([read(message, message.sizeBytes)]);
-  pipeline(source, splitter, () => undefined); // the loop below hears of errors
-  let place = 0;
-  for await (const part of splitter as AsyncIterable<Part>) yield [(place += part.type === 'node' ? 1 : 0), part];
-}
-
-/** The numbers of the nodes that have octets above 127; or why it cannot be converted. */
-async function survey(message: Stored): Promise<ReadonlySet<number> | string> {
-  const dirty = new Set<number>();
-  for await (const [place, part] of split(message)) {
-    const { contentType, encoding, headers, _boundary: boundary } = part.type === 'node' ? part : part.node;
-    if (part.type === 'node') {
-      if (!isAscii(headers.build())) return 'its header has octets above 127';
-      const isTouchable = !untouchable.test(contentType || '') && !headers.hasHeader('dkim-signature');
-      if (!isTouchable) return 'it is signed or encrypted';
-    } else if (part.value !== undefined && !isAscii(part.value)) {
-      const isPlain = ['', '7bit', '8bit', 'binary'].includes(encoding || '');
-      // mailsplit splits at a boundary whatever the type says: such a 'text' is not one run of lines.
-      if (part.type !== 'body' || !isPlain || boundary !== false || /^(?:message|multipart)\//.test(contentType || ''))
-        return misplaced;
-      dirty.add(place);
+  let sizeBytes = 0;
+  const counted = async function* (): AsyncGenerator<Buffer> {
+    for await (const octets of convert(message, plan, limits)) {
+      sizeBytes += octets.length;
+      yield octets;
     }
-  }
-  return dirty;
-}
-
-async function* convert(message: Stored, dirty: ReadonlySet<number>): AsyncGenerator<Buffer> {
-  let encoder: Transform | undefined;
-  for await (const [place, part] of split(message)) {
-    if (part.type !== 'body') {
-      yield* (encoder?.end() ?? []) as AsyncIterable<Buffer>;
-      encoder = undefined;
-    }
-    if (part.type === 'node') {
-      yield relabel(part, dirty.has(place), place === 1);
-      if (dirty.has(place)) encoder = part.getEncoder('quoted-printable');
-    } else if (part.value !== undefined && encoder === undefined) yield part.value;
-    else {
-      encoder?.write(part.value);
-      for (let octets; (octets = encoder?.read() as Buffer | null | undefined);) yield octets;
-    }
-  }
-  yield* (encoder?.end() ?? []) as AsyncIterable<Buffer>;
-}
-
-/** The header of a part, which names its new encoding. */
-function relabel({ headers, encoding }: MimeNode, isDirty: boolean, isRoot: boolean): Buffer {
-  const complete = (field: string, value: string): void => {
-    if (!headers.hasHeader(field)) headers.add(field, value, Infinity);
   };
-  if (isDirty && isRoot) {
-    complete('MIME-Version', '1.0');
-    complete('Content-Type', 'text/plain; charset=unknown-8bit'); // RFC 1428 §3
+  await writeFile(path, counted(), { flag: 'wx', mode: 0o600 });
+  return { message: { kind: 'file', path, skipBytes: 0, sizeBytes }, ...outcome };
+}
+
+/** What can be done so that the hop takes the message, and what remains then. */
+export async function examine(message: Stored, limits: Limits): Promise<Examined> {
+  const survey = new Survey(limits);
+  const walker = new Walker();
+  for await (const events of walk(message, walker)) {
+    if (walker.defect !== undefined) return { plan: new Map(), isAscii: false, left: walker.defect };
+    for (const event of events) survey.see(event);
   }
+  return survey.result();
+}
+
+/** The events of each block. */
+async function* walk(message: Stored, walker: Walker): AsyncGenerator<readonly Event[]> {
+  for await (const octets of blocksOf(message)) yield walker.write(octets);
+  yield walker.write(Buffer.alloc(0), true);
+}
+
+async function* blocksOf(message: Stored): AsyncGenerator<Buffer> {
+  if (message.kind === 'file')
+    return yield* createReadStream(message.path, { start: message.skipBytes, highWaterMark: blockBytes });
+  for (let at = message.skipBytes; at < message.sizeBytes; at += blockBytes) {
+    yield readMessage(message, at, blockBytes);
+    await turn();
+  }
+}
+
+/** Finds out which entities the hop does not take, and what can be done with each. */
+class Survey {
+  readonly #limits: Limits;
+  readonly #plan = new Map<number, Change>();
+  /** Multiparts and messages that are called 8bit or binary. */
+  readonly #labelled: number[] = [];
+  /** Entities in which octets above 127 stay. */
+  readonly #impure = new Set<number>();
+  #left: string | undefined;
+  #isAscii = true;
+  /** What was found in the content that comes now. */
+  #has8Bit = false;
+  #hasLongLine = false;
+  /** Of the line that comes now. */
+  #lineOctets = 0;
+
+  constructor(limits: Limits) {
+    this.#limits = limits;
+  }
+
+  see(event: Event): void {
+    const { entity } = event;
+    switch (event.kind) {
+      case 'header': {
+        const isComposite = entity.kind === 'multipart' || entity.kind === 'message';
+        if (isComposite && isCalled8Bit(entity)) this.#labelled.push(entity.number);
+        this.#lineOctets = 0;
+        this.#measure(event.octets);
+        this.#leaveWhatIsFound('a header has octets above 127', 'a header has a line that is too long', entity.parent);
+        return;
+      }
+      case 'between':
+        this.#measure(event.octets);
+        this.#leaveWhatIsFound('octets above 127 stand around parts', 'a line around parts is too long', entity);
+        return;
+      case 'content':
+        this.#measure(event.octets);
+        return;
+      case 'end':
+        this.#decide(entity);
+        return;
+      default:
+        event satisfies never;
+    }
+  }
+
+  result(): Examined {
+    // RFC 2045 §6.4: a multipart or message is 8bit if something in it is, and is never encoded itself.
+    if (!this.#limits.is8BitOk)
+      for (const number of this.#labelled) if (!this.#impure.has(number)) this.#plan.set(number, '7bit');
+    return { plan: this.#plan, isAscii: this.#isAscii && !this.#limits.is8BitOk, left: this.#left };
+  }
+
+  #measure(octets: Buffer): void {
+    const { is8BitOk, maxLineOctets } = this.#limits;
+    if (!is8BitOk && !this.#has8Bit) this.#has8Bit = !isAscii(octets);
+    if (maxLineOctets === Infinity) return;
+    // From the last line end within the longest line that may be, to the next such one.
+    for (let at = 0; at < octets.length && !this.#hasLongLine;) {
+      const ahead = octets.subarray(at, at + maxLineOctets + 1 - this.#lineOctets);
+      const lf = ahead.lastIndexOf(LF);
+      at += lf < 0 ? ahead.length : lf + 1;
+      this.#lineOctets = lf < 0 ? this.#lineOctets + ahead.length : 0;
+      this.#hasLongLine = this.#lineOctets > maxLineOctets;
+    }
+  }
+
+  #decide(entity: Entity): void {
+    const { kind, encoding, number, reason } = entity;
+    if (!this.#has8Bit && !this.#hasLongLine) {
+      if (!this.#limits.is8BitOk && isCalled8Bit(entity) && reason === undefined) this.#plan.set(number, '7bit');
+    } else if (reason === undefined && isUnencoded(encoding))
+      this.#plan.set(number, kind === 'text' ? 'quoted-printable' : 'base64');
+    else if (reason === undefined && encoding === 'base64' && !this.#has8Bit) this.#plan.set(number, 'lines');
+    else {
+      const broken = `content in ${encoding || 'no encoding'}`;
+      this.#leaveWhatIsFound(reason ?? `${broken} has octets above 127`, reason ?? `${broken} has a long line`, entity);
+    }
+    this.#has8Bit = this.#hasLongLine = false;
+    this.#lineOctets = 0;
+  }
+
+  /** What is found here stays. `inside`: the innermost entity whose content it belongs to. */
+  #leaveWhatIsFound(why8Bit: string, whyLong: string, inside: Entity | undefined): void {
+    if (this.#has8Bit || this.#hasLongLine) this.#left ??= this.#has8Bit ? why8Bit : whyLong;
+    if (this.#has8Bit) {
+      this.#isAscii = false;
+      for (let each = inside; each !== undefined; each = each.parent) this.#impure.add(each.number);
+    }
+    this.#has8Bit = this.#hasLongLine = false;
+  }
+}
+
+const isCalled8Bit = ({ encoding }: Entity): boolean => encoding === '8bit' || encoding === 'binary';
+
+/** The message with those changes, a piece for each block. */
+async function* convert(message: Stored, plan: Plan, { is8BitOk }: Limits): AsyncGenerator<Buffer> {
+  let encoder: Encoder | undefined;
+  const change = (event: Event): Buffer => {
+    switch (event.kind) {
+      case 'header': {
+        const planned = plan.get(event.entity.number);
+        encoder = planned && encoders[planned]?.();
+        return planned === undefined || planned === 'lines' ? event.octets : relabel(event, planned, !is8BitOk);
+      }
+      case 'content':
+        return encoder?.write(event.octets) ?? event.octets;
+      case 'end':
+        return encoder?.end() ?? Buffer.alloc(0);
+      case 'between':
+        return event.octets;
+      default:
+        return event satisfies never;
+    }
+  };
+  for await (const events of walk(message, new Walker())) yield Buffer.concat(events.map(change));
+}
+
+const encoders: Readonly<Record<Change, (() => Encoder) | undefined>> = {
+  'quoted-printable': () => new QuotedPrintable(),
+  base64: () => new Base64(),
+  lines: () => new Base64Lines(),
+  '7bit': undefined,
+};
+
+/** The header of an entity, which names its new encoding, and a character set where that is unknown but not ASCII. */
+function relabel(
+  { octets, entity }: Event & { kind: 'header' },
+  encoding: Exclude<Change, 'lines'>,
+  is8Bit: boolean,
+): Buffer {
   const name = 'Content-Transfer-Encoding';
-  if (isDirty) complete(name, '8bit');
-  if (isDirty || encoding === '8bit' || encoding === 'binary')
-    headers.update(name, isDirty ? 'quoted-printable' : '7bit');
-  return headers.build(headers.changed ? '\n' : '');
+  const fields = splitFields(octets);
+  const add = (field: string, value: string): void => {
+    if (!fields.some(each => nameOf(each) === field.toLowerCase())) fields.push(`${field}: ${value}\n`);
+  };
+  const isMessage = entity.parent === undefined || entity.parent.kind === 'message';
+  if (isMessage && encoding !== '7bit') {
+    add('MIME-Version', '1.0');
+    if (is8Bit) add('Content-Type', 'text/plain; charset=unknown-8bit'); // RFC 1428 §3
+  }
+  add(name, encoding);
+  const renamed = fields.map(each => (nameOf(each) === name.toLowerCase() ? `${name}: ${encoding}\n` : each));
+  return Buffer.from(renamed.join(''), 'latin1');
 }

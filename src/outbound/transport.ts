@@ -1,19 +1,20 @@
 // How a message leaves for another server: on a session that is still open, or on a new one with the first server that can be used.
 // Promises: once a server has taken the session its word counts, for each recipient; what the next hop cannot take is adapted where
-// that is lawful, else it fails; sessions are used again while they are warm; each recipient has a result, and each attempt an end.
+// that is lawful, else it goes as it is; sessions are used again while they are warm; each recipient has a result, and each attempt an end.
 // RFC 5321 §5.1 and §4.5.4.1.
 //
 // An attempt is a loop over sessions. It begins with the sessions that wait for a next message, then opens new ones. A session ends
 // the loop when it has a result for every recipient that is left. Some may be left because the session was over before the server
 // was asked about them; then another session is opened at once, if that was a warm one or had results for others. So each turn of
-// the loop uses up a warm session or gives a result to a recipient.
+// the loop uses up a warm session or gives a result to a recipient. One more turn comes when a server has refused the message for
+// its long lines and they can be made short: its recipients are tried once again.
 import { type Socket, connect } from 'node:net';
 import { type SecureContext, createSecureContext } from 'node:tls';
 import { type Delivery, type NextHop, nextHopKey } from '../mail/message.ts';
 import type { Place, Transport } from '../mail/ports.ts';
 import type { Log } from '../system/log.ts';
 import type { Clock } from '../system/world.ts';
-import { adapt } from './adapt.ts';
+import { adapt, canShortenLines, refusesLongLines } from './adapt.ts';
 import { Connection, type Timeouts, standardTimeouts } from './connection.ts';
 import { type Content, openContent } from './content.ts';
 import type { Login, Refusal } from './dialogue.ts';
@@ -62,11 +63,25 @@ export class OutboundTransport implements Transport {
   async deliver(...[hop, entry, message, recipients, place]: Attempt): Promise<readonly Delivery[]> {
     const results: Delivery[] = recipients.map(() => unexplained);
     let left: readonly number[] = [...recipients.keys()];
+    /** How many were left when the last session was opened. */
+    let leftBefore = Infinity;
+    let areLinesShort = false;
     const send = async (connection: Connection): Promise<void> => {
       const group = left.flatMap(index => recipients[index] ?? []);
-      const { deliveries, untried } = await this.#send(connection, hop, entry, message, group, place);
+      const attempt: Attempt = [hop, entry, message, group, place];
+      const { deliveries, untried } = await this.#send(connection, attempt, areLinesShort);
       for (const [at, index] of left.entries()) results[index] = deliveries[at] ?? unexplained;
+      const refused = left.filter((_, at) => !areLinesShort && refusesLongLines(deliveries[at] ?? unexplained));
       left = untried.flatMap(at => left[at] ?? []);
+      if (refused.length === 0 || !(await canShortenLines({ ...message, skipBytes: entry.skipBytes }))) return;
+      // Once more at once, with what was refused converted.
+      this.#options.log.info(
+        { message: entry.id, remote: connection.server.host },
+        'a message is sent again in short lines',
+      );
+      areLinesShort = true;
+      left = [...left, ...refused];
+      leftBefore = Infinity;
     };
     const giveUp = (delivery: Delivery): void => {
       for (const index of left) results[index] = delivery;
@@ -75,18 +90,18 @@ export class OutboundTransport implements Transport {
     try {
       while (left.length > 0) {
         const warm = this.#takeIdle(hop);
-        if (warm === undefined) break;
-        if (!place.enter(warm.server.address)) {
+        if (warm !== undefined && !place.enter(warm.server.address)) {
           this.#putIdle(warm, hop);
           giveUp(crowded(warm.server));
-        } else if (warm.isQuiet()) await send(warm);
-        else warm.destroy(); // it was closed while it waited, or says what nobody asked for
-      }
-      for (let before = Infinity; left.length > 0 && left.length < before;) {
-        before = left.length;
-        const opened = await this.#open(hop, place);
-        if (opened instanceof Connection) await send(opened);
-        else giveUp(opened);
+        } else if (warm?.isQuiet()) await send(warm);
+        else if (warm !== undefined) warm.destroy(); // it was closed while it waited, or says what nobody asked for
+        else if (left.length >= leftBefore) break;
+        else {
+          leftBefore = left.length;
+          const opened = await this.#open(hop, place);
+          if (opened instanceof Connection) await send(opened);
+          else giveUp(opened);
+        }
       }
     } catch (error) {
       // What is known of some of the recipients is not forgotten for a surprise with the others.
@@ -173,19 +188,26 @@ export class OutboundTransport implements Transport {
   }
 
   /** Sends on an open session, and says what the server has said, in its name. */
-  async #send(connection: Connection, ...[hop, entry, message, recipients, place]: Attempt): Promise<Sent> {
-    const { random, maxRecipients } = this.#options;
+  async #send(connection: Connection, attempt: Attempt, areLinesShort: boolean): Promise<Sent> {
+    const [hop, entry, message, recipients, place] = attempt;
+    const { random, maxRecipients, log } = this.#options;
     const { server, offers, tls } = connection;
     const stored = { ...message, skipBytes: entry.skipBytes };
     // A name that the queue sweeps after a crash.
     const path = message.kind === 'file' ? `${message.path}x7bit${random.hex(4)}` : undefined;
     let sent: Sent | undefined;
     try {
-      const adapted = await adapt(stored, entry, offers, path);
+      const adapted = await adapt(stored, entry, { offers, areLinesShort }, path);
       if (adapted.kind === 'unfit') {
         const delivery = failed(adapted.status, adapted.text);
         sent = { deliveries: recipients.map(() => delivery), untried: [], isReusable: true, transactions: 0 };
       } else {
+        const { left: reason } = adapted;
+        if (reason !== undefined)
+          log.info(
+            { message: entry.id, remote: server.host, reason },
+            'a message cannot be converted for this server and goes as it is',
+          );
         const first = openContent(adapted.message);
         let isFirst = true;
         // Each transaction after the first reads it anew.

@@ -422,22 +422,49 @@ describe('the relay', () => {
 
 describe('what a server cannot take', () => {
   const content = 'Subject: x\nContent-Type: text/plain; charset=utf-8\n\n\xc3\xa4\n';
-  it('is converted where that is lawful, and leaves no file behind', async t => {
+  it('is converted where that is lawful, else goes as it is with a word in the log, and leaves no file behind', async t => {
     const server = await serve(t, { extensions: [] });
-    const { send } = start(t, [server]);
+    const { send, lines } = start(t, [server]);
     assert.match(words(await send({ content, is8Bit: true })), /^delivered/);
-    assert.match(server.visits[0]?.messages[0] ?? '', /\r\n\r\n=C3=A4\r\n$/);
-    assert.match(
-      words(await send({ content: `DKIM-Signature: x\n${content}`, is8Bit: true })),
-      /^failed 5\.6\.3 mx1\.example .*signed/,
-    );
-    assert.match(words(await send({ content: content.replace('x', '\xe4'), is8Bit: true })), /^failed 5\.6\.3/);
-    assert.equal(server.visits.length, 1);
-    assert.equal(server.visits[0]?.messages.length, 1);
+    assert.deepEqual(lines, []);
+    assert.match(words(await send({ content: `DKIM-Signature: x\n${content}`, is8Bit: true })), /^delivered/);
+    assert.match(words(await send({ content: content.replace('x', '\xe4'), is8Bit: true })), /^delivered/);
+    const [converted = '', signed, header] = server.visits[0]?.messages ?? [];
+    assert.match(converted, /\r\n\r\n=C3=A4\r\n$/);
+    assert.equal(signed, `DKIM-Signature: x\n${content}`.replaceAll('\n', '\r\n'));
+    assert.match(header ?? '', /^Subject: \xe4\r\n[^]*\r\n\r\n=C3=A4\r\n$/);
+    assert.match(lines.join('\n'), /goes as it is .*signed.*\n.*goes as it is .*header/);
     assert.deepEqual(
       readdirSync(folder).filter(name => name.includes('7bit')),
       [],
     );
+  });
+
+  it('for its long lines is sent again with short ones, on the same session or a new one, unless it is signed', async t => {
+    const long = `${content}${'x'.repeat(1200)}\n`;
+    const isLong = (visit: Visit): boolean => /[^\n]{999}\r\n/.test(visit.messages.at(-1) ?? '');
+    const refusal = '552 maximum allowed line length is 998 octets, got 1200';
+    const to = 'b@x.example c@x.example';
+    const polite = await serve(t, { answer: on('CONTENT', refusal, isLong) });
+    const first = start(t, [polite]);
+    assert.match(words(await first.send({ content: long, to, is8Bit: true })), /^delivered .*\ndelivered/);
+    assert.deepEqual([polite.visits.length, polite.visits[0]?.messages.length], [1, 2]);
+    assert.match(polite.visits[0]?.messages[1] ?? '', /quoted-printable\r\n\r\n=C3=A4\r\nx{75}=\r\n/);
+    assert.match(first.lines.join('\n'), /sent again/);
+    const rude = await serve(t, {
+      answer: (line, visit, socket) => {
+        if (line === 'CONTENT' && isLong(visit)) setImmediate(() => socket.destroy());
+        return on('CONTENT', refusal, isLong)(line, visit);
+      },
+    });
+    const second = start(t, [rude]);
+    await second.send({ content: 'Subject: warm\n\n' });
+    assert.match(words(await second.send({ content: long, to })), /^delivered .*\ndelivered/);
+    const signed = `DKIM-Signature: x\n${long}`;
+    assert.match(words(await start(t, [polite]).send({ content: signed, to })), /^failed 5\.0\.0 .*\nfailed/);
+    const stubborn = await serve(t, { answer: on('CONTENT', refusal) });
+    assert.match(words(await start(t, [stubborn]).send({ content: long })), /^failed 5\.0\.0/);
+    assert.equal(stubborn.visits.flatMap(({ messages }) => messages).length, 2);
   });
 
   it('of UTF-8 goes where SMTPUTF8 is, or goes without it where all is ASCII', async t => {
