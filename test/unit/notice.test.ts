@@ -253,13 +253,15 @@ describe('a notice', () => {
       [one, `X: y\n\n${'y'.repeat(998).concat('\n').repeat(65)}`],
       [many, text],
     ].map(([outcomes, sent]) => {
-      const times = Array.from({ length: 5 }, () => {
+      // The machine may be busy: one quick run of many is enough.
+      let least = Infinity;
+      for (let tries = 0; tries < 30 && least >= 30; tries += 1) {
         const startedAt = performance.now();
         const built = build(outcomes as readonly Outcome[], { ret: 'FULL' }, sent as string);
         assert.ok(built !== undefined && built.content.length < 600_000);
-        return performance.now() - startedAt;
-      });
-      return Math.min(...times);
+        least = Math.min(least, performance.now() - startedAt);
+      }
+      return least;
     });
     // A header of long lines was 80 ms, a thousand recipients 61 ms.
     assert.ok(
