@@ -134,7 +134,7 @@ export class Connection {
         return this.#answerRecipient(action.recipient);
       case 'begin': {
         const { accept } = this.#service;
-        this.#peer = { ...this.#peer, helo: this.#session.helo };
+        if (this.#peer.helo !== this.#session.helo) this.#peer = { ...this.#peer, helo: this.#session.helo };
         const isSubmitted = isAuthors(this.#peer, this.#listener.kind !== 'smtp');
         this.#incoming = new Incoming(accept, action.envelope, this.#peer, this.#id, isSubmitted);
         return this.#session.answer(replies.sendMessage);
@@ -206,6 +206,7 @@ export class Connection {
   #freeEnvelope(): void {
     this.#service.envelopes.giveBack(this.#envelopeBytes);
     this.#envelopeBytes = 0;
+    this.#from = ''; // it would keep the whole line of MAIL in memory
   }
 
   async #commit(): Promise<void> {

@@ -8,6 +8,7 @@ import {
   type Outcome,
   type QueueEntry,
   type QueueRecipient,
+  type Route,
   deliveredTo,
   routeKey,
 } from '../mail/message.ts';
@@ -27,13 +28,20 @@ export type Plan = {
 /** `unmade`: the keys of copies that cannot be made now. */
 export function plan(envelope: Envelope<Destination>, unmade: ReadonlySet<string> = new Set()): Plan {
   const copies = copiesOf(envelope.recipients);
-  const waiting = envelope.recipients.flatMap(accepted => {
-    const recipient = toQueue(accepted, copies);
-    const routes = recipient.routes?.filter(copy => unmade.has(routeKey(copy)));
-    return routes?.length === 0 ? [] : [{ ...recipient, ...(routes && { routes }) }];
-  });
+  const isUnmade = (route: Route): boolean => unmade.has(routeKey(route));
+  const waiting: QueueRecipient[] = [];
+  for (const accepted of envelope.recipients) {
+    const routes = destinationOf(accepted).found?.routes.filter(isUnmade);
+    if (routes?.length !== 0)
+      waiting.push(
+        toQueue(
+          accepted,
+          routes?.map(route => copies.get(routeKey(route)) ?? route),
+        ),
+      );
+  }
   return {
-    copies: [...copies.values()].filter(copy => !unmade.has(routeKey(copy))),
+    copies: [...copies.values()].filter(copy => !isUnmade(copy)),
     entries: waiting.length > 0 ? [entryFor(envelope, waiting)] : [],
   };
 }
@@ -49,9 +57,10 @@ export function successes(envelope: Envelope<Destination>, unmade: ReadonlySet<s
   const delivery = { kind: 'delivered', status: '2.0.0', text: 'delivered to its mailbox' } as const;
   return envelope.recipients.flatMap((accepted): Outcome[] => {
     if (!accepted.wishes.notify?.includes('SUCCESS')) return [];
-    const recipient = toQueue(accepted, new Map());
-    const hasAll = recipient.routes?.every(route => !unmade.has(routeKey(route))) === true;
-    return hasAll ? [{ recipient, action: recipient.isShared ? 'expanded' : 'delivered', delivery }] : [];
+    const routes = destinationOf(accepted).found?.routes;
+    if (routes?.some(route => unmade.has(routeKey(route))) !== false) return [];
+    const recipient = toQueue(accepted, routes);
+    return [{ recipient, action: recipient.isShared ? 'expanded' : 'delivered', delivery }];
   });
 }
 
@@ -78,14 +87,15 @@ function addressesOf(key: string, recipients: readonly Accepted<Destination>[]):
   return [...new Set(led.map(({ address }) => address.text))];
 }
 
-/** A recipient as the queue keeps it. */
-function toQueue(
-  { address, ticket, wishes }: Accepted<Destination>,
-  copies: ReadonlyMap<string, Copy>,
-): QueueRecipient {
-  if (ticket === undefined) throw new Error(`${address.text} was accepted, and leads nowhere`);
-  const { domain, found } = ticket;
-  const routes = found?.routes.map(route => copies.get(routeKey(route)) ?? route);
+/** A recipient as the queue keeps it, with these copies that stay here. */
+function toQueue(accepted: Accepted<Destination>, routes: readonly Copy[] | undefined): QueueRecipient {
+  const { domain, found } = destinationOf(accepted);
+  const { address, wishes } = accepted;
   const isShared = found?.via === 'shared';
   return { address: address.text, domain, ...(routes && { routes }), ...(isShared && { isShared }), ...wishes };
+}
+
+function destinationOf({ address, ticket }: Accepted<Destination>): Destination {
+  if (ticket === undefined) throw new Error(`${address.text} was accepted, and leads nowhere`);
+  return ticket;
 }

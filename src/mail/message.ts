@@ -18,6 +18,12 @@ export type Copy = Route & { readonly head?: string };
 export const deliveredTo = (addresses: readonly string[]): string =>
   addresses.map(address => `Delivered-To: ${address}\n`).join('');
 
+/** The copies for one recipient alone; `via` as in `Found`. */
+export const copiesFor = (
+  address: string,
+  { routes, via }: { routes: readonly Route[]; via?: string },
+): readonly Copy[] => (via === undefined ? routes : routes.map(route => ({ ...route, head: deliveredTo([address]) })));
+
 /** Identity of a route, for de-duplication. */
 export function routeKey(route: Route): string {
   return route.kind === 'maildir' ? `maildir:${route.path}` : `account:${route.account}:${route.folder}`;

@@ -7,11 +7,13 @@
 // - Where mail goes is never decided anew, unless it could not be told when the mail was taken (`routes` is empty).
 import { CannotTell, type Place, type Resolve, type Storage, type Transport } from '../mail/ports.ts';
 import {
+  type Copy,
   type Delivery,
   type Message,
   type QueueEntry,
   type QueueRecipient,
   type Route,
+  copiesFor,
   routeKey,
 } from '../mail/message.ts';
 import { toMailbox } from '../mail/address.ts';
@@ -54,7 +56,7 @@ async function routesOf({ address, routes = [] }: QueueRecipient, resolve: Resol
   const parsed = parseAddress(address);
   const mailbox = parsed && toMailbox(parsed);
   const found = mailbox && (await resolve(mailbox));
-  if (found?.kind === 'local') return found.routes;
+  if (found?.kind === 'local') return copiesFor(address, found);
   return found?.kind === 'elsewhere' ? 'elsewhere' : 'nowhere';
 }
 
@@ -62,11 +64,11 @@ async function routesOf({ address, routes = [] }: QueueRecipient, resolve: Resol
 function copier(storages: LocalOptions['storages'], entry: QueueEntry, message: Message, place: Place) {
   const made = new Set(entry.madeCopies);
   const failures = new Map<string, unknown>();
-  const make = async (route: Route, key: string): Promise<void> => {
+  const make = async (copy: Copy, key: string): Promise<void> => {
     if (made.has(key) || failures.has(key)) return;
     try {
       if (place.signal.aborted) throw new CannotTell('the attempt took long, and others wait for its place');
-      const prepared = await storages[route.kind].prepare([route], message);
+      const prepared = await storages[copy.kind].prepare([copy], message);
       await prepared.commit();
       made.add(key);
     } catch (error) {
@@ -74,9 +76,9 @@ function copier(storages: LocalOptions['storages'], entry: QueueEntry, message: 
     }
     place.progressed();
   };
-  return async (routes: readonly Route[]): Promise<Delivery> => {
-    const keys = routes.map(routeKey);
-    for (const [index, route] of routes.entries()) await make(route, keys[index] ?? '');
+  return async (all: readonly Copy[]): Promise<Delivery> => {
+    const keys = all.map(routeKey);
+    for (const [index, copy] of all.entries()) await make(copy, keys[index] ?? '');
     const copies = keys.filter(key => made.has(key));
     const failed = keys.find(key => failures.has(key));
     if (failed !== undefined) return { ...deferral(failures.get(failed)), copies };

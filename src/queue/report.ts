@@ -6,7 +6,7 @@
 // - Nothing is read or built for a notice that nobody will get.
 // RFC 5321 §4.5.5 and §6.1, RFC 3461 §6.
 import { toMailbox } from '../mail/address.ts';
-import { type Message, inMemory, readMessage } from '../mail/message.ts';
+import { type Message, copiesFor, inMemory, readMessage } from '../mail/message.ts';
 import type { Queue, Report, Resolve } from '../mail/ports.ts';
 import { parseAddress } from '../smtp/address.ts';
 import type { Log } from '../system/log.ts';
@@ -44,7 +44,7 @@ export function createReport({ resolve, queue, log, ...options }: ReportOptions)
     const returnPath = Buffer.from('Return-Path: <>\n');
     const [skipBytes, receivedAt] = [returnPath.length, clock.now()];
     const id = newId(receivedAt, random);
-    const routes = sender.kind === 'local' && { routes: sender.routes };
+    const routes = sender.kind === 'local' && { routes: copiesFor(entry.from, sender) };
     const recipients = [{ address: entry.from, domain: mailbox.domain, ...routes }];
     const prepared = await queue().prepare(
       { id, from: '', ...kind, receivedAt, skipBytes, recipients },

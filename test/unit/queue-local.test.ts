@@ -24,7 +24,8 @@ function open(found: Resolution | (() => Promise<Resolution>) = { kind: 'unknown
   const storage: Storage = {
     async prepare(routes) {
       for (const route of routes) if (broken.has(routeKey(route))) throw new CannotTell('full', { status: '4.2.2' });
-      return { commit: async () => void made.push(...routes.map(routeKey)), abort: async () => undefined };
+      const names = routes.map(route => `${routeKey(route)}${route.head ? ` ${route.head.trim()}` : ''}`);
+      return { commit: async () => void made.push(...names), abort: async () => undefined };
     },
   };
   const remote: Transport = {
@@ -120,4 +121,21 @@ it('an attempt that must end makes no more copies', async () => {
     place,
   );
   assert.deepEqual([kinds(deliveries), here.made], [['deferred 4.3.0'], []]);
+});
+
+describe('the addresses that led to a copy', () => {
+  const head = 'Delivered-To: x@example.com';
+  it('go along with a copy that was queued', async () => {
+    const here = open();
+    await here.attempt([{ ...to('a'), routes: [{ ...one, head: `${head}\n` }, two] }]);
+    assert.deepEqual(here.made, [`${routeKey(one)} ${head}`, routeKey(two)]);
+  });
+
+  it('are told where it is only found out now that the address is not the own one of the mailbox', async () => {
+    for (const via of [undefined, 'catch-all'] as const) {
+      const here = open({ kind: 'local', routes: [one], ...(via && { via }) });
+      await here.attempt([to('x')]);
+      assert.deepEqual(here.made, [via ? `${routeKey(one)} ${head}` : routeKey(one)]);
+    }
+  });
 });
