@@ -78,7 +78,7 @@ export async function createAuthenticator(options: AuthOptions): Promise<Chain> 
       async identify(text) {
         const name = parseName(text, mainDomain);
         id = name?.id ?? text;
-        exchange.name = text.replace(/\p{Cc}/gu, '?').slice(0, 64);
+        exchange.name = text.replace(/[\p{Cc}\p{Zl}\p{Zp}]/gu, '?').slice(0, 64);
         if (await throttle.isShut(client, id)) return replies.tooManyLogins;
         const found = await find(name);
         const account = found?.account === undefined ? {} : { account: found.account };

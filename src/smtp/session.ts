@@ -165,7 +165,7 @@ export class Session<Ticket = unknown> {
     if (lf + 1 > maxOctets) return this.#say(replies.lineTooLong);
     // U+2028 and U+2029 too: they end lines for much software that reads headers and logs. Only a name in EHLO may be in
     // another charset, say: whoever writes it somewhere makes it harmless there.
-    if (/[\p{Cc}\p{Zl}\p{Zp}\ufffd]/u.test(line) && !/^(?:EHLO|HELO) \P{Cc}*$/iu.test(line))
+    if (/[\p{Cc}\p{Zl}\p{Zp}\ufffd]/u.test(line) && !/^(?:EHLO|HELO) [^\p{Cc}\p{Zl}\p{Zp}]*$/iu.test(line))
       return this.#say(replies.badCharacter);
     if (!isResponse) return this.#command(line);
     return line === '*' ? this.#say(replies.loginCancelled) : this.#authenticate(line);

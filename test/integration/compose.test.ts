@@ -27,7 +27,10 @@ async function take(folder: string): Promise<Buffer> {
   const names = (await shell(`ls ${folder}`)).trim().split('\n').filter(Boolean);
   assert.equal(names.length, 1, `${folder}: ${names.join(' ')}`);
   const taken = Buffer.from(await shell(`base64 ${folder}/${names[0]} && rm ${folder}/${names[0]}`), 'base64');
-  const trace = /^Return-Path: <sender@example\.net>\nReceived: [^\n]*\n(?:\t[^\n]*\n)*/.exec(taken.toString('latin1'));
+  const trace =
+    /^(?:Delivered-To: [^\n]*\n)*Return-Path: <sender@example\.net>\nReceived: [^\n]*\n(?:\t[^\n]*\n)*/.exec(
+      taken.toString('latin1'),
+    );
   assert.ok(trace, taken.toString('latin1', 0, 500));
   return taken.subarray(trace[0].length);
 }

@@ -151,13 +151,15 @@ export class Ledger {
   #judge(letter: Letter, place: string, content: string): string[] {
     const boundary = /^From: Mail Delivery System[^]*\tboundary="([^"]*)"\n/m.exec(content)?.[1];
     if (boundary !== undefined) {
-      if (!content.startsWith('Return-Path: <>\n') || !content.endsWith(`\n--${boundary}--\n`)) return [];
+      if (!/^(?:Delivered-To: .*\n)*Return-Path: <>\n/.test(content) || !content.endsWith(`\n--${boundary}--\n`))
+        return [];
       const told = content.matchAll(/^Final-Recipient: rfc822; ?(\S+)\nAction: (\w+)\n/gm);
       return [...told].map(([, to, action]) => `${letter.mark} ${action} ${to}`);
     }
     const text = letter.text.replaceAll('\r\n', '\n');
     const trace = content.slice(0, content.length - text.length);
-    const isOurs = /^(Return-Path: <[^>]*>\n)?Received: from [^]*\sid \w+[^]*; .* \+0000\n$/.test(trace);
+    const isOurs =
+      /^((?:Delivered-To: .*\n)*Return-Path: <[^>]*>\n)?Received: from [^]*\sid \w+[^]*; .* \+0000\n$/.test(trace);
     if (!isOurs || !content.endsWith(text)) return [];
     return [`${letter.mark} in ${place}`];
   }
