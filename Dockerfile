@@ -17,6 +17,8 @@ RUN npm run build
 
 FROM node:24-trixie-slim
 # libnss-extrausers looks only below /var/lib/extrausers: a link puts the accounts into the data volume, and the root file system can stay read-only.
+# New volumes are for everyone, as /tmp is, so that the server may run as any user: the first one makes them its own, and root takes SLIM_DATA back
+# before it looks at anything in it. accounts/ is root's from the start.
 # The user node goes because 1000 is the first uid for accounts. slim is 525:525 for good: files in volumes carry the number, and an IMAP server's
 # container shares them.
 RUN apt-get update && \
@@ -27,9 +29,9 @@ RUN apt-get update && \
     useradd --uid 525 --gid slim --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin slim && \
     sed -i -E 's/^(passwd|group|shadow):.*/\1: files extrausers/' /etc/nsswitch.conf && \
     ln -s slimsmtp/accounts /var/lib/extrausers && \
-    install -d -o root -g root -m 0755 /var/lib/slimsmtp /var/lib/slimsmtp/accounts /home && \
-    install -d -o slim -g slim -m 0700 /var/lib/slimsmtp/queue /var/lib/slimsmtp/spool /var/lib/slimsmtp/journal /var/lib/slimsmtp/state /var/lib/slimsmtp/tls /var/lib/slimsmtp/run && \
-    install -d -o slim -g slim -m 0755 /var/mail
+    install -d -o root -g root -m 1777 /var/lib/slimsmtp && \
+    install -d -o root -g root -m 0755 /var/lib/slimsmtp/accounts /home && \
+    install -d -o slim -g slim -m 1777 /var/mail
 COPY docker/pam.conf /etc/pam.d/slimsmtp
 COPY --from=build /build/node_modules/authenticate-pam/package.json /usr/local/lib/slimsmtp/node_modules/authenticate-pam/package.json
 COPY --from=build /build/node_modules/authenticate-pam/build/Release/authenticate_pam.node /usr/local/lib/slimsmtp/node_modules/authenticate-pam/build/Release/authenticate_pam.node

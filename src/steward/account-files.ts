@@ -4,10 +4,11 @@
 // Never touches /etc, never an account that comes from elsewhere. See passwd(5), shadow(5).
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { syncNow } from '../durable/sync.ts';
 import { replaceFileSync } from '../durable/replace.ts';
+import { whyNotRoots } from '../system/parents.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { getent } from './nss.ts';
 
@@ -144,11 +145,8 @@ function read(folder: string): Tables {
 /** Reads, changes and writes the files, alone. passwd comes last: an account is there when all of it is. */
 async function change<T>({ folder, clock }: AccountFiles, work: (tables: Tables) => Promise<T>): Promise<T> {
   fs.mkdirSync(folder, { recursive: true, mode: 0o755 });
-  for (const path of [folder, dirname(folder)]) {
-    const { uid, mode } = fs.statSync(path);
-    if (uid !== 0 || mode & 0o022)
-      throw new Error(`${path} must be root's alone: chown root ${path}; chmod 755 ${path}`);
-  }
+  const reason = whyNotRoots(join(folder, 'passwd'));
+  if (reason !== undefined) throw new Error(`the accounts must be root's alone: ${reason}`);
   const lock = join(folder, '.lock');
   for (let tries = 0; ; tries += 1) {
     try {

@@ -71,6 +71,7 @@ export async function boot({ settings, mailRoots, variables, argv, clock, random
       runAs,
       sockets: settings.listen.filter(({ port }) => port < 1024).map(({ host, port }) => ({ host, port })),
       spoolFolder: join(dataFolder, 'spool'),
+      mailFolders: mailRoots.map(({ path }) => path),
       tlsFiles: { cert: tls.cert?.file, key: tls.key?.file },
       argv,
       environment: cleanEnvironment(variables),

@@ -1,32 +1,33 @@
-// The first process when started as root: opens privileged sockets, runs the network process as an ordinary user, and
-// does for it the few things that need root: asks for accounts, checks passwords (pam.ts), deposits mail, reads the two TLS files.
-// Promises: a request is answered or refused, whatever it holds; what a dead network process left open is removed.
-// Never parses mail or speaks to the network, never hands its own environment (secrets) on. Whoever breaks into the
-// network process can end this one (by leaving with 69, by garbage on the channel): that stops mail, and gains nothing.
+// The first process when the server is started as root. It opens the sockets below port 1024, runs the network process as an
+// ordinary user, and does for it the few things that need root (answers.ts).
+//
+// How it goes: the sockets are opened, the network process is started with them as inherited descriptors, and our own
+// copies are closed in the same turn of the event loop, so that no connection is ever accepted here. Then the network
+// process gets one message with its settings, and asks; each request is answered or refused. When it ends by itself, all of
+// this happens again after two seconds, unless its exit status says that starting again would change nothing. SIGTERM and
+// SIGINT become the order to stop, SIGHUP the order to reload: orders go over IPC, because without CAP_KILL root may not
+// signal another user. Whoever does not obey in time is left behind, and ends when it notices that we are gone.
+//
+// Promises: a request is answered or refused, whatever it holds. No handle is taken over IPC: a socket could be a
+// connection to anything. Never parses mail or speaks to the network, never hands its own environment (secrets) on, and
+// shares neither session nor terminal with the network process (output.ts). Whoever breaks into the network process can end
+// this one (by leaving with 69, by garbage on the channel): that stops mail, and gains nothing.
 import { fork, type ChildProcess, type StdioOptions } from 'node:child_process';
-import { once } from 'node:events';
-import { lstat, readFile, readlink, realpath } from 'node:fs/promises';
+import { type EventEmitter, once } from 'node:events';
 import { createServer, type Server } from 'node:net';
-import { dirname, resolve } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
-import type { Log } from '../system/log.ts';
-import type { Prepared } from '../mail/ports.ts';
-import type { Clock, Random } from '../system/world.ts';
-import { decoy } from './account-files.ts';
-import { deposit, type Place } from './deposit.ts';
-import { createAccounts } from './nss.ts';
-import { openPam } from './pam.ts';
 import { statusOf } from '../durable/sync.ts';
+import type { Log } from '../system/log.ts';
+import { type AnswersOptions, openAnswers } from './answers.ts';
+import { copyLines } from './output.ts';
 import { parseRequest } from './protocol.ts';
-import type { Order, Reply, Request, Socket, Target, TlsFiles } from './protocol.ts';
+import type { Order, Reply, Request, Socket } from './protocol.ts';
 
-export type StewardOptions = {
+export type StewardOptions = Omit<AnswersOptions, 'ownUid'> & {
   /** Whom the network process runs as (`findUser`); undefined: as we are. */
   readonly runAs: { readonly uid: number; readonly gid: number } | undefined;
   /** Only those that need root: below port 1024. */
   readonly sockets: readonly Omit<Socket, 'fd'>[];
-  readonly spoolFolder: string;
-  readonly tlsFiles: TlsFiles;
   /** The network process: the script and its arguments (a hidden verb). Node's own flags are inherited. */
   readonly argv: readonly [string, ...string[]];
   readonly environment: Readonly<Record<string, string>>;
@@ -34,13 +35,13 @@ export type StewardOptions = {
   readonly settings: unknown;
   /** How long after SIGTERM the network process may take: SLIM_DRAIN and a little. */
   readonly stopWithinMs: number;
-  readonly clock: Clock;
-  readonly random: Random;
   readonly log: Log;
 };
 
 /** A crash that repeats at every start must not take a whole core. */
 const restartMs = 2000;
+/** For what the network process printed last. A process of its own that it left behind may keep the pipe open. */
+const outputMs = 2000;
 
 /** What of our environment the network process may see: no secrets (SLIM_, PG, NODE_AUTH_TOKEN …). */
 export function cleanEnvironment(all: Readonly<Record<string, string | undefined>>): Record<string, string> {
@@ -48,37 +49,43 @@ export function cleanEnvironment(all: Readonly<Record<string, string | undefined
   return Object.fromEntries(Object.entries(all).filter((e): e is [string, string] => !!e[1] && passed.test(e[0])));
 }
 
+/** A network process, and what it prints: resolved when all of that is copied. */
+type Running = { readonly child: ChildProcess; readonly copied: Promise<unknown> };
+
 /** Runs until told to stop by SIGTERM or SIGINT; the exit status. Throws when the network process cannot be started. */
 export async function runSteward(options: StewardOptions): Promise<number> {
   const { log, stopWithinMs } = options;
   let isStopping = false;
-  let child: ChildProcess | undefined;
+  let running: Running | undefined;
   const stop = (): void => {
     if (isStopping) return;
     isStopping = true;
-    tell(child, { kind: 'stop' });
-    setTimeout(() => {
-      log.error({}, 'the network process did not stop in time and is left to end without us');
-      // Under cap_drop root may not signal another uid: losing us is what ends it for certain.
-      child?.kill('SIGKILL');
-      process.exit(1);
-    }, stopWithinMs).unref();
+    tell(running?.child, { kind: 'stop' });
+    setTimeout(() => void giveUp(running, log), stopWithinMs).unref();
   };
   process.on('SIGTERM', stop).on('SIGINT', stop);
-  process.on('SIGHUP', () => tell(child, { kind: 'reload' }));
+  process.on('SIGHUP', () => tell(running?.child, { kind: 'reload' }));
 
   for (;;) {
     const servers = await listen(options.sockets);
-    child = start(options, servers);
+    running = start(options, servers);
     // In the same turn of the event loop as listen: a connection is never accepted here.
     for (const server of servers) server.close();
-    const status = await serve(child, options);
+    const status = await serve(running, options);
     // 69 EX_UNAVAILABLE (a second server, a port in use) and 78 EX_CONFIG: starting again would change nothing.
     if (isStopping || status === 69 || status === 78) return status;
     log.error({ status }, 'the network process ended by itself and is started again');
     await wait(restartMs);
     if (isStopping) return 0;
   }
+}
+
+async function giveUp(running: Running | undefined, log: Log): Promise<void> {
+  log.error({}, 'the network process did not stop in time and is left to end without us');
+  // Under cap_drop root may not signal another uid: losing us is what ends it for certain.
+  running?.child.kill('SIGKILL');
+  await Promise.race([running?.copied, wait(200)]);
+  process.exit(1);
 }
 
 /** Opens the sockets. With addresses (not names) it waits for nothing but Node's own next ticks. */
@@ -92,20 +99,39 @@ async function listen(sockets: StewardOptions['sockets']): Promise<Server[]> {
 }
 
 /** Forks the network process with the sockets as its descriptors 4 and up. libuv empties its supplementary groups. */
-function start(options: StewardOptions, servers: readonly Server[]): ChildProcess {
+function start(options: StewardOptions, servers: readonly Server[]): Running {
   const [script, ...args] = options.argv;
   // No public name for it: `send(server)` would keep the socket open here, and accepting, until the child confirms.
   const fds = (servers as unknown as { _handle: { fd: number } }[]).map(({ _handle }) => _handle.fd);
-  const stdio: StdioOptions = ['ignore', 'inherit', 'inherit', 'ipc', ...fds];
+  const stdio: StdioOptions = ['ignore', 'pipe', 'pipe', 'ipc', ...fds];
   try {
-    const child = fork(script, args, { ...options.runAs, env: options.environment, stdio });
+    // `detached` is setsid(2): a session of its own, without our terminal.
+    const child = fork(script, args, { ...options.runAs, env: options.environment, stdio, detached: true });
+    const { stdout, stderr } = child;
+    const copied = Promise.all([stdout && copyLines(stdout, 1), stderr && copyLines(stderr, 2)]);
+    refuseHandles(child, options.log);
     const sockets = options.sockets.map((socket, index) => ({ ...socket, fd: 4 + index }));
     tell(child, { kind: 'start', settings: options.settings, sockets });
-    return child;
+    return { child, copied };
   } catch (cause) {
     const why = 'cannot start the network process: to run it as SLIM_RUN_AS, root needs CAP_SETUID and CAP_SETGID';
     throw new Error(why, { cause });
   }
+}
+
+/**
+ * Takes the place of what Node itself does with a message that has a handle: it would make a socket or a server of it, which
+ * then lives in this process. The sender hears that it arrived, because it sends nothing else before.
+ */
+function refuseHandles(child: ChildProcess, log: Log): void {
+  (child as EventEmitter)
+    .removeAllListeners('internalMessage')
+    .on('internalMessage', (_message: unknown, handle?: { close(): void }) => {
+      if (!handle) return;
+      handle.close();
+      if (child.connected) child.send({ cmd: 'NODE_HANDLE_ACK' }, () => {});
+      log.warn({}, 'the network process sent a handle over IPC, which is refused');
+    });
 }
 
 function tell(child: ChildProcess | undefined, message: Order | Reply): void {
@@ -113,15 +139,15 @@ function tell(child: ChildProcess | undefined, message: Order | Reply): void {
   if (child?.connected) child.send(message, () => {});
 }
 
-/** Answers the network process until it has ended; its exit status. */
-async function serve(child: ChildProcess, options: StewardOptions): Promise<number> {
-  const { log } = options;
-  const desk = openDesk(options);
+/** Answers the network process until it has ended, and all that it printed is copied; its exit status. */
+async function serve({ child, copied }: Running, options: StewardOptions): Promise<number> {
+  const { log, runAs } = options;
+  const answers = openAnswers({ ...options, ownUid: runAs?.uid ?? process.getuid?.() ?? 0 });
   child.on('message', async message => {
     const request = parseRequest(message);
     try {
       if (!request) throw new Error('the steward does not understand the request');
-      tell(child, { id: request.id, result: await desk.carryOut(request) });
+      tell(child, { id: request.id, result: await answers.carryOut(request) });
     } catch (error) {
       const shown = request && { ...request, password: undefined };
       log.warn({ request: shown, err: error }, 'the steward could not do what it was asked');
@@ -131,89 +157,12 @@ async function serve(child: ChildProcess, options: StewardOptions): Promise<numb
   });
   try {
     const [status] = (await once(child, 'exit')) as [number | null];
+    await Promise.race([copied, wait(outputMs, undefined, { ref: false })]);
     return status ?? 1;
   } catch (error) {
     log.error({ err: error }, 'the network process cannot be started');
     return 1;
   } finally {
-    desk.close();
+    answers.close();
   }
-}
-
-/** What one network process asks for, and the deposits that it has open. */
-function openDesk({ clock, random, spoolFolder, tlsFiles, runAs, argv, environment }: StewardOptions) {
-  const ownUid = runAs?.uid ?? process.getuid?.() ?? 0;
-  const accounts = createAccounts(ownUid);
-  const pam = openPam(argv, environment);
-  const open = new Map<number, Promise<Prepared>>();
-
-  async function prepare({ id, spool, targets }: Extract<Request, { kind: 'prepare' }>): Promise<void> {
-    if (open.has(id) || open.size >= 1000) throw new Error('too many deposits at once');
-    const findPlace = async ({ account: name, folder }: Target): Promise<Place> => {
-      const account = await accounts.find(name);
-      if (!account) throw new Error(`there is no account ${name} for mail (any more)`);
-      return { account, folder };
-    };
-    const prepared = Promise.all(targets.map(findPlace)).then(places =>
-      deposit({ spoolFolder, spoolUid: ownUid, clock, random }, spool, places),
-    );
-    open.set(id, prepared);
-    // A failed one has left nothing: it is only taken off the books.
-    prepared.catch(() => open.get(id) === prepared && open.delete(id));
-    await prepared;
-  }
-
-  /** Ends a deposit, once; an `abort` may well come before it is prepared. */
-  async function end(token: number, how: 'commit' | 'abort'): Promise<void> {
-    const prepared = open.get(token);
-    if (!prepared && how === 'commit') throw new Error('there is no such deposit (any more)');
-    open.delete(token);
-    await (await prepared)?.[how]();
-  }
-
-  /** Not by way of anything of the network process's own: a link there could lead root anywhere, and it needs no root. Nor what is no PEM. */
-  async function readTls(path: string | undefined): Promise<string | undefined> {
-    let next = path;
-    while (next !== undefined) {
-      const folder = await realpath(dirname(resolve(next)));
-      for (const way of [resolve(next), folder])
-        for (let at = way; at !== '/'; at = dirname(at)) if ((await lstat(at)).uid === ownUid) return undefined;
-      next = (await lstat(next)).isSymbolicLink() ? resolve(folder, await readlink(next)) : undefined;
-    }
-    const text = path && (await readFile(path, 'utf8'));
-    if (text && !text.includes('-----BEGIN ')) throw new Error(`${path} is no PEM file`);
-    return text;
-  }
-
-  /** What is no account is held against the decoy: the same work in the same line, else time would tell. */
-  async function authenticate({ name, password }: Extract<Request, { kind: 'authenticate' }>): Promise<boolean> {
-    const isAccount = (await accounts.find(name)) !== undefined;
-    return (await pam.authenticate(isAccount ? name : decoy, password)) && isAccount;
-  }
-
-  async function carryOut(request: Request): Promise<unknown> {
-    switch (request.kind) {
-      case 'account':
-        return accounts.find(request.name);
-      case 'owner':
-        return accounts.owner(request.path);
-      case 'authenticate':
-        return authenticate(request);
-      case 'prepare':
-        return prepare(request);
-      case 'commit':
-      case 'abort':
-        return end(request.token, request.kind);
-      case 'tls':
-        return { cert: await readTls(tlsFiles.cert), key: await readTls(tlsFiles.key) };
-      default:
-        return request satisfies never;
-    }
-  }
-
-  const close = (): void => {
-    pam.close();
-    for (const token of open.keys()) end(token, 'abort').catch(() => {});
-  };
-  return { carryOut, close };
 }

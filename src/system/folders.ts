@@ -2,7 +2,7 @@
 // Promises: trouble is one sentence that names the setting, the reason, and the exact command where one mends it. As root it
 // makes and gives away folders only where nobody but root decides what stands there (parents.ts).
 import fs from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { whyNotRoots } from './parents.ts';
 
 export type Owner = { readonly uid: number; readonly gid: number };
@@ -20,7 +20,7 @@ export function prepareDataAsRoot(dataFolder: string, owner: Owner): boolean {
   const isFirst = isNew(dataFolder);
   const umask = process.umask(0o022); // others must reach `accounts/`, however strict we are elsewhere
   try {
-    fs.mkdirSync(dataFolder, { recursive: true });
+    makeFolder(dataFolder, 0o755);
     refuseForeign(dataFolder, owner); // what was missing is there now
     // Before anything is looked at in it: what its owner was able to change there, he now cannot.
     if (fs.statSync(dataFolder).uid !== 0) fs.chownSync(dataFolder, 0, 0);
@@ -53,7 +53,7 @@ function refuseForeign(dataFolder: string, { uid }: Owner): void {
 }
 
 function make(path: string, mode: number, { uid, gid }: Owner): void {
-  fs.mkdirSync(path, { recursive: true, mode });
+  makeFolder(path, mode);
   const found = fs.lstatSync(path);
   if (!found.isDirectory()) throw new Error(`SLIM_DATA: ${path} must be a folder, not a link: remove it`);
   if (found.uid === uid) return;
@@ -69,7 +69,7 @@ export function prepareData(dataFolder: string): boolean {
   const paths = parts.map(part => join(dataFolder, part));
   try {
     for (const path of paths) {
-      fs.mkdirSync(path, { recursive: true, mode: 0o700 });
+      makeFolder(path, 0o700);
       const error = probe(path);
       if (error !== undefined) throw error;
     }
@@ -84,6 +84,20 @@ export function prepareData(dataFolder: string): boolean {
     const command = syscall === 'mkdir' ? makeParent : `chown -R ${ids()} ${ours.join(' ')}`;
     const advice = isOwnerWrong ? `; run ${command}` : '';
     throw new Error(`SLIM_DATA cannot be written: ${reasonOf(error)}${advice}`, { cause: error });
+  }
+}
+
+/** Makes a folder, and those above it that are missing; whether it was missing. Node's own way hides why it cannot: it says that a
+ * folder does not exist where the file system is read-only. */
+export function makeFolder(path: string, mode: number): boolean {
+  try {
+    fs.mkdirSync(path, { mode });
+    return true;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT' && dirname(path) !== path && makeFolder(dirname(path), mode)) return makeFolder(path, mode);
+    if (fs.statSync(path, { throwIfNoEntry: false })?.isDirectory()) return false;
+    throw error;
   }
 }
 

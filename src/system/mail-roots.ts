@@ -7,7 +7,7 @@
 import fs from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Log } from './log.ts';
-import { type Owner, ids, reasonOf } from './folders.ts';
+import { type Owner, ids, makeFolder, reasonOf } from './folders.ts';
 import { whyNotRoots } from './parents.ts';
 
 /** `setting` is the variable that names it. */
@@ -79,8 +79,7 @@ export class MailRoots {
   #look({ setting, path }: MailRoot): RootTrouble | undefined {
     try {
       if (this.#missing.has(path)) {
-        const made = fs.mkdirSync(path, { recursive: true, mode: 0o700 });
-        if (made !== undefined) sayMade(path, this.#isFirstStart, this.#log);
+        if (makeFolder(path, 0o700)) sayMade(path, this.#isFirstStart, this.#log);
         this.#missing.delete(path);
         takeNewVolume(path);
       }

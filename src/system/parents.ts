@@ -29,7 +29,7 @@ export function whyNotRoots(path: string): string | undefined {
       rest.unshift(...partsOf(target));
       if (target.startsWith('/')) folder = '/';
     } else if (found.isDirectory()) folder = next;
-    else return `${next} is not a directory`;
+    else return rest.length > 0 ? `${next} is not a directory` : undefined;
   }
   return undefined;
 }

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { Wait, type StartedTestContainer } from 'testcontainers';
+import { deliver } from './client.ts';
 import { docker, image, openStage, root } from './compose-lib.ts';
 
 const stage = openStage(after);
@@ -40,20 +41,60 @@ test('the image says what it is, where it listens and how it is asked and stoppe
     assert.ok(config.Env.includes(setting), setting);
 });
 
-test('a new volume has the owners and modes that the design asks for', async () => {
+test("a new volume is for everyone, so that the server may run as any user; the accounts are root's", async () => {
   const volumes = ['/var/lib/slimsmtp', '/var/mail', '/home'];
   assert.equal(
     await shell(`stat -c '%n %U:%G %a' ${volumes.join(' ')} /var/lib/slimsmtp/*`),
     [
-      '/var/lib/slimsmtp root:root 755',
-      '/var/mail slim:slim 755',
+      '/var/lib/slimsmtp root:root 1777',
+      '/var/mail slim:slim 1777',
       '/home root:root 755',
       '/var/lib/slimsmtp/accounts root:root 755',
-      ...['journal', 'queue', 'run', 'spool', 'state', 'tls'].map(name => `/var/lib/slimsmtp/${name} slim:slim 700`),
     ].join('\n'),
   );
   for (const volume of volumes) await shell(`grep -q ' ${volume} ' /proc/mounts`);
 });
+
+const ownersAndModes = `stat -c '%n %u:%g %a' /var/lib/slimsmtp /var/lib/slimsmtp/* /var/mail /var/mail/default`;
+const dataFolders = ['journal', 'queue', 'run', 'spool', 'state', 'tls'];
+
+test("started as root on new volumes, SLIM_DATA is root's and its folders are slim's alone", async () => {
+  const server = await stage.server();
+  assert.equal(
+    await docker('exec', server.getId(), 'sh', '-c', ownersAndModes),
+    [
+      '/var/lib/slimsmtp 0:0 755',
+      '/var/lib/slimsmtp/accounts 0:0 755',
+      ...dataFolders.map(name => `/var/lib/slimsmtp/${name} 525:525 700`),
+      '/var/mail 525:525 755',
+      '/var/mail/default 525:525 700',
+      '',
+    ].join('\n'),
+  );
+});
+
+for (const user of ['525', '1000'])
+  test(`started as user ${user} on new volumes it is healthy, and its folders are its alone`, async () => {
+    const volumes = ['data', 'mail'].map(name => `slimsmtp-test-${user}-${name}-${process.pid}`);
+    stage.own(() => docker('volume', 'rm', ...volumes));
+    const server = await stage.server({
+      prepare: it => {
+        const [data = '', mail = ''] = volumes;
+        it.withUser(`${user}:${user}`).withBindMounts([
+          { source: data, target: '/var/lib/slimsmtp' },
+          { source: mail, target: '/var/mail' },
+        ]);
+        return it;
+      },
+    });
+    assert.match(await deliver(server.getMappedPort(25), ['who@example.com'], 'Subject: x\r\n\r\n'), /^250/);
+    const { exitCode, output } = await server.exec(['slimsmtp', 'health']);
+    assert.equal(exitCode, 0, output);
+    const listing = (await docker('exec', server.getId(), 'sh', '-c', ownersAndModes)).split('\n');
+    for (const name of dataFolders)
+      assert.ok(listing.includes(`/var/lib/slimsmtp/${name} ${user}:${user} 700`), listing.join('\n'));
+    assert.ok(listing.includes(`/var/mail/default ${user}:${user} 700`), listing.join('\n'));
+  });
 
 test('slim has its fixed numbers and no shell, and the uid of the first account is free', async () => {
   assert.equal(await shell('getent passwd slim'), 'slim:x:525:525::/nonexistent:/usr/sbin/nologin');

@@ -38,10 +38,77 @@ test('the image runs as user 1000 without any capability, and says why Unix acco
   assert.match(refused.text, /@PAM.*root/);
 });
 
+/** A volume that belongs to root, as one that a server started as root has used. Docker fills it from the image as long as it is empty. */
+async function rootsVolume(script: string): Promise<string> {
+  const name = `slimsmtp-test-${process.pid}-${random.hex(4)}`;
+  stage.own(() => docker('volume', 'rm', name));
+  await docker('run', '--rm', '-v', `${name}:/volume`, '--entrypoint', 'sh', image, '-c', `cd /volume; ${script}`);
+  return name;
+}
+
 test('a data volume of the wrong owner is refused with the chown that mends it', async () => {
-  const refused = await run({ SLIM_DOMAINS: 'example.com', ...storages }, '--user', '1000');
+  const used = await rootsVolume('mkdir -m 700 queue journal; chown 525:525 queue journal');
+  const settings = { SLIM_DOMAINS: 'example.com', ...storages };
+  const refused = await run(settings, '--user', '1000', '-v', `${used}:/var/lib/slimsmtp`);
   assert.equal(refused.status, 78);
-  assert.match(refused.text, /chown -R 1000:0 \/var\/lib\/slimsmtp/);
+  assert.match(refused.text, /SLIM_DATA cannot be written: .*chown -R 1000:0 \/var\/lib\/slimsmtp\/queue/);
+  const roots = await rootsVolume('true');
+  const unmade = await run(
+    settings,
+    '--user',
+    '1000',
+    '-v',
+    `${roots}:/var/lib/slimsmtp/here`,
+    '-e',
+    'SLIM_DATA=/var/lib/slimsmtp/here',
+  );
+  assert.equal(unmade.status, 78);
+  assert.match(unmade.text, /SLIM_DATA cannot be written: .*run chown 1000:0 \/var\/lib\/slimsmtp\/here/);
+});
+
+test('folders that cannot be made are named with their setting and the reason', async () => {
+  const settings = { SLIM_DOMAINS: 'example.com', ...storages };
+  for (const user of ['0', '1000']) {
+    const readOnly = await run({ ...settings, SLIM_DATA: '/data' }, '--read-only', '--user', user);
+    assert.equal(readOnly.status, 78);
+    assert.match(
+      readOnly.text,
+      /SLIM_DATA cannot be (?:written|prepared): EROFS: read-only file system, mkdir '\/data/,
+    );
+    const file = await run({ ...settings, SLIM_DATA: '/etc/hostname' }, '--user', user);
+    assert.equal(file.status, 78);
+    assert.match(file.text, /SLIM_DATA.* (?:ENOTDIR: not a directory|\/etc\/hostname is not a directory)/);
+  }
+});
+
+test('root without capabilities is refused, and what it lacks is named', async () => {
+  const settings = { SLIM_DOMAINS: 'example.com', ...storages };
+  const none = await run(settings, '--cap-drop', 'ALL');
+  assert.equal(none.status, 78);
+  assert.match(none.text, /it lacks CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_SETGID, CAP_SETUID; give it back \(cap_add\)/);
+  const two = await run(settings, '--cap-drop', 'ALL', '--cap-add', 'SETUID', '--cap-add', 'SETGID');
+  assert.equal(two.status, 78);
+  assert.match(two.text, /SLIM_DATA cannot be prepared: EPERM.*: root lacks CAP_CHOWN, CAP_DAC_OVERRIDE/);
+});
+
+test('mail that cannot be stored is unhealthy, with advice that can be followed, and works without a restart', async () => {
+  const mail = await rootsVolume('touch kept; chown 1234:1234 .; chmod 755 .');
+  const server = await stage.server({
+    environment: storages,
+    prepare: it => it.withBindMounts([{ source: mail, target: '/var/mail' }]),
+  });
+  const send = () => deliver(server.getMappedPort(25), ['who@example.com'], 'Subject: x\r\n\r\n');
+  assert.match(await send(), /^45[12] /);
+  const health = () => server.exec(['slimsmtp', 'health']);
+  const { exitCode, output } = await health();
+  assert.equal(exitCode, 1, output);
+  assert.match(output, /^unhealthy: .*"path":"\/var\/mail".*"path":"\/var\/mail\/default"/);
+  const [, command = ''] = /"command":"(chown [^"]+)"/.exec(output) ?? [];
+  assert.equal(command, 'chown -R 525:525 /var/mail');
+  await docker('run', '--rm', '-v', `${mail}:/var/mail`, '--entrypoint', 'sh', image, '-c', command);
+  await eventually('healthy again', async () => (await health()).exitCode === 0, 15_000);
+  assert.match(await send(), /^250 /);
+  assert.match(await docker('logs', server.getId()), /mail can be written there again/);
 });
 
 test('every wrong setting is reported in one go, with exit status 78 and without secrets', async () => {
@@ -53,7 +120,7 @@ test('every wrong setting is reported in one go, with exit status 78 and without
   assert.equal(status, 78);
   assert.match(text, /SLIM_DOMAIN\b.*SLIM_DOMAINS/);
   assert.match(text, /SLIM_DOMAINS/);
-  assert.match(text, /SLIM_MAX_SIZE="50X"/);
+  assert.match(text, /SLIM_MAX_SIZE=\\?"50X/);
   assert.doesNotMatch(text, /s3cret/);
 });
 

@@ -2,8 +2,8 @@
 // (other uids, homes, account files) is in test/integration/steward.test.ts.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer, type AddressInfo } from 'node:net';
+import { existsSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { createConnection, createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test, type TestContext } from 'node:test';
@@ -161,6 +161,30 @@ describe('a network process', () => {
     assert.match(String(reply['error']), /slim-tls/);
   });
 
+  test('it has a session and pipes of its own, so that no terminal of ours is within its reach', async () => {
+    const { pid } = await steward.ask({ ask: 'self' });
+    const session = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ')[3];
+    assert.equal(session, String(pid));
+    assert.equal(readlinkSync(`/proc/${pid}/fd/0`), '/dev/null');
+    for (const fd of [1, 2])
+      assert.notEqual(readlinkSync(`/proc/${pid}/fd/${fd}`), readlinkSync(`/proc/${steward.process.pid}/fd/${fd}`));
+  });
+
+  test('a handle that it sends over IPC is refused and closed, and what it asks next is answered', async () => {
+    const open = (): number => readdirSync(`/proc/${steward.process.pid}/fd`).length;
+    const earlier = open();
+    for (let times = 0; times < 3; times += 1) {
+      const { port } = await steward.ask({ ask: 'handle' });
+      // Nobody listens there any more: the steward does not keep it open.
+      const socket = createConnection({ host: '127.0.0.1', port: Number(port) });
+      const [error] = (await once(socket, 'error')) as [NodeJS.ErrnoException];
+      assert.equal(error.code, 'ECONNREFUSED');
+    }
+    assert.equal(open(), earlier);
+    assert.equal(steward.lines.filter(({ message }) => /sent a handle/.test(String(message))).length, 3);
+    assert.equal(await steward.ask({ ask: 'find', of: 'root' }), null);
+  });
+
   test('SIGHUP becomes the order to reload', async () => {
     steward.process.kill('SIGHUP');
     assert.deepEqual(await steward.line('order'), { order: 'reload' });
@@ -195,6 +219,26 @@ describe('a network process of its own', { concurrency: true }, () => {
       await steward.ask({ ask: 'exit', status });
       if (steward.process.exitCode === null) await once(steward.process, 'exit');
       assert.equal(steward.process.exitCode, status);
+    });
+
+  for (const [lines, reader] of [
+    [3000, 'that reads at once'],
+    [40, 'that stalls until it has ended'],
+  ] as const)
+    test(`prints ${lines} lines and ends: every line comes, in its order, to a reader ${reader}`, async t => {
+      const steward = run(t);
+      await steward.line('port');
+      // More than a pipe takes, and less than what the pipe and that of the network process take together.
+      if (lines === 40) steward.process.stdout?.pause();
+      await steward.ask({ ask: 'print', lines });
+      await new Promise(resolve => setTimeout(resolve, 300));
+      steward.process.stdout?.resume();
+      await steward.closed;
+      const printed = steward.lines.flatMap(({ line }) => (typeof line === 'number' ? [line] : []));
+      assert.deepEqual(
+        printed,
+        Array.from({ length: lines }, (_, line) => line),
+      );
     });
 
   test('dies, is started again and gets the socket again', async t => {

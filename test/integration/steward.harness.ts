@@ -12,6 +12,8 @@ export type Line = Record<string, unknown>;
 export class RunningSteward {
   readonly process: ChildProcess;
   readonly lines: Line[] = [];
+  /** It has ended, and all that it printed is in `lines`. */
+  readonly closed: Promise<unknown>;
   readonly #host: string;
   #port = 0;
 
@@ -24,6 +26,7 @@ export class RunningSteward {
       env: { NODE_COMPILE_CACHE: join(tmpdir(), 'slimsmtp-compiled'), ...process.env },
       stdio: ['ignore', 'pipe', 'inherit'],
     });
+    this.closed = once(this.process, 'close');
     if (this.process.stdout)
       createInterface({ input: this.process.stdout }).on('line', text => {
         const line = JSON.parse(text) as Line;

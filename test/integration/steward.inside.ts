@@ -38,6 +38,7 @@ before(async () => {
     runAs,
     spoolFolder,
     settings: { spoolFolder },
+    mailFolders: ['anton/swapped', 'anton/deep/mail', 'berta/full'].map(path => `/home/${path}`),
     sockets: [{ port: 25 }],
     tlsFiles: { key },
   });
@@ -120,12 +121,12 @@ test('a large message comes from its file', async () => {
   fs.chownSync(path, runAs.uid, runAs.gid);
   const rest = await steward.ask({
     ask: 'deliver',
-    routes: [account('berta', 'big')],
+    routes: [account('berta', 'Maildir/.big')],
     message: { kind: 'file', path, sizeBytes: 20_000_000 },
   });
   assert.deepEqual(rest, ['large']);
-  const [name = ''] = fs.readdirSync('/home/berta/big/new');
-  assert.ok(fs.readFileSync(`/home/berta/big/new/${name}`).equals(fs.readFileSync(path)));
+  const [name = ''] = fs.readdirSync('/home/berta/Maildir/.big/new');
+  assert.ok(fs.readFileSync(`/home/berta/Maildir/.big/new/${name}`).equals(fs.readFileSync(path)));
   fs.unlinkSync(path);
 });
 
@@ -196,13 +197,36 @@ test('a TLS file in a folder of the network process, where it could be a link to
   assert.deepEqual(await second.ask({ ask: 'tls' }), { cert: '-----BEGIN KEY----- for root only' });
 });
 
+test('mail is put into a Maildir, its subfolders and folders that the settings name, and nowhere else in a home', async () => {
+  for (const folder of ['Maildir', 'Maildir/.Junk', 'deep/mail'])
+    assert.deepEqual(await deliver(account('anton', folder)), [], folder);
+  const wrong = [
+    '',
+    '.ssh',
+    '.config/autostart',
+    'Mail',
+    'Maildir/new',
+    'Maildir/.Junk/x',
+    'Maildir/x',
+    'deep',
+    'maildir',
+  ];
+  for (const folder of [...wrong, 'Maildir.old', 'deep/mail/.Junk', 'Maildir/..x']) {
+    const earlier = fs.readdirSync('/home/anton', { recursive: true }).length;
+    const { error, name } = await deliver(account('anton', folder));
+    assert.match(String(error), /is no folder for the mail of anton/, folder);
+    assert.equal(name, 'CannotTell');
+    assert.equal(fs.readdirSync('/home/anton', { recursive: true }).length, earlier);
+  }
+});
+
 test("a folder of root's in a home is not touched, unless it is empty and so a crash's", async () => {
   fs.mkdirSync('/home/berta/full/secret', { recursive: true });
   assert.match(String((await deliver(account('berta', 'full')))['error']), /belongs to uid 0/);
   assert.equal(fs.statSync('/home/berta/full').uid, 0);
-  fs.mkdirSync('/home/berta/crashed', { mode: 0o700 });
-  assert.deepEqual(await deliver(account('berta', 'crashed')), []);
-  assert.equal(fs.statSync('/home/berta/crashed').uid, uidOf('berta'));
+  fs.mkdirSync('/home/berta/Maildir/.crashed', { mode: 0o700 });
+  assert.deepEqual(await deliver(account('berta', 'Maildir/.crashed')), []);
+  assert.equal(fs.statSync('/home/berta/Maildir/.crashed').uid, uidOf('berta'));
 });
 
 test("an account that swaps its folders all the time never leads root into another's home", async () => {
@@ -222,7 +246,8 @@ test("an account that swaps its folders all the time never leads root into anoth
   while (attacker.exitCode === null)
     outcomes[Array.isArray(await deliver(account('anton', 'swapped'))) ? 'delivered' : 'refused'] += 1;
   assert.equal(mails('/home/berta').length, earlier);
-  assert.deepEqual(fs.readdirSync('/home/berta/Maildir').toSorted(), ['cur', 'new', 'tmp']);
+  const own = fs.readdirSync('/home/berta/Maildir').filter(name => !name.startsWith('.'));
+  assert.deepEqual(own.toSorted(), ['cur', 'new', 'tmp']);
   assert.deepEqual(fs.readdirSync('/home/berta/Maildir/tmp'), []);
   assert.ok(
     outcomes.delivered > 0 && outcomes.refused > 0,
@@ -293,7 +318,7 @@ test('several changes at once, and a lock left by a crash, lose nothing', async 
 test("a folder of accounts that is not root's alone, or lies in one that is not, is refused", async () => {
   for (const folder of [files.folder, data]) {
     fs.chownSync(folder, runAs.uid, runAs.gid);
-    await assert.rejects(setPassword(files, 'anton', 'x'), /chown root/);
+    await assert.rejects(setPassword(files, 'anton', 'x'), /must be root's alone/);
     fs.chownSync(folder, 0, 0);
   }
 });
@@ -301,22 +326,22 @@ test("a folder of accounts that is not root's alone, or lies in one that is not,
 test('a deposit that is taken back before it is prepared leaves nothing', async () => {
   fs.writeFileSync(`${spoolFolder}/early`, Buffer.alloc(5_000_000));
   fs.chownSync(`${spoolFolder}/early`, runAs.uid, runAs.gid);
-  const targets = [{ account: 'anton', folder: 'early' }];
+  const targets = [{ account: 'anton', folder: 'Maildir/.early' }];
   const prepare = { id: 900, kind: 'prepare', spool: 'early', targets };
   await steward.ask({ ask: 'raws', messages: [prepare, { id: 901, kind: 'abort', token: 900 }] });
   const { error } = await steward.ask({ ask: 'raw', message: { id: 902, kind: 'commit', token: 900 } });
   assert.match(String(error), /no such deposit/);
-  for (const folder of ['tmp', 'new']) assert.deepEqual(fs.readdirSync(`/home/anton/early/${folder}`), []);
+  for (const folder of ['tmp', 'new']) assert.deepEqual(fs.readdirSync(`/home/anton/Maildir/.early/${folder}`), []);
   fs.unlinkSync(`${spoolFolder}/early`);
 });
 
 test('what a dead network process had prepared is removed', async () => {
-  await steward.ask({ ask: 'prepare', routes: [account('anton', 'dead')], message });
-  assert.equal(fs.readdirSync('/home/anton/dead/tmp').length, 1);
+  await steward.ask({ ask: 'prepare', routes: [account('anton', 'Maildir/.dead')], message });
+  assert.equal(fs.readdirSync('/home/anton/Maildir/.dead/tmp').length, 1);
   const seen = steward.lines.length;
   await steward.ask({ ask: 'exit', status: 1 });
   await steward.line('port', seen);
-  for (const folder of ['tmp', 'new']) assert.deepEqual(fs.readdirSync(`/home/anton/dead/${folder}`), []);
+  for (const folder of ['tmp', 'new']) assert.deepEqual(fs.readdirSync(`/home/anton/Maildir/.dead/${folder}`), []);
 });
 
 /** The storage of the network process, which is another one than this. */
@@ -336,13 +361,11 @@ const remote: Storage = {
 
 let places = 0;
 storageContract('mail for accounts', async () => {
-  const folder = `place${(places += 1)}`;
-  fs.mkdirSync(`/home/anton/${folder}`, { mode: 0o700 });
-  fs.chownSync(`/home/anton/${folder}`, uidOf('anton'), uidOf('anton'));
+  const folder = `Maildir/.place${(places += 1)}-`;
   return {
     storage: remote,
-    route: name => account('anton', `${folder}/${name}`),
-    maildir: name => `/home/anton/${folder}/${name}`,
+    route: name => account('anton', `${folder}${name}`),
+    maildir: name => `/home/anton/${folder}${name}`,
     spool: spoolFolder,
     dispose: async () => {
       for (const name of fs.readdirSync(spoolFolder)) fs.unlinkSync(`${spoolFolder}/${name}`);

@@ -1,6 +1,6 @@
 // Stands in for main.ts in the tests of the steward, in all of its processes. `steward OPTIONS` runs the steward;
 // `network` is what that starts: it prints where it listens, and does what a line of JSON on a connection asks.
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { createInterface } from 'node:readline';
 import { type Message, type Route, inMemory } from '../../src/mail/message.ts';
@@ -19,7 +19,8 @@ export type Question =
   | { readonly ask: 'authenticate'; readonly name: string; readonly password: string }
   | { readonly ask: 'raw'; readonly message: unknown }
   | { readonly ask: 'raws'; readonly messages: readonly unknown[] }
-  | { readonly ask: 'tls' | 'self' | 'block' }
+  | { readonly ask: 'tls' | 'self' | 'block' | 'handle' }
+  | { readonly ask: 'print'; readonly lines: number }
   | { readonly ask: 'exit'; readonly status: number };
 
 const print = (fields: Record<string, unknown>): void => void process.stdout.write(`${JSON.stringify(fields)}\n`);
@@ -101,6 +102,20 @@ if (process.argv[2] === 'steward') {
       case 'block':
         for (const end = Date.now() + 4000; Date.now() < end;);
         return null;
+      case 'handle': {
+        const server = createServer().listen(0, '127.0.0.1');
+        await new Promise(resolve => server.once('listening', resolve));
+        const { port } = server.address() as AddressInfo;
+        await new Promise(resolve => process.send?.({ id: 950, kind: 'tls' }, server, {}, resolve));
+        // Sent behind the handle, so that it has come when this is answered.
+        await steward.accounts.find('root');
+        server.close();
+        return { port };
+      }
+      case 'print': // as the log does at the end: at once, and waiting for nobody
+        for (let line = 0; line < question.lines; line += 1)
+          writeWhole(`${JSON.stringify({ line, filler: 'x'.repeat((line % 7) * 1000) })}\n`);
+        return process.exit(69);
       case 'exit':
         return process.exit(question.status);
       default:
@@ -122,6 +137,16 @@ if (process.argv[2] === 'steward') {
     });
     server.listen({ fd }, () => print({ port: (server.address() as AddressInfo).port }));
   }
+}
+
+/** As the log's last lines are written: also where the pipe is full for a moment. */
+function writeWhole(text: string): void {
+  for (let rest = Buffer.from(text); rest.length > 0;)
+    try {
+      rest = rest.subarray(writeSync(1, rest));
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
+    }
 }
 
 function toMessage(message: WrittenMessage): Message {

@@ -25,6 +25,7 @@ before(async () => {
     runAs,
     spoolFolder,
     settings: { spoolFolder },
+    mailFolders: ['fifo', 'shared/hers'].map(path => `/home/anton/${path}`),
     sockets: [{ host: '127.0.0.1', port: 0 }],
   });
 });
@@ -60,7 +61,7 @@ for (const [at, [what, script]] of swaps.entries())
       test(`${what}, put in the place of ${place} before the ${end}, harms nobody`, async () => {
         if (!fs.existsSync('/home/berta/private')) as('berta', 'umask 077; echo private >private');
         const earlier = treasure();
-        const folder = `m${at}-${place.replaceAll(/\W/g, '')}-${end}`;
+        const folder = `Maildir/.m${at}-${place.replaceAll(/\W/g, '')}-${end}`;
         const { ticket } = await steward.ask({ ask: 'prepare', routes: routes(folder), message });
         const [name = ''] = fs.readdirSync(`/home/anton/${folder}/tmp`);
         const target = {
@@ -74,7 +75,7 @@ for (const [at, [what, script]] of swaps.entries())
         await steward.ask({ ask: end, ticket: String(ticket) });
         assert.ok(Date.now() - began < 5000);
         assert.deepEqual(treasure(), earlier);
-        assert.deepEqual(await steward.ask({ ask: 'deliver', routes: routes('after'), message }), []);
+        assert.deepEqual(await steward.ask({ ask: 'deliver', routes: routes('Maildir/.after'), message }), []);
       });
 
 for (const part of ['', '/new', '/cur', '/tmp'])
@@ -101,7 +102,7 @@ test("a hard link in the spool to an account's file is refused, and so is a file
   const ask = (spool: string) =>
     steward.ask({
       ask: 'raw',
-      message: { id: 77, kind: 'prepare', spool, targets: [{ account: 'anton', folder: 'x' }] },
+      message: { id: 77, kind: 'prepare', spool, targets: [{ account: 'anton', folder: 'Maildir' }] },
     });
   assert.match(String((await ask('foreign'))['error']), /refused/);
   fs.chownSync(`${spoolFolder}/foreign`, runAs.uid, runAs.gid);

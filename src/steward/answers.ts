@@ -1,0 +1,107 @@
+// What root does when one network process asks: looks up accounts, checks passwords, deposits mail, reads the TLS files.
+// A deposit goes in two phases. `prepare` writes a copy for each account into its tmp/; the number of that request is the
+// token by which `commit` or `abort` ends the deposit, once. An `abort` may come before its `prepare` is done, and waits for it.
+// Promises: an account is only what may receive mail (nss.ts), and mail is put only where mail is kept: into an account's
+// Maildir, that Maildir's subfolders, and folders that the settings name. What a dead network process left open is aborted.
+import { join } from 'node:path';
+import type { Prepared } from '../mail/ports.ts';
+import type { Clock, Random } from '../system/world.ts';
+import { decoy } from './account-files.ts';
+import { type Place, deposit } from './deposit.ts';
+import { createAccounts } from './nss.ts';
+import { openPam } from './pam.ts';
+import type { Request, Target, TlsFiles } from './protocol.ts';
+import { readTlsFile } from './tls-files.ts';
+
+export type AnswersOptions = {
+  /** The network process's uid: its spool files must be that user's, and it is no account for mail. */
+  readonly ownUid: number;
+  readonly spoolFolder: string;
+  /** The folders that the settings name for mail: absolute paths. */
+  readonly mailFolders: readonly string[];
+  readonly tlsFiles: TlsFiles;
+  /** As for the network process: the PAM child is started in the same way. */
+  readonly argv: readonly [string, ...string[]];
+  readonly environment: Readonly<Record<string, string>>;
+  readonly clock: Clock;
+  readonly random: Random;
+};
+
+/** More than that in flight are a mistake, or an attack on our descriptors. */
+const mostDeposits = 1000;
+
+export type Answers = {
+  /** What was asked for. Rejects with the reason why not. */
+  carryOut(request: Request): Promise<unknown>;
+  /** The network process has ended. */
+  close(): void;
+};
+
+export function openAnswers(options: AnswersOptions): Answers {
+  const { ownUid, spoolFolder, tlsFiles, argv, environment, clock, random } = options;
+  const mailFolders = new Set(options.mailFolders);
+  const accounts = createAccounts(ownUid);
+  const pam = openPam(argv, environment);
+  const deposits = new Map<number, Promise<Prepared>>();
+
+  async function findPlace({ account: name, folder }: Target): Promise<Place> {
+    const account = await accounts.find(name);
+    if (!account) throw new Error(`there is no account ${name} for mail (any more)`);
+    if (!isInMaildir.test(folder) && !mailFolders.has(join(account.home, folder)))
+      throw new Error(`${folder || 'the home itself'} is no folder for the mail of ${name}`);
+    return { account, folder };
+  }
+
+  async function prepare({ id, spool, targets }: Extract<Request, { kind: 'prepare' }>): Promise<void> {
+    if (deposits.has(id) || deposits.size >= mostDeposits) throw new Error('too many deposits at once');
+    const prepared = Promise.all(targets.map(findPlace)).then(places =>
+      deposit({ spoolFolder, spoolUid: ownUid, clock, random }, spool, places),
+    );
+    deposits.set(id, prepared);
+    // One that failed has left nothing behind: it is only forgotten.
+    prepared.catch(() => deposits.get(id) === prepared && deposits.delete(id));
+    await prepared;
+  }
+
+  async function end(token: number, how: 'commit' | 'abort'): Promise<void> {
+    const prepared = deposits.get(token);
+    if (!prepared && how === 'commit') throw new Error('there is no such deposit (any more)');
+    deposits.delete(token);
+    await (await prepared)?.[how]();
+  }
+
+  /** The password of what is no account is checked against the decoy's: the same work in the same line, or time would tell. */
+  async function authenticate({ name, password }: Extract<Request, { kind: 'authenticate' }>): Promise<boolean> {
+    const isAccount = (await accounts.find(name)) !== undefined;
+    return (await pam.authenticate(isAccount ? name : decoy, password)) && isAccount;
+  }
+
+  return {
+    async carryOut(request) {
+      switch (request.kind) {
+        case 'account':
+          return accounts.find(request.name);
+        case 'owner':
+          return accounts.owner(request.path);
+        case 'authenticate':
+          return authenticate(request);
+        case 'prepare':
+          return prepare(request);
+        case 'commit':
+        case 'abort':
+          return end(request.token, request.kind);
+        case 'tls':
+          return { cert: await readTlsFile(tlsFiles.cert, ownUid), key: await readTlsFile(tlsFiles.key, ownUid) };
+        default:
+          return request satisfies never;
+      }
+    },
+    close() {
+      pam.close();
+      for (const token of deposits.keys()) end(token, 'abort').catch(() => {});
+    },
+  };
+}
+
+/** A Maildir and its subfolders, which Maildir++ keeps side by side in it, each with a dot before its name. */
+const isInMaildir = /^Maildir(?:\/\.[^/.][^/]*)?$/;
