@@ -104,7 +104,12 @@ async function health(flags: Flags, settings: Settings): Promise<number> {
   const isHealthy = answer.listening && answer.writable && answer.unwritable.length === 0;
   const degradedOr = answer.database === 'down' ? 'degraded' : 'healthy';
   const word = isHealthy ? degradedOr : 'unhealthy';
-  return print(flags, { health: word, ...answer }, () => `${word}: ${JSON.stringify(answer)}`, isHealthy);
+  const troubles = answer.unwritable.map(
+    ({ setting, path, error, command }) =>
+      `${setting}: mail cannot be written to ${path}: ${error}${command === undefined ? '' : `; run ${command}`}`,
+  );
+  const toText = (): string => [`${word}: ${JSON.stringify(answer)}`, ...troubles].join('\n');
+  return print(flags, { health: word, ...answer }, toText, isHealthy);
 }
 
 async function auth(name: string, flags: Flags, settings: Settings): Promise<number> {

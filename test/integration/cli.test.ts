@@ -1,6 +1,6 @@
 // The command line as a person or a script meets it: real processes, their output and exit statuses.
 import assert from 'node:assert/strict';
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -53,25 +53,23 @@ const place = (name: string) => ({
   SLIM_LISTEN: 'smtp://127.0.0.1:0',
 });
 
-/** A server that listens, and its line 'ready'. */
-async function serve(
-  settings: Record<string, string>,
-): Promise<{ child: ChildProcess; ready: Record<string, unknown> }> {
+/** A server that listens, what it has said so far, and its line 'ready'. */
+async function serve(settings: Record<string, string>) {
   const child = spawn(process.execPath, [join(root, 'src/cli.ts'), 'serve'], {
     cwd: folder,
     env: { PATH: process.env['PATH'], ...environment, ...settings },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   after(() => child.kill('SIGKILL'));
-  const said: string[] = [];
+  const said: Record<string, unknown>[] = [];
   for await (const line of createInterface(child.stdout)) {
-    said.push(line);
     const parsed = JSON.parse(line) as Record<string, unknown>;
+    said.push(parsed);
     if (parsed['msg'] !== 'ready') continue;
     child.stdout.resume();
-    return { child, ready: parsed };
+    return { child, said, ready: parsed };
   }
-  return assert.fail(said.join('\n'));
+  return assert.fail(JSON.stringify(said));
 }
 
 describe('slimsmtp', () => {
@@ -179,6 +177,33 @@ describe('slimsmtp', () => {
     assert.deepEqual([status, out.split(':')[0]], [0, 'healthy']);
     child.kill('SIGTERM');
     assert.deepEqual(await once(child, 'exit'), [0, null]);
+  });
+
+  it('serve says once what it has ignored, and what it cannot use', async () => {
+    const links = { SLIM_SMTP_SERVICE_HOST: '10.0.0.7', SLIM_SMTP_PORT: 'tcp://10.0.0.7:25' };
+    writeFileSync(join(folder, '.env'), 'NODE_EXTRA_CA_CERTS=./gone.pem\nOTHER=$x\n');
+    const { child, said } = await serve({ ...place('told'), ...links }).finally(() => rmSync(join(folder, '.env')));
+    const told = (start: string) => said.filter(({ msg }) => String(msg).startsWith(start));
+    assert.equal(told('variables that Kubernetes sets').length, 1);
+    assert.deepEqual(told('.env: docker compose would replace')[0]?.['variables'], ['OTHER']);
+    assert.equal(told('NODE_EXTRA_CA_CERTS cannot be used')[0]?.['file'], join(folder, 'gone.pem'));
+    child.kill('SIGTERM');
+    await once(child, 'exit');
+  });
+
+  it('health is 1 while a root of mail cannot be written, names it and what mends it', async () => {
+    const settings = place('unwritable');
+    const { child } = await serve(settings);
+    rmSync(settings.SLIM_MAIL_ROOT, { recursive: true });
+    const { status, out } = await slimsmtpAtLeisure(['health'], settings);
+    assert.equal(status, 1);
+    assert.match(out, /^unhealthy: /);
+    assert.match(
+      out,
+      new RegExp(`^SLIM_MAIL_ROOT: mail cannot be written to ${settings.SLIM_MAIL_ROOT}: it was there`, 'm'),
+    );
+    child.kill('SIGTERM');
+    await once(child, 'exit');
   });
 
   it('queue hold and remove work without a server, also for a message that only the journal has; retry does not', async () => {
