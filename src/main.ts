@@ -71,45 +71,61 @@ export async function serveForSteward(onReady: (settings: Settings) => void): Pr
 /** Everything that strangers talk to. */
 async function runNetwork(settings: Settings, steward: Steward | undefined, onReady: () => void): Promise<number> {
   process.umask(0o077);
-  const { dataFolder, hostname, domains, listen, drainMs } = settings;
+  const { hostname, domains, listen } = settings;
   const log = await openLog(settings.logLevel, settings.logFormat, true);
   takeWarnings(log);
   if (!steward) tell(settings.remarks, log);
   if (settings.extraAuthorities !== undefined) trustAuthorities(settings.extraAuthorities, log);
   let isFirstStart: boolean;
   try {
-    isFirstStart = prepareData(dataFolder);
+    isFirstStart = prepareData(settings.dataFolder);
   } catch (error) {
     return fail(log, 78, error);
   }
   const context: Context = { settings, steward, log, onReload: act => orders.reloads.push(act) };
+  const opened = await open(context, isFirstStart);
+  const onStopFailed = (name: string, error: unknown): void => log.error({ part: name, err: error }, 'could not stop');
+  let stop;
+  try {
+    stop = await startAll(listParts(context, opened), onStopFailed);
+  } catch (error) {
+    return fail(log, 69, error);
+  }
+  const logins = settings.users.map(({ name }) => name);
+  log.info({ version, hostname, domains, listen, logins }, 'ready');
+  onReady();
+
+  await orders.stop.promise;
+  log.info({ sessions: opened.listeners.sessions }, 'stopping');
+  await stop();
+  log.info({}, 'stopped');
+  log.flush();
+  return 0;
+}
+
+/** What the settings ask for, made and not yet started. */
+async function open(context: Context, isFirstStart: boolean) {
   const roots = await openMailRoots(context, isFirstStart);
   const routing = await openRouting(context);
   const sending = openSending(context, routing.resolve);
-  const { queue } = sending;
   const authenticator = await openLogins(context, routing.tablePasswords);
   const listeners = await openInbound(context, { ...routing, ...sending, authenticator });
-  const handlers: Handlers = {
-    health: () => ({
-      listening: listeners.isListening,
-      sessions: listeners.sessions,
-      database: routing.database(),
-      queued: queue.size,
-      writable: probe(join(dataFolder, 'state')) === undefined,
-      unwritable: roots.check(),
-    }),
-    resolve: address => explain(address, { resolve: routing.resolve, settings, log }),
-    auth: (name, password) => authenticator?.check(name, password) ?? { ok: false, source: 'no SLIM_USERS' },
-    list: selector => queue.list(selector),
-    act: (action, selector) => queue.act(action, selector),
-  };
+  return { roots, routing, sending, authenticator, listeners };
+}
+type Opened = Awaited<ReturnType<typeof open>>;
+
+/** The parts in the order in which they start; they stop in reverse. */
+function listParts(context: Context, opened: Opened): readonly Part[] {
+  const { settings, log } = context;
+  const { dataFolder, drainMs } = settings;
+  const { sending, listeners } = opened;
+  const { queue } = sending;
   let journal: DiskJournal | undefined;
-  /** In the order in which they start; they stop in reverse. */
-  const parts: readonly Part[] = [
+  return [
     // The lock comes first: what follows changes the data folder, as if nobody else did.
     part(
       'lock on SLIM_DATA',
-      () => openControl(controlPath(settings), handlers),
+      () => openControl(controlPath(settings), answers(context, opened)),
       server => server.close(),
     ),
     part(
@@ -121,7 +137,7 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
     part(
       'journal',
       async () => (journal = await DiskJournal.open(join(dataFolder, 'journal'), { ...system, log })),
-      opened => opened?.close(),
+      started => started?.close(),
     ),
     part(
       'queue',
@@ -130,7 +146,11 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
         sending.store.use(journal);
         return queue.start();
       },
-      () => sending.store.settle(),
+      async () => {
+        // Also where the listeners could not start: what is in flight then is not to blame for our end.
+        await queue.stop(0);
+        await sending.store.settle();
+      },
     ),
     part(
       'listeners',
@@ -145,23 +165,25 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
       ),
     ),
   ];
-  const onStopFailed = (name: string, error: unknown): void => log.error({ part: name, err: error }, 'could not stop');
-  let stop;
-  try {
-    stop = await startAll(parts, onStopFailed);
-  } catch (error) {
-    return fail(log, 69, error);
-  }
-  const logins = settings.users.map(({ name }) => name);
-  log.info({ version, hostname, domains, listen, logins }, 'ready');
-  onReady();
+}
 
-  await orders.stop.promise;
-  log.info({ sessions: listeners.sessions }, 'stopping');
-  await stop();
-  log.info({}, 'stopped');
-  log.flush();
-  return 0;
+/** What the command line is answered. */
+function answers({ settings, log }: Context, { roots, routing, sending, authenticator, listeners }: Opened): Handlers {
+  const { queue } = sending;
+  return {
+    health: () => ({
+      listening: listeners.isListening,
+      sessions: listeners.sessions,
+      database: routing.database(),
+      queued: queue.size,
+      writable: probe(join(settings.dataFolder, 'state')) === undefined,
+      unwritable: roots.check(),
+    }),
+    resolve: address => explain(address, { resolve: routing.resolve, settings, log }),
+    auth: (name, password) => authenticator?.check(name, password) ?? { ok: false, source: 'no SLIM_USERS' },
+    list: selector => queue.list(selector),
+    act: (action, selector) => queue.act(action, selector),
+  };
 }
 
 /** What lies in the spool at the start is left from a crash, and was never acknowledged. */

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -238,6 +239,35 @@ describe('slimsmtp', () => {
     assert.equal((await slimsmtpAtLeisure(['queue', 'remove', '--all', '--json'], settings)).out, '{"messages":1}\n');
     assert.deepEqual(readdirSync(join(settings.SLIM_DATA, 'queue')), []);
     assert.ok(!existsSync(join(settings.SLIM_DATA, 'run', 'control')), 'the lock was given back');
+  });
+
+  it('serve that cannot listen ends with 69, and no message is blamed for that end', async () => {
+    const silent = createServer().listen(0, '127.0.0.1');
+    after(() => silent.close());
+    await once(silent, 'listening');
+    const taken = (silent.address() as AddressInfo).port;
+    const port = await freePort();
+    const settings = {
+      ...place('taken'),
+      SLIM_LISTEN: `smtp://127.0.0.1:${port}`,
+      SLIM_TRUSTED_NETWORKS: '127.0.0.1/32',
+      SLIM_RELAY_HOST: '127.0.0.1',
+      SLIM_RELAY_PORT: String(taken), // it accepts and says nothing: the message is in flight
+      SLIM_RELAY_TLS: 'none',
+    };
+    const { child } = await serve(settings);
+    assert.match(await deliver(port, ['x@other.example'], 'Subject: waits\r\n\r\n'), /^250/);
+    child.kill('SIGKILL'); // that one death counts
+    await once(child, 'exit');
+    for (let times = 0; times < 4; times += 1) {
+      const { status, out } = await slimsmtpAtLeisure(['serve'], {
+        ...settings,
+        SLIM_LISTEN: `smtp://127.0.0.1:${taken}`,
+      });
+      assert.equal(status, 69);
+      assert.match(out, /"level":"error".*cannot listen/);
+    }
+    assert.match(readFileSync(join(settings.SLIM_DATA, 'state', 'in-flight'), 'utf8').trim(), /^suspect 1 1 \w+$/);
   });
 
   it('queue show of a message that has left the queue says so; list of an empty queue is no failure', async () => {
