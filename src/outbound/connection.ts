@@ -51,9 +51,9 @@ export class Connection {
   #socket: Socket;
   #output = '';
   #wake = (): void => undefined;
-  #progressed = (): void => undefined;
+  #place: Place | undefined;
   #reason = 'the server closed the connection';
-  #transactions = 0;
+  #transactionsLeft = 0;
   offers: Offers = new Map();
   /** TLS version and cipher. */
   tls: string | undefined;
@@ -69,33 +69,43 @@ export class Connection {
   }
 
   /** Opens a session; a refusal closes it. */
-  open(place: Place): Promise<this | Refusal> {
-    return this.#within(place, async () => {
+  async open(place: Place): Promise<this | Refusal> {
+    const leave = this.#enter(place);
+    try {
       const { timeouts, terms } = this.#options;
       await this.#until(() => !this.#socket.connecting, timeouts.connect, 'connecting took too long');
       if (this.#socket.destroyed) return { because: 'host', delivery: deferred('4.4.1', this.#reason) };
-      this.#progressed();
+      this.#place?.progressed();
       if (terms.isSecure && !(await this.#handshake()))
         return { because: 'tls', delivery: deferred('4.7.4', this.#reason) };
       const result = await this.#run(open(terms));
-      if (result instanceof Map) this.offers = result;
-      else this.quit();
-      return result instanceof Map ? this : result;
-    });
+      if (!(result instanceof Map)) {
+        this.quit();
+        return result;
+      }
+      this.offers = result;
+      this.#transactionsLeft = Math.min(maxTransactions, limitOf(result, 'MAILMAX'));
+      return this;
+    } finally {
+      leave();
+    }
   }
 
   /** Sends one message. `content` opens its content, once for each transaction. */
-  send(mail: Mail, content: () => Content, maxRecipients: number, place: Place): Promise<Sent> {
-    return this.#within(place, async () => {
-      const limits = { recipients: maxRecipients, transactions: this.transactionsLeft };
+  async send(mail: Mail, content: () => Content, maxRecipients: number, place: Place): Promise<Sent> {
+    const leave = this.#enter(place);
+    try {
+      const limits = { recipients: maxRecipients, transactions: this.#transactionsLeft };
       const sent = await this.#run(transact(this.offers, mail, limits), content);
-      this.#transactions += sent.transactions;
+      this.#transactionsLeft -= sent.transactions;
       return sent;
-    });
+    } finally {
+      leave();
+    }
   }
 
   get transactionsLeft(): number {
-    return Math.min(maxTransactions, limitOf(this.offers, 'MAILMAX')) - this.#transactions;
+    return this.#transactionsLeft;
   }
 
   /** Whether nothing came that was not asked for, such as a 421: else replies and commands would be out of step. */
@@ -123,20 +133,18 @@ export class Connection {
     });
   }
 
-  /** Works for the attempt that has this place, and for as long as it may have it. */
-  async #within<T>(place: Place, work: () => Promise<T>): Promise<T> {
+  /** Begins to work for the attempt that has this place, for as long as it may have it; gives what ends that. */
+  #enter(place: Place): () => void {
     const end = (): void => this.destroy('it made no progress, and other mail needed its place');
     // It also closes what a surprise leaves open.
     const cap = setTimeout(() => this.destroy('it took too long in all'), this.#options.timeouts.attempt).unref();
     place.signal.addEventListener('abort', end);
-    this.#progressed = () => place.progressed();
+    this.#place = place;
     if (place.signal.aborted) end();
-    try {
-      return await work();
-    } finally {
+    return () => {
       place.signal.removeEventListener('abort', end);
       clearTimeout(cap);
-    }
+    };
   }
 
   async #run<T>(dialogue: Dialogue<T>, content?: () => Content): Promise<T> {
@@ -161,7 +169,7 @@ export class Connection {
             const octets = this.#socket.read() as Buffer | null;
             if (octets === null) return this.#socket.readableEnded;
             this.#reader.receive(octets);
-            this.#progressed();
+            this.#place?.progressed();
           }
           return true;
         };
@@ -177,7 +185,7 @@ export class Connection {
             this.#socket.write(piece);
             await this.#until(isTaken, timeouts.block, 'the server does not take the message');
             if (this.#socket.destroyed) return lost();
-            this.#progressed();
+            this.#place?.progressed();
           }
         } catch (error) {
           // Not thrown: what became of the recipients of earlier transactions must not be forgotten.
@@ -207,7 +215,7 @@ export class Connection {
     this.#socket = this.#watch(secure);
     secure.once('secureConnect', () => (this.tls = `${secure.getProtocol() ?? 'TLS'}:${secure.getCipher().name}`));
     await this.#until(() => this.tls !== undefined, timeouts.handshake, 'the TLS handshake took too long');
-    if (this.tls !== undefined) this.#progressed();
+    if (this.tls !== undefined) this.#place?.progressed();
     return this.tls !== undefined;
   }
 

@@ -34,9 +34,10 @@ export function toDelivery({ code, lines, status }: ServerReply, mayAccept = tru
   const [first = ''] = text;
   const kind = kinds[first];
   if (kind === undefined || (kind === 'delivered' && !mayAccept)) return deferred('4.5.0', `out of place: ${text}`);
-  const [own = `${first}.0.0`] = new RegExp(`^${first}\\.\\d{1,3}\\.\\d{1,3}(?= |$)`).exec(said) ?? [];
+  const [own] = /^[245]\.\d{1,3}\.\d{1,3}(?= |$)/.exec(said) ?? [];
+  const enhanced = own?.startsWith(first) ? own : `${first}.0.0`;
   const isBusy = code === 421 || code === 432;
-  return { kind, status: own, text, ...(isBusy && { isBusy }) };
+  return { kind, status: enhanced, text, ...(isBusy && { isBusy }) };
 }
 
 /** Replies out of octets that come in pieces of any size. */

@@ -80,7 +80,8 @@ export function* transact(offers: Offers, mail: Mail, limits: Limits): Dialogue<
 
 /** A limit that the server has announced for a session (MAILMAX) or a transaction (RCPTMAX). RFC 9422. */
 export function limitOf(offers: Offers, name: 'MAILMAX' | 'RCPTMAX'): number {
-  const [, value] = new RegExp(`(?:^| )${name}=([1-9]\\d*)(?: |$)`, 'i').exec(offers.get('LIMITS') ?? '') ?? [];
+  const limits = offers.get('LIMITS');
+  const [, value] = (limits && new RegExp(`(?:^| )${name}=([1-9]\\d*)(?: |$)`, 'i').exec(limits)) || [];
   return value === undefined ? Infinity : Number(value);
 }
 
@@ -112,7 +113,7 @@ function* transaction(
       if (before === 'taken') return over(tooMany); // so it is about their number in the session
       for (const each of batch) each.result ??= asDeferral(tooMany);
     }
-    const size = data && settle(accepted, toDelivery(data, false));
+    const size = data && giveResult(accepted, toDelivery(data, false));
     if (!isReady) return over(toDelivery(parting, false));
     return { kind: 'ready', isAccepted: accepted.length > 0, size };
   }
@@ -122,7 +123,7 @@ function* transaction(
   const reply = sent.code === 0 && end.code < 400 ? sent : end;
   const last = toDelivery(reply);
   const isDsnPassedOn = last.kind === 'delivered' && offers.has('DSN');
-  const half = settle(accepted, { ...last, ...(isDsnPassedOn && { isDsnPassedOn }) });
+  const half = giveResult(accepted, { ...last, ...(isDsnPassedOn && { isDsnPassedOn }) });
   const isReady = sent.code !== 0 && !isLast(reply) && last.status !== '4.5.0';
   if (!isReady) return over(last);
   return { kind: 'ready', isAccepted: true, size: half ?? (tooMany && accepted.length) };
@@ -180,7 +181,7 @@ function* sendEnvelope(
  * Gives recipients their result. A refusal because of their number is none: they come again, in transactions of the size that is
  * returned. Of a single recipient it cannot be true; that one waits, because nobody bounces for it.
  */
-function settle(accepted: readonly Addressee[], delivery: Delivery): number | undefined {
+function giveResult(accepted: readonly Addressee[], delivery: Delivery): number | undefined {
   const isNumber = delivery.kind !== 'delivered' && isAboutNumber(delivery);
   if (isNumber && accepted.length > 1) return Math.floor(accepted.length / 2);
   for (const each of accepted) each.result ??= isNumber ? asDeferral(delivery) : delivery;
