@@ -22,6 +22,7 @@ export interface Dns {
   systemAddresses(host: string): Promise<readonly string[]>;
 }
 
+const maxAliases = 8;
 const maxTurns = 200;
 const turnMs = 250;
 const usualDeadlineMs = 30_000;
@@ -70,20 +71,25 @@ export function openDns(options: DnsOptions = {}): Dns {
       turns.take(() => (isLate() ? Promise.reject(timedOut()) : question(currentResolver()))),
     );
 
+  async function addresses(host: string, aliases = 0): Promise<readonly string[]> {
+    const errors: unknown[] = [];
+    const note = (error: unknown): string[] => {
+      errors.push(error);
+      return [];
+    };
+    const answers = [ask(each => each.resolve6(host)).catch(note), ask(each => each.resolve4(host)).catch(note)];
+    const found = (await Promise.all(answers)).flat();
+    if (found.length > 0) return found;
+    if (errors.length > 0) throw errors.find(error => !isNo(error)) ?? errors[0];
+    // Neither an address nor an error: the host is an alias of a name without addresses, or the aliases go round in a circle.
+    const [target] = aliases < maxAliases ? await ask(each => each.resolveCname(host)) : [];
+    if (target === undefined) throw failure('ELOOP');
+    return addresses(target, aliases + 1);
+  }
+
   return {
     mx: domain => ask(each => each.resolveMx(domain)),
-    async addresses(host) {
-      const errors: unknown[] = [];
-      const note = (error: unknown): string[] => {
-        errors.push(error);
-        return [];
-      };
-      const answers = [ask(each => each.resolve6(host)).catch(note), ask(each => each.resolve4(host)).catch(note)];
-      const found = (await Promise.all(answers)).flat();
-      if (found.length > 0) return found;
-      // An alias that leads to a name without addresses is answered without an error.
-      throw errors.find(error => !isNo(error)) ?? errors[0] ?? failure('ENODATA');
-    },
+    addresses: host => addresses(host),
     // A thread of the pool waits for the answer, and the same pool writes our files: so one question for a host at a time.
     systemAddresses(host) {
       const found = lookups.get(host);

@@ -13,7 +13,7 @@ import { systemRandom as random } from '../../src/system/world.ts';
 const types: Readonly<Record<number, string>> = { 1: 'A', 15: 'MX', 28: 'AAAA' };
 type Server = { readonly address: string; readonly asked: string[]; readonly ports: Set<number> };
 
-/** By the first label of the name: `silent` gets no answer, `alias` leads to a name that has nothing, `none` is not there. */
+/** By the first label of the name: `silent` gets no answer, `alias` leads to a name that has nothing, `loop` to itself, `none` is not there. */
 async function serve(t: TestContext): Promise<Server> {
   const asked: string[] = [];
   const ports = new Set<number>();
@@ -35,15 +35,10 @@ async function serve(t: TestContext): Promise<Server> {
     const record = (kind: number, data: Buffer): Buffer =>
       Buffer.concat([Buffer.from([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, data.length]), data]);
     const records: Buffer[] = [];
-    if (first === 'alias')
-      records.push(record(5, Buffer.from('\x06target\xc0', 'latin1')), Buffer.from([13 + first.length]));
-    else if (first === 'host' && type === 'A') records.push(record(1, Buffer.from([192, 0, 2, 1])));
-    if (first === 'alias') {
-      // The pointer's second octet belongs to the data of the record.
-      const [alias = Buffer.alloc(0), pointer = Buffer.alloc(0)] = records.splice(0);
-      alias[11] = (alias[11] ?? 0) + 1;
-      records.push(Buffer.concat([alias, pointer]));
-    }
+    // A pointer to the name in the question, or to what follows its first label.
+    if (first === 'loop') records.push(record(5, Buffer.from([0xc0, 12])));
+    if (first === 'alias') records.push(record(5, Buffer.from(`\x05empty\xc0${String.fromCharCode(18)}`, 'latin1')));
+    if (first === 'host' && type === 'A') records.push(record(1, Buffer.from([192, 0, 2, 1])));
     answer.writeUInt16BE(records.length, 6);
     socket.send(Buffer.concat([answer, ...records]), port, address);
   });
@@ -79,6 +74,15 @@ describe('answers of the DNS', () => {
       status: '5.4.4',
       text: 'no mail server of alias.example has an address',
     });
+  });
+
+  it('with aliases that go round in a circle tell nothing: that mail waits', async t => {
+    const { address, asked } = await serve(t);
+    const dns = openDns({ servers: [address] });
+    assert.equal(await code(dns.addresses('loop.example')), 'ELOOP');
+    assert.ok(asked.length < 40);
+    const found = await findTargets('loop.example', { dns, random, isSelf: () => false }).next();
+    assert.match(JSON.stringify(found.value), /deferred.*4\.4\.3/);
   });
 
   it('come from the name servers that the configuration names now', async t => {
