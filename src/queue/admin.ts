@@ -3,12 +3,11 @@
 // Held mail is neither tried nor given up. Removed mail is gone without a notice.
 import { toDomain } from '../mail/address.ts';
 import type { QueueAction, QueuedMessage, QueuedRecipient, Selector } from '../mail/admin.ts';
-import type { Delivery } from '../mail/message.ts';
 import type { QueueStore, StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
 import { isOver, pending } from './records.ts';
 
-/** Why a recipient waits: words, or what its destination said; undefined: its next attempt is planned. */
-export type Explain = (recipient: StoredRecipient) => Delivery | string | undefined;
+/** Why a recipient is not tried now; undefined: its next attempt is planned. */
+export type Explain = (recipient: StoredRecipient) => string | undefined;
 
 /** The recipients of a message that wait and are meant. */
 export function matching(record: StoredEntry, { domain, sender }: Selector): readonly StoredRecipient[] {
@@ -35,33 +34,17 @@ export function describe(
 
 function describeRecipient(recipient: StoredRecipient, explain: Explain): QueuedRecipient {
   const { address, domain, attempts, nextAt, last, isDone, isHeld } = recipient;
-  const why = isDone ? undefined : explain(recipient);
-  const isSending = why === sending;
-  const state = isSending ? 'sending' : isDone ? (last?.kind ?? 'removed') : isHeld ? 'held' : 'waiting';
-  const nextAttemptAt = isDone || isHeld ? undefined : new Date(nextAt).toISOString();
-  const reason = isDone
-    ? undefined
-    : isHeld && !isSending
-      ? 'it is held'
-      : typeof why === 'string'
-        ? why
-        : words(why ?? last);
-  return {
-    address,
-    domain,
-    state,
-    attempts,
-    nextAttemptAt,
-    status: last?.status,
-    text: last?.text,
-    remote: last?.remote,
-    reason,
-  };
+  const fields = { address, domain, attempts, status: last?.status, text: last?.text, remote: last?.remote };
+  if (isDone) return { ...fields, state: last?.kind ?? 'removed' };
+  const why = explain(recipient);
+  const nextAttemptAt = isHeld ? undefined : new Date(nextAt).toISOString();
+  if (why === sending) return { ...fields, state: 'sending', nextAttemptAt, reason: why };
+  if (isHeld) return { ...fields, state: 'held', reason: 'it is held' };
+  const planned = last === undefined ? 'it was not tried yet' : `${last.status} ${last.text}`;
+  return { ...fields, state: 'waiting', nextAttemptAt, reason: why ?? planned };
 }
 
 export const sending = 'it is being sent';
-const words = (delivery: Delivery | undefined): string =>
-  delivery === undefined ? 'it was not tried yet' : `${delivery.status} ${delivery.text}`;
 
 /** Does to a record what is ordered. The recipients that are concerned. */
 export function order(

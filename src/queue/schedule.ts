@@ -11,7 +11,6 @@
 // or the lane of notices, is full) or has all the attempts that it may have. Open destinations take turns, so that a long
 // queue for one takes no more than its share. A destination is forgotten with its last job.
 import { type NextHop, nextHopKey } from '../mail/message.ts';
-import type { Delivery } from '../mail/message.ts';
 import type { StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { sending } from './admin.ts';
@@ -192,7 +191,7 @@ export class Schedule {
   }
 
   /** Why a job has not been tried yet, or is not tried now; undefined: its next attempt is planned. */
-  explain(job: Job): Delivery | string | undefined {
+  explain(job: Job): string | undefined {
     const { destination, entry } = job;
     const now = this.#options.clock.now();
     if (job.isRunning) return sending;
@@ -201,8 +200,10 @@ export class Schedule {
     const waitsFor = this.places.waitsFor(destination);
     if (waitsFor === 'notices') return 'it waits until fewer notices are under way';
     if (waitsFor !== undefined) return `it waits until fewer sessions with ${waitsFor} are open`;
-    if (destination.state.blockedUntil > now) return destination.state.reason ?? 'its destination is tried later';
-    if (destination.state.failures > 0) return destination.state.reason ?? 'it waits for the probe of its destination';
+    const { failures, blockedUntil, reason } = destination.state;
+    const said = reason === undefined ? '' : `: ${reason.status} ${reason.text}`;
+    if (failures > 0) return `it waits for the probe of its destination${said}`;
+    if (blockedUntil > now) return `it waits until its destination allows a session${said}`;
     return entry.isNotice ? 'it waits for its turn, as a notice' : 'it waits for its turn';
   }
 

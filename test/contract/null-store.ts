@@ -5,8 +5,14 @@ import type { Prepared } from '../../src/mail/ports.ts';
 import type { QueueStore, StoredEntry } from '../../src/mail/queue-store.ts';
 import { memory, octetsOf } from './storage.ts';
 
+type Row = { json: string; readonly content: Message };
+
 export class NullStore implements QueueStore {
-  readonly rows = new Map<string, { json: string; readonly content: Message }>();
+  readonly rows: Map<string, Row>;
+
+  constructor(rows: Iterable<readonly [string, Row]> = []) {
+    this.rows = new Map([...rows].map(([id, row]) => [id, { ...row }]));
+  }
 
   async prepare(record: StoredEntry, message: Message): Promise<Prepared> {
     if (this.rows.has(record.id)) throw new Error(`the queue has a message ${record.id} already`);

@@ -1,9 +1,15 @@
-// What an operator may order: to try at once, to hold, to release and to remove.
+// What an operator sees of the queue, with a reason for each message, and what he may order: to try at once, to hold, to release and to
+// remove; the last three also while no server runs.
 import assert from 'node:assert/strict';
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import type { Delivery } from '../../src/mail/message.ts';
+import { orderWithoutServer } from '../../src/queue/admin.ts';
+import { NullStore } from '../contract/null-store.ts';
 import { until } from '../contract/queue.ts';
-import { delivered, failed, greylisted, hour, minute, open, unreachable } from './queue.harness.ts';
+import { base, delivered, failed, greylisted, hour, minute, open, unreachable } from './queue.harness.ts';
 
 describe('an operator', () => {
   it('holds and releases, by domain, sender and id, also over a restart', async () => {
@@ -88,4 +94,97 @@ describe('an operator', () => {
     assert.equal(q.queue.size, 0);
     await q.queue.stop(0);
   });
+});
+
+describe('the list has a reason for every message that waits', () => {
+  const reasons = async (q: ReturnType<typeof open>): Promise<Record<string, string | undefined>> => {
+    const found = await q.list();
+    return Object.fromEntries(found.map(({ id, recipients }) => [id, recipients[0]?.reason]));
+  };
+
+  it('being sent, held, waiting for the probe or for its turn, not tried yet, or what the last attempt brought', async () => {
+    const q = open({ store: new NullStore() });
+    const gate = Promise.withResolvers<Delivery>();
+    q.state.answer = ({ domain }) =>
+      domain === 'dead' ? unreachable : domain === 'grey' ? greylisted : domain === 'slow' ? gate.promise : delivered;
+    await q.queue.start();
+    await q.add('dead1', ['x@dead']);
+    await q.add('grey', ['x@grey']);
+    for (let turn = 0; turn < 8; turn += 1) await setImmediate();
+    await q.add('dead2', ['y@dead']);
+    for (let at = 0; at < 21; at += 1) await q.add(`slow${String(at).padStart(2, '0')}`, [`${at}@slow`]);
+    await q.add('held', ['x@held', 'y@held']);
+    await q.queue.act('hold', { id: 'dead1' });
+    for (let turn = 0; turn < 8; turn += 1) await setImmediate();
+    const found = await reasons(q);
+    assert.deepEqual(
+      [found['dead1'], found['dead2'], found['grey'], found['slow00'], found['slow20']],
+      [
+        'it is held',
+        'it waits for the probe of its destination: 4.4.1 refused',
+        '4.7.1 come back',
+        'it is being sent',
+        'it waits for its turn',
+      ],
+    );
+    assert.ok(Object.values(found).every(reason => reason !== undefined && reason !== ''));
+    gate.resolve(delivered);
+    await q.queue.stop(0);
+  });
+
+  it('too many sessions with its address, or too many notices under way', async () => {
+    const q = open({ store: new NullStore(), maxSessions: 1 });
+    const never = new Promise<Delivery>(() => {});
+    const crowded: Delivery = { kind: 'deferred', status: '4.4.5', text: 'crowded', isCrowded: true };
+    q.state.answer = ({ domain }, place) =>
+      place.enter(domain.startsWith('n') ? domain : '192.0.2.1') ? never : crowded;
+    await q.queue.start();
+    for (const id of ['a', 'b']) await q.add(id, [`x@${id}`]);
+    for (let at = 0; at < 51; at += 1) await q.add(`n${at}`, [`x@n${at}`], { from: '' });
+    for (let turn = 0; turn < 8; turn += 1) await setImmediate();
+    const found = await reasons(q);
+    assert.equal(found['b'], 'it waits until fewer sessions with 192.0.2.1 are open');
+    assert.equal(found['n50'], 'it waits until fewer notices are under way');
+    await q.queue.stop(0);
+  });
+
+  it('in flight at a crash', async () => {
+    const inFlight = join(mkdtempSync(join(base, 'crash-')), 'in-flight');
+    writeFileSync(inFlight, 'in-flight 0 0 a\nin-flight 0 0 b\n');
+    const before = new NullStore();
+    const q = open({ store: before, inFlight });
+    q.state.answer = () => new Promise<Delivery>(() => {});
+    for (const id of ['a', 'b']) await q.add(id, [`x@${id}`]);
+    const store = new NullStore(before.rows);
+    const again = open({ store, inFlight });
+    again.state.answer = () => new Promise<Delivery>(() => {});
+    await again.queue.start();
+    for (let turn = 0; turn < 8; turn += 1) await setImmediate();
+    const found = Object.values(await reasons(again)).toSorted();
+    assert.deepEqual(found, ['it is being sent', 'it was in flight when the server died: it waits to be tried alone']);
+    await again.queue.stop(0);
+  });
+});
+
+it('without a server an operator holds, releases and removes in the store, as the server would', async () => {
+  const store = new NullStore();
+  const q = open({ store });
+  for (const id of ['a', 'b', 'c']) await q.add(id, [`x@${id}`, `y@${id}`], { from: `${id}@example.com` });
+  assert.equal(await orderWithoutServer(store, 'hold', { domain: 'A' }, 0), 1);
+  assert.equal(await orderWithoutServer(store, 'remove', { sender: 'B@example.com' }, 0), 1);
+  assert.equal(await orderWithoutServer(store, 'remove', { id: 'nobody' }, 0), 0);
+  const again = open({ store });
+  again.state.answer = () => greylisted;
+  await again.queue.start();
+  for (let turn = 0; turn < 8; turn += 1) await setImmediate();
+  assert.deepEqual([again.tried(), again.queue.size], [['c: x@c y@c'], 2]);
+  await again.queue.stop(0);
+  assert.equal(await orderWithoutServer(store, 'release', {}, 5), 1);
+  assert.deepEqual(
+    (await store.read('a')).recipients.map(({ isHeld, nextAt }) => [isHeld, nextAt]),
+    [
+      [false, 5],
+      [false, 5],
+    ],
+  );
 });

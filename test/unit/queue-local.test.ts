@@ -6,8 +6,9 @@ import { localTransport } from '../../src/queue/local.ts';
 import { freePlace } from '../../src/queue/places.ts';
 import { CannotTell, type Resolution, type Storage, type Transport } from '../../src/mail/ports.ts';
 import { type Delivery, type QueueRecipient, type Route, nextHopKey, routeKey } from '../../src/mail/message.ts';
-import { queueEntry } from '../contract/queue.ts';
+import { queueEntry, until } from '../contract/queue.ts';
 import { memory } from '../contract/storage.ts';
+import { hour, minute, open as openQueue } from './queue.harness.ts';
 
 const maildir = (name: string): Route => ({ kind: 'maildir', path: `/mail/${name}`, root: '/mail' });
 const to = (local: string, ...routes: Route[]): QueueRecipient => ({
@@ -45,7 +46,7 @@ function open(found: Resolution | (() => Promise<Resolution>) = { kind: 'unknown
     madeCopies: readonly string[] = [],
   ): Promise<readonly Delivery[]> =>
     transport.deliver({ kind: 'here' }, queueEntry('a', { recipients, madeCopies }), message, recipients, freePlace());
-  return { made, broken, attempt };
+  return { made, broken, attempt, transport };
 }
 const kinds = (deliveries: readonly Delivery[]): string[] => deliveries.map(({ kind, status }) => `${kind} ${status}`);
 const [one, two] = [maildir('one'), maildir('two')];
@@ -138,4 +139,52 @@ describe('the addresses that led to a copy', () => {
       assert.deepEqual(here.made, [via ? `${routeKey(one)} ${head}` : routeKey(one)]);
     }
   });
+});
+
+it('two recipients share a Maildir that cannot be written: each hears what it wished for, and nobody is told "delivered" too early', async () => {
+  const here = open();
+  here.broken.add(routeKey(one));
+  const q = openQueue({ transports: { here: here.transport, relay: here.transport, domain: here.transport } });
+  await q.queue.start();
+  const shared = [
+    { ...to('never', one), notify: ['NEVER' as const] },
+    { ...to('asks', one), notify: ['SUCCESS' as const, 'FAILURE' as const] },
+  ];
+  await q.add('given', shared, { receivedAt: q.state.now });
+  await q.settled();
+  assert.deepEqual(q.notices, []);
+  for (let day = 0; day < 6; day += 1) await q.pass(24 * hour);
+  const [late, end] = q.notices;
+  assert.deepEqual(
+    [late, end],
+    [
+      'delayed never@example.com 4.2.2, delayed asks@example.com 4.2.2',
+      'failed never@example.com 5.2.2, failed asks@example.com 5.2.2',
+    ],
+  );
+  q.notices.splice(0);
+  here.broken.clear();
+  await q.add('made', shared, { receivedAt: q.state.now });
+  await q.settled();
+  assert.deepEqual([q.notices, here.made], [['delivered asks@example.com 2.0.0'], [routeKey(one)]]);
+  await q.queue.stop(0);
+});
+
+it('what was made is remembered over attempts and restarts, for the recipients that wait for other copies', async () => {
+  const here = open();
+  here.broken.add(routeKey(two));
+  const transports = { here: here.transport, relay: here.transport, domain: here.transport };
+  const q = openQueue({ transports });
+  await q.queue.start();
+  await q.add('a', [to('one', one), to('list', one, two)]);
+  await q.settled();
+  await q.queue.stop(1000);
+  const again = openQueue({ transports, folder: q.folder });
+  again.state.now = q.state.now;
+  await again.queue.start();
+  here.broken.clear();
+  await again.pass(2 * minute);
+  await until('it is gone', () => again.queue.size === 0);
+  assert.deepEqual(here.made, [routeKey(one), routeKey(two)]);
+  await again.queue.stop(0);
 });
