@@ -13,8 +13,8 @@
 //   transaction  MAIL, RCPT …, DATA, content. `transact` (transaction.ts) begins and ends it, as often as a message needs.
 //   over         the server said 421, closed, was too slow, or said something that is no reply to what was asked. No command goes
 //                out any more. Every dialogue that hears of it ends with a result, so no message is left without one.
-// With PIPELINING up to a hundred commands are under way at once, and the replies are read in the order of the commands. Commands
-// whose reply decides what is said next, which are EHLO, STARTTLS, AUTH and the final dot, are always the last of what is under way.
+// With PIPELINING up to a hundred commands are under way at once, and their replies are read in the order of the commands. A command
+// whose reply decides what comes next (EHLO, STARTTLS, AUTH, DATA, RSET, the final dot) is always the last of those under way.
 import { clientFirst } from '../sasl/scram.ts';
 import type { Delivery } from '../mail/message.ts';
 import { type Offers, type ServerReply, deferred, failed, isLast, none, toDelivery } from './replies.ts';

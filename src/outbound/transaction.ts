@@ -8,7 +8,8 @@
 // transaction, which begins at once. There it comes first, and what is said to the first recipient of a transaction is about
 // itself. So each transaction gives a result to one recipient at least, or was refused as a whole because of its number of
 // recipients; then the following ones are half as large. The smallest has one recipient, so the line comes to its end.
-// A session that ends before the line does leaves recipients that the server was not asked about: `untried`.
+// A session that ends between two transactions leaves recipients that the server was not asked about: `untried`. One that is lost
+// within a transaction makes all wait that have no result.
 import { domainToASCII } from 'node:url';
 import type { Delivery, QueueEntry, QueueRecipient } from '../mail/message.ts';
 import { type Dialogue, ask, hear, send } from './dialogue.ts';
@@ -125,7 +126,8 @@ function* transaction(
   const isDsnPassedOn = last.kind === 'delivered' && offers.has('DSN');
   const half = giveResult(accepted, { ...last, ...(isDsnPassedOn && { isDsnPassedOn }) });
   const isReady = sent.code !== 0 && !isLast(reply) && last.status !== '4.5.0';
-  if (!isReady) return over(last);
+  // Where the server has refused before all was sent, the others may be asked about; where it is gone, or says 421, they wait too.
+  if (!isReady) return over(last, last.kind === 'failed');
   return { kind: 'ready', isAccepted: true, size: half ?? (tooMany && accepted.length) };
 }
 

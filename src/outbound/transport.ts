@@ -6,7 +6,7 @@
 // An attempt is a loop over sessions. It begins with the sessions that wait for a next message, then opens new ones. A session ends
 // the loop when it has a result for every recipient that is left. Some may be left because the session was over before the server
 // was asked about them; then another session is opened at once, if that was a warm one or had results for others. So each turn of
-// the loop uses up a warm session or gives a result to a recipient. One more turn comes when a server has refused the message for
+// the loop uses up a warm session or gives a result to a recipient; and after an hour no other session is opened. One more turn comes when a server has refused the message for
 // its long lines and they can be made short: its recipients are tried once again.
 import { type Socket, connect } from 'node:net';
 import { type SecureContext, createSecureContext } from 'node:tls';
@@ -66,6 +66,8 @@ export class OutboundTransport implements Transport {
     /** How many were left when the last session was opened. */
     let leftBefore = Infinity;
     let areLinesShort = false;
+    const { clock, timeouts = standardTimeouts } = this.#options;
+    const lastSessionAt = clock.now() + timeouts.attempt;
     const send = async (connection: Connection): Promise<void> => {
       const group = left.flatMap(index => recipients[index] ?? []);
       const attempt: Attempt = [hop, entry, message, group, place];
@@ -95,7 +97,7 @@ export class OutboundTransport implements Transport {
           giveUp(crowded(warm.server));
         } else if (warm?.isQuiet()) await send(warm);
         else if (warm !== undefined) warm.destroy(); // it was closed while it waited, or says what nobody asked for
-        else if (left.length >= leftBefore) break;
+        else if (left.length >= leftBefore || clock.now() > lastSessionAt) break;
         else {
           leftBefore = left.length;
           const opened = await this.#open(hop, place);

@@ -99,6 +99,21 @@ describe('a thousand recipients', () => {
     assert.equal(server.visits.length, 4);
   });
 
+  it('wait together where the session is lost in the middle, and are not tried hundred by hundred', async t => {
+    const server = await serve(t, { answer: on('CONTENT', 'drop', ({ messages }) => messages.length >= 3) });
+    assert.deepEqual(kinds(await start(t, [server]).send({ to })), { 'delivered 2.0.0': 200, 'deferred 4.4.2': 800 });
+    assert.equal(server.visits.length, 1);
+  });
+
+  it('are not given a new session again and again by a server that takes one and hangs up', async t => {
+    const server = await serve(t, { extensions: ['LIMITS MAILMAX=1 RCPTMAX=1'] });
+    let now = 0;
+    const clock = { now: () => (now += 60_000) };
+    const sent = kinds(await start(t, [server], { clock }).send({ to }));
+    assert.deepEqual(Object.keys(sent), ['delivered 2.0.0', 'deferred 4.5.3']);
+    assert.ok(server.visits.length < 60);
+  });
+
   it('wait, without a bounce, where a server takes none because of their number', async t => {
     const server = await serve(t, { answer: on('RCPT', '550 5.5.3 too many recipients') });
     assert.deepEqual(kinds(await start(t, [server]).send({ to })), { 'deferred 4.5.3': 1000 });
