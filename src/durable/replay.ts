@@ -103,7 +103,11 @@ async function condense(
   return kept === undefined ? staying : [...staying, kept];
 }
 
-export const segmentsIn = (folder: string): string[] => fs.readdirSync(folder).map(name => `${folder}/${name}`);
+/** Only files: the folder may be a volume of its own, with a `lost+found`. */
+export function segmentsIn(folder: string): readonly string[] {
+  const entries = fs.readdirSync(folder, { withFileTypes: true });
+  return entries.filter(entry => entry.isFile()).map(({ name }) => `${folder}/${name}`);
+}
 
 const read =
   ({ files, content }: StoredRecord<StoredContent>): (() => JournalRecord) =>
@@ -174,12 +178,12 @@ class Files {
     }
   };
 
-  /** Where it stands now. */
-  #find(final: string): string | undefined {
+  /** Where it stands now. `isAnew`: a reader may have moved it since cur/ was read. */
+  #find(final: string, isAnew = false): string | undefined {
     if (fs.existsSync(final)) return final;
     const cur = `${dirname(dirname(final))}/cur`; // of a Maildir: mail that somebody has read
     let names = this.#read.get(cur);
-    if (names === undefined) {
+    if (names === undefined || isAnew) {
       const found = fs.existsSync(cur) ? fs.readdirSync(cur) : [];
       this.#read.set(cur, (names = new Map(found.map(name => [name.split(':', 1).join(), name]))));
     }
@@ -194,11 +198,22 @@ class Files {
       const fd = create(temporary, [readContent(content)]);
       if (isSynced) await sync(temporary, fd);
       else fs.closeSync(fd);
+      if (!this.#isStillThere(final)) return fs.unlinkSync(temporary);
       fs.renameSync(temporary, this.#places.get(final) ?? final);
       this.#written.add(final);
     } catch (error) {
       this.#fail(final, error);
     }
+  }
+
+  /** False where a reader has taken it away since we looked. Where he has moved it, it is replaced in its new place. */
+  #isStillThere(final: string): boolean {
+    const place = this.#places.get(final);
+    if (!this.#isPlaced || place === undefined || fs.existsSync(place)) return true;
+    const moved = this.#find(final, true);
+    if (moved === undefined) this.#places.delete(final);
+    else this.#places.set(final, moved);
+    return moved !== undefined;
   }
 
   /** Each file and each folder by itself. */

@@ -9,7 +9,8 @@
 // Return-Path. It stays on this server: the queue leaves out all octets up to the trace (`returnPathBytes`). Lines that are
 // longer than their room cost a second write of the content.
 import { type FileHandle, open, unlink } from 'node:fs/promises';
-import { datasync, sizeOf } from '../durable/sync.ts';
+import { copyBehind } from '../durable/copy.ts';
+import { datasync, noSpace, sizeOf } from '../durable/sync.ts';
 import { type Message, readMessage } from '../mail/message.ts';
 import { Collector, type Octets, prepend, slice } from '../mail/octets.ts';
 
@@ -87,9 +88,8 @@ export class Spool {
       return { message: { kind: 'memory', octets, sizeBytes: octets.sizeBytes }, returnPathBytes };
     }
     const left = this.#reservedBytes - Buffer.byteLength(lines);
-    if (left < 0) await this.#rewrite(file, Buffer.from(returnPath + lines + trace));
-    else if (this.#reservedBytes > 0)
-      await writeAt(file.handle, [Buffer.from(padded(returnPath, left) + lines + trace)], 0);
+    if (left < 0) await this.#rewrite(file, returnPath + lines + trace);
+    else if (this.#reservedBytes > 0) await writeAt(file, [Buffer.from(padded(returnPath, left) + lines + trace)], 0);
     await this.#synced;
     return { message: messageOf(this.#file ?? file), returnPathBytes: returnPathBytes + Math.max(0, left) };
   }
@@ -120,7 +120,7 @@ export class Spool {
     const { pieces, sizeBytes, heldBytes } = this.#collector.take();
     if (pieces.length === 0) return;
     this.#file ??= await this.#make();
-    await writeAt(this.#file.handle, pieces, this.#file.contentAt + this.#file.octets);
+    await writeAt(this.#file, pieces, this.#file.contentAt + this.#file.octets);
     this.#file.octets += sizeBytes;
     // Their memory goes at once, not when it is collected: of 50 MB that is 10 MB less at the peak. Small ones may share the pool.
     for (const { buffer, length } of pieces) if (length > Buffer.poolSize / 2) (buffer as ArrayBuffer).transfer(0);
@@ -141,22 +141,15 @@ export class Spool {
     const handle = await open(path, 'wx+', 0o600);
     const file = { handle, path, contentAt: head.length + this.#reservedBytes, octets: 0 };
     this.#file = file;
-    if (this.#reservedBytes === 0) await writeAt(handle, [head], 0);
+    if (this.#reservedBytes === 0) await writeAt(file, [head], 0);
     return file;
   }
 
   /** The content once more, behind that head, in a new file in place of the old one. */
-  async #rewrite(old: SpoolFile, head: Buffer): Promise<void> {
+  async #rewrite(old: SpoolFile, head: string): Promise<void> {
     const path = `${old.path}0`;
-    const handle = await open(path, 'wx+', 0o600);
-    this.#file = { handle, path, contentAt: head.length, octets: old.octets };
-    await writeAt(handle, [head], 0);
-    for (let at = 0; at < old.octets;) {
-      const piece = readMessage(messageOf(old), old.contentAt + at, writeBytes);
-      if (piece.length === 0) throw new Error(`the spool file ${old.path} became shorter`);
-      await writeAt(handle, [piece], head.length + at);
-      at += piece.length;
-    }
+    await copyBehind(head, old.path, path, old.contentAt);
+    this.#file = { handle: await open(path, 'r+'), path, contentAt: Buffer.byteLength(head), octets: old.octets };
     await remove(old);
   }
 }
@@ -168,11 +161,10 @@ const messageOf = ({ path, contentAt, octets }: SpoolFile): Message => ({
 });
 
 /** No copy into one buffer first: for 50 MB that raised the peak memory by another 20 MB. */
-async function writeAt(handle: FileHandle, pieces: readonly Buffer[], at: number): Promise<void> {
+async function writeAt({ handle, path }: SpoolFile, pieces: readonly Buffer[], at: number): Promise<void> {
   const { bytesWritten } = await handle.writev(pieces, at);
   // A regular file takes less than it is given only when the disk is full.
-  if (bytesWritten !== sizeOf(pieces))
-    throw Object.assign(new Error(`${bytesWritten} octets written`), { code: 'ENOSPC' });
+  if (bytesWritten !== sizeOf(pieces)) throw noSpace(path);
 }
 
 /** Never rejects. */

@@ -1,6 +1,6 @@
-// Removes what crashed deliveries left in the tmp/ of Maildirs: files neither written nor read for 36 hours (maildir(5)).
-// One call at a time and nothing listed whole: a million mailboxes cost no memory and hold up no delivery.
-// Never follows a symlink below the folder it is given, never touches new/ or cur/, never rejects.
+// Removes what crashed deliveries have left in the tmp/ of Maildirs: files that nobody has written or read for 36 hours (maildir(5)).
+// Promises: it never follows a symbolic link below the folder that it is given, never touches new/ or cur/, and never rejects.
+// It makes one call at a time and never lists a folder as a whole, so a million mailboxes cost no memory and hold up no delivery.
 import { existsSync } from 'node:fs';
 import { lstat, opendir, unlink } from 'node:fs/promises';
 import type { Log } from '../system/log.ts';
@@ -12,7 +12,7 @@ export async function sweep(folder: string, system: { clock: Clock; log: Log }, 
   try {
     for await (const { name } of isMaildir ? await opendir(`${folder}/tmp`) : []) {
       const path = `${folder}/tmp/${name}`;
-      const found = await lstat(path).catch(() => undefined); // gone meanwhile: its delivery went on
+      const found = await lstat(path).catch(() => undefined); // it has gone meanwhile, because its delivery went on
       if (!found?.isFile() || system.clock.now() - Math.max(found.mtimeMs, found.atimeMs) < 36 * 3600_000) continue;
       await unlink(path);
       system.log.info({ path }, 'removed the stale file of a crashed delivery');

@@ -245,6 +245,37 @@ describe('a journal that cannot be written for a moment', () => {
   });
 });
 
+describe('a reader that moves mail while it is written anew', () => {
+  it('finds it once, in the place that he has moved it to', async () => {
+    await start();
+    for (const name of ['1', '2']) await mail('here', name);
+    replaceSync(failing);
+    const { fsync } = fs;
+    const [one, two] = [`${root}/here/new/1`, `${root}/here/new/2`];
+    fs.fsync = ((fd: number, done: () => void) => {
+      // While the first file is synced.
+      if (fs.existsSync(one)) fs.renameSync(one, `${root}/here/cur/1:2,S`);
+      fs.rmSync(two, { force: true });
+      fsync(fd, done);
+    }) as typeof fs.fsync;
+    syncBuiltinESMExports();
+    await journal?.checkpoint();
+    fs.fsync = fsync;
+    syncBuiltinESMExports();
+    assert.deepEqual([list('here'), fs.readdirSync(`${root}/here/cur`)], [[], ['1:2,S']]);
+    assert.deepEqual([fs.readdirSync(`${root}/here/tmp`), inJournal()], [[], []]);
+  });
+});
+
+describe('a journal in a volume of its own', () => {
+  it('may have a folder in it that is none of its segments', async () => {
+    fs.mkdirSync(`${root}/journal/lost+found`);
+    await start();
+    await mail('here', '1', false);
+    fs.rmdirSync(`${root}/journal/lost+found`);
+  });
+});
+
 describe('the journal of an older server', () => {
   it('is read as it was written', async () => {
     const [salt, final, temporary] = [77, `${root}/here/new/old`, `${root}/here/tmp/old`];
