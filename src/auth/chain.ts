@@ -1,7 +1,7 @@
 // Logins: the sources of SLIM_USERS in their order, and what holds for every exchange: the throttle and the delay.
 // Promises: the first source that knows a name decides, and one that cannot answer is 454, never 535. Failures come with the
 // same words at a multiple of two seconds, after the same work, for names that exist and names that do not; success comes at
-// once. No guess is judged before it has a place (throttle.ts). PBKDF2 runs in the thread pool, a few at a time, PAM in a
+// once. No guess is judged before a failure is reserved for it (throttle.ts). PBKDF2 runs in the thread pool, a few at a time, PAM in a
 // process of its own. Never logs a password; what is logged of a name is cut, and without control characters.
 // Known gap: where SLIM_USERS also has @POSTGRESQL, SCRAM's challenge comes sooner for a name that stands before it.
 import { isUtf8 } from 'node:buffer';
@@ -14,7 +14,7 @@ import { generate, inlineSource } from './inline.ts';
 import { openInventions, saltOf } from './invented.ts';
 import { type Context, type Dialogue, mechanisms, open } from '../sasl/mechanisms.ts';
 import { type Found, type Name, type TablePasswords, accountSource, parseName, tableSource } from './sources.ts';
-import { type Place, type ThrottleOptions, openThrottle } from './throttle.ts';
+import { type Reservation, type ThrottleOptions, openThrottle } from './throttle.ts';
 
 /** An entry of SLIM_USERS. */
 export type User =
@@ -70,7 +70,7 @@ export async function createAuthenticator(options: AuthOptions): Promise<Chain> 
 
   function begin(mechanism: string, client: string, binding: Context['binding']): Exchange {
     let id = ''; // whom a failure counts for
-    let place: Place | undefined; // of a guess that is being judged
+    let reservation: Reservation | undefined; // for the guess that is being judged
     const context: Context = {
       binding,
       offersPlus,
@@ -90,8 +90,8 @@ export async function createAuthenticator(options: AuthOptions): Promise<Chain> 
         };
       },
       async admitGuess() {
-        place = await throttle.takePlace(client, id);
-        return place ? undefined : replies.tooManyLogins;
+        reservation = await throttle.reserve(client, id);
+        return reservation ? undefined : replies.tooManyLogins;
       },
     };
     let dialogue: Dialogue | undefined;
@@ -105,7 +105,7 @@ export async function createAuthenticator(options: AuthOptions): Promise<Chain> 
           const { done, value } = await dialogue.next(response ?? Buffer.alloc(0));
           if (!done) return replies.challenge(Buffer.from(value).toString('base64'));
           // Some fail before there is anything to judge: for whom they want to act, or by their channel binding.
-          const count = place?.countFailure ?? (() => throttle.countFailure(client, id));
+          const count = reservation?.countFailure ?? (() => throttle.countFailure(client, id));
           if (value === replies.loginFailed) await fail(count, startedAt);
           if ('code' in value) return value;
           exchange.login = value;
@@ -114,7 +114,7 @@ export async function createAuthenticator(options: AuthOptions): Promise<Chain> 
           log[error instanceof CannotTell ? 'warn' : 'error']({ client, err: error }, 'a login could not be checked');
           return replies.cannotLogin;
         } finally {
-          place?.giveBack();
+          reservation?.giveBack();
         }
       },
     };
@@ -132,7 +132,7 @@ export async function createAuthenticator(options: AuthOptions): Promise<Chain> 
   };
 }
 
-/** The sources in their order, and how a password is held against what they know. */
+/** The sources in their order, and how a password is checked against what they know. */
 async function openSources({ users, mainDomain, folder, steward, tablePasswords, clock, random, log }: AuthOptions) {
   const plain = users.flatMap(user => (user.kind === 'inline' && !parseVerifier(user.secret) ? [user.name] : []));
   const advice = 'SLIM_USERS holds passwords in plain text: `slimsmtp password` makes verifiers of them';

@@ -1,12 +1,12 @@
 // Slows down who guesses passwords, by client and by account, and leaves a correct login from elsewhere alone.
 //
-// How it works: every guess takes a place before it is judged, and gives the place back when it was judged. A failure is
-// counted before its place is given back. A client may have ten failures in ten minutes; places that are taken count as
-// failures, because each of them may become one. So fifty guesses at once are judged a few at a time: a guess that finds all
-// places taken waits until one is given back, and is then judged or refused. A client that fifty times at once gives the right
-// password waits a moment and is never refused.
-// An account may have twenty failures in an hour. Beyond, it is shut for the clients that have failed themselves (or are about
-// to), and stays open for all others: a lock on the account would let anyone lock its owner out.
+// How it works: a client may have ten failures in ten minutes. Every guess reserves a failure before it is judged, and what is
+// reserved counts like a failure, because it may become one: so fifty guesses at once are judged a few at a time. A guess
+// for which no failure is left to reserve waits until an earlier one has been judged; then it is judged, or refused. Who was
+// wrong has the failure counted, and only then is the reservation given back; who was right, or could not be judged,
+// just gives it back. So a client that gives the right password fifty times at once waits a moment, and is never refused.
+// An account may have twenty failures in an hour. Beyond, it is shut for the clients that have failed themselves or have
+// reserved a failure, and open for all others: a lock on the account would let anyone lock its owner out.
 //
 // Promises: asked before anything is checked, and the same for names that nobody has; memory is bounded, since counts
 // expire and accounts share a fixed number of them. Loaded with the logins: a server without logins does not pay for it.
@@ -15,7 +15,7 @@ import type { RateLimiterMemory } from 'rate-limiter-flexible';
 
 const failuresOfClient = { points: 10, duration: 600 };
 const failuresOfAccount = { points: 20, duration: 3600 };
-/** For a place among the guesses that are being judged. More than PAM takes for one answer. */
+/** For a failure to reserve. More than PAM takes for one answer. */
 const longestWaitMs = 60_000;
 
 export type ThrottleOptions = {
@@ -25,8 +25,8 @@ export type ThrottleOptions = {
   readonly isShared: (client: string) => boolean;
 };
 
-/** The right to have one guess judged. Exactly one of the two is called; what is called later does nothing. */
-export type Place = {
+/** Of one failure, for one guess. Exactly one of the two is called; what is called later does nothing. */
+export type Reservation = {
   /** The guess was right, or could not be judged. */
   giveBack(): void;
   /** The guess was wrong. */
@@ -40,7 +40,7 @@ export async function openThrottle({ clientKey, isShared }: ThrottleOptions) {
     default: typeof RateLimiterMemory;
   };
   const [clients, accounts] = [new Memory(failuresOfClient), new Memory(failuresOfAccount)];
-  const [ofClients, ofAccounts] = [new TakenPlaces(), new TakenPlaces()];
+  const [byClients, byAccounts] = [new Reserved(), new Reserved()];
   // Strangers invent names without end; two that share a count only matter to clients that have failed themselves.
   const accountKey = (id: string): string => hash('sha256', id, 'base64').slice(0, 3);
 
@@ -60,24 +60,27 @@ export async function openThrottle({ clientKey, isShared }: ThrottleOptions) {
   async function decide(client: string, id: string): Promise<Decision> {
     const [key, account] = [clientKey(client), accountKey(id)];
     // Before the failures are read: a guess that is judged in between counts twice here, instead of not at all.
-    const [ownTaken, allTaken] = [ofClients.taken(key), ofAccounts.taken(account)];
-    const changes = [ofClients.change(key), ofAccounts.change(account)].filter(change => change !== undefined);
+    const [ownReserved, allReserved] = [byClients.count(key), byAccounts.count(account)];
+    const changes = [byClients.change(key), byAccounts.change(account)].filter(change => change !== undefined);
     const { own, all } = await failures(client, id);
     if (areTooMany(client, own, all)) return { kind: 'shut' };
-    if (areTooMany(client, own + ownTaken, all + allTaken)) return { kind: 'full', changes };
-    ofClients.take(key);
-    ofAccounts.take(account);
-    let isTaken = true;
+    if (areTooMany(client, own + ownReserved, all + allReserved)) return { kind: 'wait', changes };
+    byClients.add(key);
+    byAccounts.add(account);
+    let isReserved = true;
     const giveBack = (): void => {
-      if (!isTaken) return;
-      isTaken = false;
-      ofClients.giveBack(key);
-      ofAccounts.giveBack(account);
+      if (!isReserved) return;
+      isReserved = false;
+      byClients.remove(key);
+      byAccounts.remove(account);
     };
-    return { kind: 'taken', place: { giveBack, countFailure: () => countFailure(client, id).finally(giveBack) } };
+    return {
+      kind: 'reserved',
+      reservation: { giveBack, countFailure: () => countFailure(client, id).finally(giveBack) },
+    };
   }
 
-  /** Decisions are made one after the other: two at once could both take the last place. */
+  /** Decisions are made one after the other: two at once could both reserve the last failure. */
   let lastDecision: Promise<unknown> = Promise.resolve();
 
   return {
@@ -89,8 +92,8 @@ export async function openThrottle({ clientKey, isShared }: ThrottleOptions) {
       return areTooMany(client, own, all);
     },
 
-    /** A place for one guess, at once or when others have been judged; undefined: there were too many failures. */
-    async takePlace(client: string, id: string): Promise<Place | undefined> {
+    /** Reserves a failure for one guess, at once or when others have been judged; undefined: there were too many failures. */
+    async reserve(client: string, id: string): Promise<Reservation | undefined> {
       const late = Promise.withResolvers<'late'>();
       const timer = setTimeout(late.resolve, longestWaitMs, 'late');
       try {
@@ -99,7 +102,7 @@ export async function openThrottle({ clientKey, isShared }: ThrottleOptions) {
           lastDecision = decision.catch(() => {});
           const decided = await decision;
           if (decided.kind === 'shut') return undefined;
-          if (decided.kind === 'taken') return decided.place;
+          if (decided.kind === 'reserved') return decided.reservation;
           if ((await Promise.race([late.promise, ...decided.changes])) === 'late') return undefined;
         }
       } finally {
@@ -111,36 +114,36 @@ export async function openThrottle({ clientKey, isShared }: ThrottleOptions) {
 
 type Decision =
   | { readonly kind: 'shut' }
-  /** One of these is settled when a place was given back. */
-  | { readonly kind: 'full'; readonly changes: readonly Promise<void>[] }
-  | { readonly kind: 'taken'; readonly place: Place };
+  /** One of these resolves when a reservation has been given back. */
+  | { readonly kind: 'wait'; readonly changes: readonly Promise<void>[] }
+  | { readonly kind: 'reserved'; readonly reservation: Reservation };
 
-/** How many guesses of each key are being judged. */
-class TakenPlaces {
-  readonly #keys = new Map<string, { taken: number; change: PromiseWithResolvers<void> }>();
+/** How many failures are reserved, for each client or each account. */
+class Reserved {
+  readonly #keys = new Map<string, { count: number; change: PromiseWithResolvers<void> }>();
 
-  taken(key: string): number {
-    return this.#keys.get(key)?.taken ?? 0;
+  count(key: string): number {
+    return this.#keys.get(key)?.count ?? 0;
   }
 
-  /** Settled when the next place is given back; undefined: none is taken. */
+  /** Resolves when the next one is given back; undefined: there is none. */
   change(key: string): Promise<void> | undefined {
     return this.#keys.get(key)?.change.promise;
   }
 
-  take(key: string): void {
-    const entry = this.#keys.get(key) ?? { taken: 0, change: Promise.withResolvers<void>() };
-    entry.taken += 1;
+  add(key: string): void {
+    const entry = this.#keys.get(key) ?? { count: 0, change: Promise.withResolvers<void>() };
+    entry.count += 1;
     this.#keys.set(key, entry);
   }
 
-  giveBack(key: string): void {
+  remove(key: string): void {
     const entry = this.#keys.get(key);
     if (!entry) return;
     entry.change.resolve();
     entry.change = Promise.withResolvers<void>();
-    entry.taken -= 1;
-    if (entry.taken === 0) this.#keys.delete(key);
+    entry.count -= 1;
+    if (entry.count === 0) this.#keys.delete(key);
   }
 }
 

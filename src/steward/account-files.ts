@@ -119,6 +119,8 @@ const isTaken = async (key: string): Promise<boolean> =>
 
 /** Makes the home and returns its uid. A home that was left by an account of that name is taken up, with its uid. */
 async function makeHome(homes: string, home: string): Promise<number> {
+  const reason = whyNotRoots(home);
+  if (reason !== undefined) throw new Error(`homes are for root to make: ${reason}`);
   const left = fs.lstatSync(home, { throwIfNoEntry: false })?.uid ?? 0;
   // What removed accounts have left must not become a stranger's by its uid.
   const owners = new Set(fs.readdirSync(homes).map(name => fs.lstatSync(join(homes, name)).uid));

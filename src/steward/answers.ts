@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import type { Prepared } from '../mail/ports.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { decoy } from './account-files.ts';
-import { type Place, deposit } from './deposit.ts';
+import { type AccountFolder, deposit } from './deposit.ts';
 import { createAccounts } from './nss.ts';
 import { openPam } from './pam.ts';
 import type { Request, Target, TlsFiles } from './protocol.ts';
@@ -44,7 +44,7 @@ export function openAnswers(options: AnswersOptions): Answers {
   const pam = openPam(argv, environment);
   const deposits = new Map<number, Promise<Prepared>>();
 
-  async function findPlace({ account: name, folder }: Target): Promise<Place> {
+  async function findFolder({ account: name, folder }: Target): Promise<AccountFolder> {
     const account = await accounts.find(name);
     if (!account) throw new Error(`there is no account ${name} for mail (any more)`);
     if (!isInMaildir.test(folder) && !mailFolders.has(join(account.home, folder)))
@@ -54,8 +54,8 @@ export function openAnswers(options: AnswersOptions): Answers {
 
   async function prepare({ id, spool, targets }: Extract<Request, { kind: 'prepare' }>): Promise<void> {
     if (deposits.has(id) || deposits.size >= mostDeposits) throw new Error('too many deposits at once');
-    const prepared = Promise.all(targets.map(findPlace)).then(places =>
-      deposit({ spoolFolder, spoolUid: ownUid, clock, random }, spool, places),
+    const prepared = Promise.all(targets.map(findFolder)).then(folders =>
+      deposit({ spoolFolder, spoolUid: ownUid, clock, random }, spool, folders),
     );
     deposits.set(id, prepared);
     // One that failed has left nothing behind: it is only forgotten.

@@ -9,7 +9,8 @@ import type { Account, Prepared } from '../mail/ports.ts';
 import { uniqueName } from '../system/names.ts';
 import type { Clock, Random } from '../system/world.ts';
 
-export type Place = { readonly account: Account; readonly folder: string };
+/** A Maildir of an account; `folder` is below its home. */
+export type AccountFolder = { readonly account: Account; readonly folder: string };
 /** `spoolUid`: whose the spool files must be, the network process's uid. */
 export type DepositOptions = Readonly<{ spoolFolder: string; spoolUid: number; clock: Clock; random: Random }>;
 type Copy = Readonly<{ tmp: number; fresh: number; file: number; name: string }>;
@@ -20,8 +21,12 @@ const writeFile = promisify(fs.writeFile);
 const chunkBytes = 262_144;
 const staleMs = 36 * 3_600_000;
 
-/** A copy for each place, written and synced in its tmp/; rejects having left none. `spool` is a checked name. */
-export async function deposit(options: DepositOptions, spool: string, places: readonly Place[]): Promise<Prepared> {
+/** A copy for each folder, written and synced in its tmp/; rejects having left none. `spool` is a checked name. */
+export async function deposit(
+  options: DepositOptions,
+  spool: string,
+  folders: readonly AccountFolder[],
+): Promise<Prepared> {
   const opened: number[] = [];
   const copies: Copy[] = [];
   const changed = new Set<number>();
@@ -58,7 +63,7 @@ export async function deposit(options: DepositOptions, spool: string, places: re
     const found = fs.fstatSync(source);
     if (!found.isFile() || found.uid !== options.spoolUid || found.nlink !== 1)
       throw new Error(`spool file ${spool} is refused: it must be a plain file of the server's user with one name`);
-    for (const { account, folder } of places) {
+    for (const { account, folder } of folders) {
       let maildir = enter(account, account.home);
       for (const part of folder.split('/').filter(Boolean)) maildir = enter(account, within(maildir, part), maildir);
       const [tmp = 0, fresh = 0] = ['tmp', 'new', 'cur'].map(part => enter(account, within(maildir, part), maildir));

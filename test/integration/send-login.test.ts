@@ -285,9 +285,9 @@ test('50 logins at once, right and wrong: another client is served meanwhile', a
   for (const { socket } of [...connected, watcher]) socket.destroy();
   for (const [index, reply] of replies.entries())
     assert.match(reply, index % 2 ? /^(235 |454 4\.7\.0)/ : /^(535 5\.7\.8|454 4\.7\.0)/, String(index));
-  // Guesses of one client are judged a few at a time; when there were too many wrong ones, the client is shut out.
+  // Guesses are judged a few at a time. This client is Docker's gateway, so not it but the account is shut, and only for it.
   const judgedWrong = replies.filter(reply => reply.startsWith('535')).length;
-  assert.ok(judgedWrong > 0 && judgedWrong <= 11, `${judgedWrong} wrong guesses were judged`);
+  assert.ok(judgedWrong > 0 && judgedWrong <= 21, `${judgedWrong} wrong guesses were judged`);
   assert.ok(replies.some(reply => reply.startsWith('235')));
   assert.match(mail, /^250/);
   t.diagnostic(`worst answer ${worstMs.toFixed(0)} ms, all 50 in ${(performance.now() - began).toFixed(0)} ms`);

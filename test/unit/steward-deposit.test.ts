@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, beforeEach, test } from 'node:test';
 import type { Account } from '../../src/mail/ports.ts';
-import { deposit, type Place } from '../../src/steward/deposit.ts';
+import { deposit, type AccountFolder } from '../../src/steward/deposit.ts';
 import { systemClock, systemRandom } from '../../src/system/world.ts';
 
 const base = fs.mkdtempSync(join(tmpdir(), 'slim-deposit-'));
@@ -26,9 +26,9 @@ beforeEach(() => {
   account = { name: 'anton', uid, gid, home };
 });
 
-const to = (...places: Place[]) =>
-  deposit({ spoolFolder, spoolUid: uid, clock: systemClock, random: systemRandom }, 'mail', places);
-const place = (folder = 'Maildir'): Place => ({ account, folder });
+const to = (...folders: AccountFolder[]) =>
+  deposit({ spoolFolder, spoolUid: uid, clock: systemClock, random: systemRandom }, 'mail', folders);
+const place = (folder = 'Maildir'): AccountFolder => ({ account, folder });
 /** Every file below a folder. */
 const files = (folder: string): string[] =>
   fs
