@@ -1,17 +1,20 @@
-// The content of a message on its way out: line ends become CRLF, dots are doubled, the final dot ends it.
-// Promises: whatever is in the file, exactly one CRLF.CRLF goes out, and it is the last thing; a bare CR never does: it is taken
-// for a line end. Memory is bounded: a small message is read at once, a large one piece by piece.
-// RFC 5321 §4.5.2 and §2.3.8.
+// The content of a message on its way out, as DATA wants it: lines end in CRLF, a dot that begins a line is doubled, and a line of
+// one dot ends it all.
+// Promises:
+// - Whatever is stored, exactly one CRLF.CRLF goes out, and it is the last thing.
+// - No bare CR goes out. One that is stored is taken for a line end.
+// - Memory is bounded: a small message is read at once, a large one piece by piece.
+// RFC 5321 §4.5.2 (dots) and §2.3.8 (lines).
 import { createReadStream } from 'node:fs';
 import { type Message, readMessage } from '../mail/message.ts';
 
-/** A message of so many octets is read at once, a larger one in such pieces. */
+/** A message of at most so many octets is read at once, a larger one in pieces of that size. */
 const pieceBytes = 256 * 1024;
 const [LF, CR, DOT] = [10, 13, 46];
 
 /** A stored message without what is for Maildirs alone. */
 export type Stored = Message & { readonly skipBytes: number };
-/** `sizeBytes`: for SIZE; of a large message, without the CRs that its lines get. */
+/** `sizeBytes` is for the parameter SIZE. Of a large message it leaves out the CRs, which are counted only when it is read. */
 export type Content = { readonly sizeBytes: number; readonly pieces: Iterable<Buffer> | AsyncIterable<Buffer> };
 
 export function openContent(message: Stored): Content {
@@ -30,16 +33,17 @@ async function* pieces(path: string, start: number): AsyncGenerator<Buffer> {
   yield encoder.encode(Buffer.alloc(0), true);
 }
 
-/** The first octets. */
+/** The first octets of what goes out. */
 export const read = (message: Stored, octets: number): Buffer => readMessage(message, message.skipBytes, octets);
 
 export class Encoder {
   #isLineStart = true;
+  /** The last octet was a CR, which has become a line end: an LF that follows belongs to it. */
   #isAfterCr = false;
   /** Octets of the message as RFC 1870 counts them: without doubled dots and the final one. */
   sizeBytes = 0;
 
-  /** The next octets as they go out; `isEnd`: they are the last. Hopping from LF to LF: 490 MB/s, replacing in strings 150. */
+  /** The next octets as they go out; `isEnd`: they are the last. Going from LF to LF makes 490 MB/s, replacing in strings 150. */
   encode(octets: Buffer, isEnd = false): Buffer {
     const text = this.#isAfterCr || octets.includes(CR) ? this.#withoutCr(octets) : octets;
     const out = Buffer.allocUnsafe(text.length * 2 + 5);

@@ -49,18 +49,21 @@ const signature = /^(?:dkim-signature|arc-message-signature)$/;
 type Level = { readonly entity: Entity; readonly delimiter: string; readonly last: string; readonly isDigest: boolean };
 
 export class Walker {
-  /** Why the structure is not certain. Whoever sees that forgets the events. */
+  /** Why the structure is not certain, if it is not. Then the events mean nothing. */
   defect: string | undefined;
   readonly #levels: Level[] = [];
   /** What comes now: a header, the content of `#entity`, or what is around the parts of `#entity`. */
   #state: 'header' | 'content' | 'between' = 'header';
   /** The entity of the last header. In the state 'header' it is the parent of the one that comes. */
   #entity: Entity | undefined;
+  /** The entity that comes is part of a digest, where a message is what text is elsewhere (RFC 2046 §5.1.5). */
   #isInDigest = false;
   #entities = 0;
+  /** Lines that count for `maxStructureLines`. */
   #lines = 0;
-  /** Octets that cannot be judged before others come. Of a header, so many have been searched for its end. */
+  /** Octets that cannot be judged before others come. */
   #held: Buffer = Buffer.alloc(0);
+  /** In the state 'header': so many octets of the header have been searched for its end. */
   #searched = 0;
   /** In the states 'content' and 'between': the next octet begins a line. */
   #isLineStart = true;
@@ -153,7 +156,7 @@ export class Walker {
     return undefined;
   }
 
-  /** Behind a delimiter. */
+  /** Goes on behind a delimiter: in the next part, or behind the last one. */
   #cross({ level, isLast }: { level: Level; isLast: boolean }): void {
     this.#levels.length = this.#levels.indexOf(level) + (isLast ? 0 : 1);
     this.#entity = level.entity;
@@ -162,7 +165,7 @@ export class Walker {
     this.#isLineStart = true;
   }
 
-  /** Behind a header. */
+  /** Begins an entity, whose header this is. */
   #open(header: Buffer): void {
     const { isDigest, delimiter, ...found } = describe(header, this.#isInDigest);
     const parent = this.#entity;

@@ -208,7 +208,7 @@ export class OutboundTransport implements Transport {
         if (reason !== undefined)
           log.info(
             { message: entry.id, remote: server.host, reason },
-            'a message cannot be converted for this server and goes as it is',
+            'something in a message cannot be converted for this server and goes as it is',
           );
         const first = openContent(adapted.message);
         let isFirst = true;

@@ -266,32 +266,37 @@ describe('converting costs', () => {
     'dashes and blanks': `Content-Type: multipart/mixed; boundary=b\n\n--b\n\n\xe4${`\n--${' '.repeat(900)}x`.repeat(10_000)}`,
     parts: multi('mixed', 'b', ...Array<string>(900).fill(part(utf8, '\xe4'))),
   };
+  const path = join(folder, 'hostile');
+
+  /** Of both conversions: the time of all, the longest time for which nobody else had a turn, and the most memory. */
+  async function measure(sizeBytes: number): Promise<{ ms: number; longestMs: number; mostBytes: number }> {
+    let [longestMs, last, mostBytes, isDone] = [0, performance.now(), 0, false];
+    const before = process.memoryUsage().arrayBuffers;
+    const watch = (): void => {
+      longestMs = Math.max(longestMs, performance.now() - last);
+      last = performance.now();
+      mostBytes = Math.max(mostBytes, process.memoryUsage().arrayBuffers - before);
+      if (!isDone) setImmediate(watch);
+    };
+    watch();
+    const startedAt = performance.now();
+    for (const limits of [sevenBit, short]) {
+      await reencode({ kind: 'file', path, skipBytes: 0, sizeBytes }, limits, `${path}.7bit`);
+      rmSync(`${path}.7bit`, { force: true });
+    }
+    isDone = true;
+    return { ms: performance.now() - startedAt, longestMs, mostBytes };
+  }
+
   for (const [what, message] of Object.entries(hostile))
     it(`little time and memory, and no long wait for others, with ${what}`, async () => {
-      const path = join(folder, 'hostile');
-      rmSync(`${path}.7bit`, { force: true });
       writeFileSync(path, message, 'latin1');
-      let [longest, last, mostBytes, isDone] = [0, performance.now(), 0, false];
-      const before = process.memoryUsage().arrayBuffers;
-      const watch = (): void => {
-        longest = Math.max(longest, performance.now() - last);
-        last = performance.now();
-        mostBytes = Math.max(mostBytes, process.memoryUsage().arrayBuffers - before);
-        if (!isDone) setImmediate(watch);
-      };
-      watch();
-      const startedAt = performance.now();
-      for (const limits of [sevenBit, short]) {
-        await reencode({ kind: 'file', path, skipBytes: 0, sizeBytes: message.length }, limits, `${path}.7bit`);
-        rmSync(`${path}.7bit`, { force: true });
-      }
-      isDone = true;
-      const ms = performance.now() - startedAt;
-      // A folded field of 400 kB was 10 s in one go, 40 MB in one line 2.9 GB. Generous, since the machine may be busy.
-      assert.ok(
-        ms < 500 + message.length / 2500 && longest < 250,
-        `${Math.round(ms)} ms, ${Math.round(longest)} in one go`,
-      );
-      assert.ok(mostBytes < 48e6, `${mostBytes} octets`);
+      // A folded field of 400 kB was 10 s in one go, 40 MB in one line 2.9 GB.
+      const isCheap = ({ ms, longestMs, mostBytes }: Awaited<ReturnType<typeof measure>>): boolean =>
+        ms < 500 + message.length / 5000 && longestMs < 100 && mostBytes < 48e6;
+      // The machine may be busy: once is enough.
+      let measured = await measure(message.length);
+      for (let tries = 1; tries < 6 && !isCheap(measured); tries += 1) measured = await measure(message.length);
+      assert.ok(isCheap(measured), JSON.stringify(measured));
     });
 });
