@@ -2,7 +2,7 @@
 // seed. FUZZ_SECONDS: for all of them together; FUZZ_SEED: another one. Longer runs: test/fuzz/run.ts.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { type Target, fuzz, start } from './fuzzer.ts';
+import { type Random, type Target, cut, fuzz, start } from './fuzzer.ts';
 
 start();
 const { targets } = await import('./targets.ts');
@@ -33,6 +33,17 @@ describe('the fuzzer', () => {
       while (performance.now() < end);
     };
     await assert.rejects(fuzz({ ...target, run }, { seed, seconds: 20 }), /planted: Error: it takes \d+ ms/);
+  });
+
+  it('finds what costs more with each octet that comes, octet by octet', async () => {
+    const run = (input: Buffer, random: Random): void => {
+      const pieces = cut(input, random);
+      // As long as copying all octets for each new one takes.
+      const end = performance.now() + pieces.length ** 2 / 5e7;
+      while (performance.now() < end);
+    };
+    const found = fuzz({ ...target, run }, { seed, seconds: 60 });
+    await assert.rejects(found, /planted: Error: its time grows faster than it, octet by octet/);
   });
 });
 

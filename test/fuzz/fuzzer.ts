@@ -233,7 +233,9 @@ class Run {
       const whole = Buffer.concat([base.subarray(0, from), Buffer.alloc(octets, piece), base.subarray(to)]);
       return { octets: whole, seed, isDripping };
     };
-    const [small, large, larger] = [long(8 * 1024), long(64 * 1024), long(128 * 1024)];
+    // Copying is so fast that it shows only with more.
+    const unit = isDripping ? 16 * 1024 : 8 * 1024;
+    const [small, large, larger] = [long(unit), long(8 * unit), long(16 * unit)];
     for (let times = 1; times <= 3; times += 2) {
       const ms = await this.#least(large, times);
       // Linear would be 8 and 2; collecting garbage makes it more.
