@@ -1,8 +1,10 @@
-// Logins: the sources of SLIM_USERS in their order, and what holds for every exchange: the throttle and the delay.
-// Promises: the first source that knows a name decides, and one that cannot answer is 454, never 535. Failures come with the
-// same words at a multiple of two seconds, after the same work, for names that exist and names that do not; success comes at
-// once. No guess is judged before a failure is reserved for it (throttle.ts). PBKDF2 runs in the thread pool, a few at a time, PAM in a
-// process of its own. Never logs a password; what is logged of a name is cut, and without control characters.
+// Logins: the sources of SLIM_USERS in their order, and what all exchanges have in common, which is the throttle and
+// the delay.
+// Promises: the first source that knows a name decides, and one that cannot answer is 454, never 535. Failures come
+// with the same words at a multiple of two seconds, after the same work, for names that exist and names that do not;
+// success comes at once. No guess is judged before a failure is reserved for it (throttle.ts). PBKDF2 runs in the
+// thread pool, a few at a time, PAM in a process of its own. Never logs a password; what is logged of a name is cut,
+// and without control characters.
 // Known gap: where SLIM_USERS also has @POSTGRESQL, SCRAM's challenge comes sooner for a name that stands before it.
 import { isUtf8 } from 'node:buffer';
 import { type Accounts, type Authenticator, CannotTell, type Exchange, type Login } from '../mail/ports.ts';
@@ -25,9 +27,9 @@ export type User =
 
 export type AuthOptions = ThrottleOptions & {
   readonly users: readonly User[];
-  /** The first of SLIM_DOMAINS, where bare names stand. */
+  /** The first of SLIM_DOMAINS: a name without a domain means the one at this domain. */
   readonly mainDomain: string;
-  /** Mechanisms as SLIM_SUPPORTS lists them; unset: all that work. */
+  /** The mechanisms that SLIM_SUPPORTS lists; unset: all that work with these users. */
   readonly offered?: readonly string[] | undefined;
   /** SLIM_DATA/state. */
   readonly folder: string;
@@ -49,14 +51,14 @@ export type Chain = Authenticator & {
 };
 
 const failureStepMs = 2000;
-/** So that a flood of logins leaves threads for mail that is being written. */
+/** Few, so that a flood of logins leaves threads of the pool for mail that is being written. */
 const checksAtOnce = 4;
 
 export async function createAuthenticator(options: AuthOptions): Promise<Chain> {
   const { users, mainDomain, offered, clock, random, log } = options;
   const { find, isRight, invent } = await openSources(options);
   const throttle = await openThrottle(options);
-  const hasPam = users.some(user => user.kind === 'pam'); // it has nothing to verify a proof by
+  const hasPam = users.some(user => user.kind === 'pam'); // PAM has no verifier, and SCRAM's proof needs one
   const working = users.length === 0 ? [] : mechanisms.filter(name => !hasPam || !name.startsWith('SCRAM'));
   const announced = working.filter(name => offered?.includes(name) ?? true);
   const offersPlus = announced.includes('SCRAM-SHA-256-PLUS');
@@ -104,7 +106,8 @@ export async function createAuthenticator(options: AuthOptions): Promise<Chain> 
           dialogue ??= open(mechanism, response, context);
           const { done, value } = await dialogue.next(response ?? Buffer.alloc(0));
           if (!done) return replies.challenge(Buffer.from(value).toString('base64'));
-          // Some fail before there is anything to judge: for whom they want to act, or by their channel binding.
+          // Some exchanges fail before there is a password to judge: by an authorization identity, or the channel
+          // binding.
           const count = reservation?.countFailure ?? (() => throttle.countFailure(client, id));
           if (value === replies.loginFailed) await fail(count, startedAt);
           if ('code' in value) return value;
@@ -137,7 +140,8 @@ async function openSources({ users, mainDomain, folder, steward, tablePasswords,
   const plain = users.flatMap(user => (user.kind === 'inline' && !parseVerifier(user.secret) ? [user.name] : []));
   const advice = 'SLIM_USERS holds passwords in plain text: `slimsmtp password` makes verifiers of them';
   if (plain.length > 0) log.warn({ accounts: plain }, advice);
-  // Nobody's password is the key of salts, so that no challenge changes at a restart.
+  // The password of the name '' is nobody's: it is the key of made-up salts, and kept, so that no challenge changes at
+  // a restart.
   const named = users.flatMap(user => (user.kind === 'generate' ? [user.name] : []));
   const passwords = users.length > 0 ? generate(folder, ['', ...named], random) : new Map<string, string>();
   const key = passwords.get('') ?? '';
@@ -172,7 +176,10 @@ async function openSources({ users, mainDomain, folder, steward, tablePasswords,
     return undefined;
   }
 
-  /** For every wrong password the same work is done in the same lines, or time would tell whose it is not. `nobody` is no account. */
+  /**
+   * Whether a password is right. A wrong one costs the same work in the same queues, whoever's it is said to be, or the time
+   * would tell which names exist. PAM is asked for `nobody`, which is no account, in place of a name that has none.
+   */
   async function isRight(found: Found | undefined, id: string, password: Buffer): Promise<boolean> {
     const verifier = found?.verifier ?? invent(id);
     const checked = (lanes.shift() ?? Promise.resolve()).then(() => checkPassword(verifier, password));

@@ -1,7 +1,8 @@
-// Logins that stand in SLIM_USERS itself: `name:secret`, and `name:@GENERATE`, whose password is made at the first start
-// and kept in SLIM_DATA/state/passwords, a line `name:password` each.
-// Promises: that file is 0600 and changes whole or not at all, before a password in it counts; a password once made stays,
-// also while its name is not in SLIM_USERS. Never logs a secret, and keeps those in plain text no longer than the start.
+// Logins that stand in SLIM_USERS itself: `name:secret`, and `name:@GENERATE`, whose password is made at the first
+// start and kept in SLIM_DATA/state/passwords, a line `name:password` each.
+// Promises: that file is 0600, and is replaced whole before a password in it counts. A password that was made once
+// stays, also while its name is not in SLIM_USERS. Never logs a secret, and forgets secrets in plain text after the
+// start.
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { replaceFileSync } from '../durable/replace.ts';
@@ -9,7 +10,7 @@ import type { Verifier } from '../sasl/scram.ts';
 import type { Random } from '../system/world.ts';
 import { type Source, parseName } from './sources.ts';
 
-/** Without those that people mistake for each other: 31 of them, so 20 are 99 bits. */
+/** Without letters and digits that people mistake for each other. 20 out of these 31 are 99 bits. */
 const alphabet = 'abcdefghjkmnpqrstuvwxyz23456789';
 
 /** A login as it stands in SLIM_USERS, with or without a domain. */
@@ -25,7 +26,7 @@ export function readGenerated(folder: string, name: string): string | undefined 
   return read(folder).get(name);
 }
 
-/** All that were ever made, and those of `names` that are made now. */
+/** The passwords of all names that ever got one; `names` that have none get one now. */
 export function generate(folder: string, names: readonly string[], random: Random): ReadonlyMap<string, string> {
   const kept = read(folder);
   const missing = names.filter(name => !kept.has(name));

@@ -1,9 +1,9 @@
-// Made-up verifiers, for names that nobody has: SCRAM's challenge shows salt and iterations before any password is asked for, so a
-// stranger could read off it which names exist.
-// Promises: a name always gets the same challenge, also after a restart; its number of iterations and the length of its salt
-// are those of a real verifier, drawn by the name from all that are known. A new shape changes the challenges of the names
-// that it wins, and of no other. Known are the verifiers of SLIM_USERS from the start, those of the table `users` once a
-// login has read them: their shapes are kept in SLIM_DATA/state/shapes, a line `iterations:octets` each.
+// Made-up verifiers, for names that nobody has: SCRAM's challenge shows salt and iterations before any password is
+// asked for, so a stranger could read off it which names exist.
+// Promises: a name always gets the same challenge, also after a restart; its number of iterations and the length of its
+// salt are those of a real verifier, drawn by the name from all that are known. A new shape changes the challenges of
+// the names that it wins, and of no other. Known are the verifiers of SLIM_USERS from the start, those of the table
+// `users` once a login has read them: their shapes are kept in SLIM_DATA/state/shapes, a line `iterations:octets` each.
 import { createHmac } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';

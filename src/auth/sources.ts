@@ -1,7 +1,7 @@
-// Who is who: what a source of logins is, the forms in which a name is looked for, and the sources outside SLIM_USERS:
-// the Unix accounts (@PAM) and the table `users` (@POSTGRESQL).
-// Promises: names compare as addresses do, and a bare name stands at the first domain and at no other; a database that is
-// down and a row that holds no verifier are 'cannot tell', never 'no'.
+// What a source of logins is, the forms in which a name is looked for, and the two sources outside SLIM_USERS: the Unix
+// accounts (@PAM) and the table `users` (@POSTGRESQL).
+// Promises: names compare as addresses do, and a name without a domain is the one at the first domain, and at no other.
+// A database that is down, and a row without a verifier, are 'cannot tell', never 'no such login'.
 import { type Accounts, CannotTell } from '../mail/ports.ts';
 import type { Log } from '../system/log.ts';
 import { type Mailbox, toMailbox } from '../mail/address.ts';
@@ -12,18 +12,18 @@ import type { Clock } from '../system/world.ts';
 export type Name = Readonly<{ address: Mailbox; id: string; keys: readonly string[] }>;
 /** How a login is checked: by a verifier, or by PAM as that Unix account. */
 export type Found = Readonly<{ source: string; verifier?: Verifier; account?: string }>;
-/** undefined: it does not know the name. Rejects with CannotTell. */
+/** Undefined: this source does not know the name. Rejects with CannotTell. */
 export type Source = (name: Name) => Promise<Found | undefined>;
 
 /** The password column of the first of these names that the table `users` has. Rejects with CannotTell. */
 export type TablePasswords = (names: readonly string[]) => Promise<string | undefined>;
 
-/** What a client calls itself; undefined: that is nobody's name. */
+/** The name that a client gives for itself; undefined where nobody can have that name. */
 export function parseName(text: string, mainDomain: string): Name | undefined {
   const at = text.lastIndexOf('@');
   const [local, domain] = at < 0 ? [text, mainDomain] : [text.slice(0, at), text.slice(at + 1)];
   const address = toMailbox({ local, domain });
-  // With a second @, what stands before the first domain would be looked for as somebody's whole name.
+  // Of `a@b.example@example.com` the part `a@b.example` would be looked for as a name without a domain.
   if (!address || local.includes('@')) return undefined;
   const id = `${address.local}@${address.domain}`;
   const bare = address.domain === mainDomain ? [local, address.local] : [];

@@ -1,15 +1,17 @@
 // Slows down who guesses passwords, by client and by account, and leaves a correct login from elsewhere alone.
 //
-// How it works: a client may have ten failures in ten minutes. Every guess reserves a failure before it is judged, and what is
-// reserved counts like a failure, because it may become one: so fifty guesses at once are judged a few at a time. A guess
-// for which no failure is left to reserve waits until an earlier one has been judged; then it is judged, or refused. Who was
-// wrong has the failure counted, and only then is the reservation given back; who was right, or could not be judged,
-// just gives it back. So a client that gives the right password fifty times at once waits a moment, and is never refused.
-// An account may have twenty failures in an hour. Beyond, it is shut for the clients that have failed themselves or have
-// reserved a failure, and open for all others: a lock on the account would let anyone lock its owner out.
+// How it works: a client may have ten failures in ten minutes. Every guess reserves a failure before it is judged, and
+// what is reserved counts like a failure, because it may become one: so fifty guesses at once are judged a few at a
+// time. A guess for which no failure is left to reserve waits until an earlier one has been judged; then it is judged,
+// or refused. Who was wrong has the failure counted, and only then is the reservation given back; who was right, or
+// could not be judged, just gives it back. So a client that gives the right password fifty times at once waits a
+// moment, and is never refused. An account may have twenty failures in an hour. Beyond, it is shut for the clients that
+// have failed themselves or have reserved a failure, and open for all others: a lock on the account would let anyone
+// lock its owner out.
 //
 // Promises: asked before anything is checked, and the same for names that nobody has; memory is bounded, since counts
-// expire and accounts share a fixed number of them. Loaded with the logins: a server without logins does not pay for it.
+// expire and accounts share a fixed number of them. Loaded with the logins: a server without logins does not pay for
+// it.
 import { hash } from 'node:crypto';
 import type { RateLimiterMemory } from 'rate-limiter-flexible';
 
@@ -92,7 +94,10 @@ export async function openThrottle({ clientKey, isShared }: ThrottleOptions) {
       return areTooMany(client, own, all);
     },
 
-    /** Reserves a failure for one guess, at once or when others have been judged; undefined: there were too many failures. */
+    /**
+     * Reserves a failure for one guess, at once or when others have been judged; undefined: there were too many
+     * failures.
+     */
     async reserve(client: string, id: string): Promise<Reservation | undefined> {
       const late = Promise.withResolvers<'late'>();
       const timer = setTimeout(late.resolve, longestWaitMs, 'late');

@@ -1,6 +1,6 @@
 // Addresses in the form in which they are compared. Only `toMailbox` makes one.
-// Promises: two spellings of one address have an equal Mailbox; a domain that is not a valid name has none, and neither has
-// an address with a control character or a line separator anywhere in it.
+// Promises: two spellings of one address have an equal Mailbox; a domain that is not a valid name has none, and neither
+// has an address with a control character or a line separator anywhere in it.
 import { domainToASCII } from 'node:url';
 import type { Address } from '../smtp/address.ts';
 
@@ -13,14 +13,22 @@ declare const canonical: unique symbol;
 export type Mailbox = { readonly local: string; readonly domain: string; readonly [canonical]: true };
 
 const printable = /^[\x20-\x7e]*$/;
-/** What may stand in a domain before IDNA maps it. Node asks its URL parser, which would drop tabs and line ends, decode
- * percent signs, and end the host at `/`, `?`, `#` and `\`: two different names would then be one. */
+/**
+ * What may stand in a domain before IDNA maps it. Node asks its URL parser, which would drop tabs and line ends, decode
+ * percent signs, and end the host at `/`, `?`, `#` and `\`: two different names would then be one.
+ */
 const unmapped = /^[\w.\-\u{a0}-\u{10ffff}]*$/u;
 
-/** Whether a name holds a control character or a line separator, which no name may (in a log or a header it would begin a line). */
+/**
+ * Whether a name holds a control character or a line separator, which no name may (in a log or a header it would begin
+ * a line).
+ */
 export const hasControls = (name: string): boolean => /[\p{Cc}\p{Zl}\p{Zp}]/u.test(name);
 
-/** The canonical form of an address; undefined when its domain is not a valid (internationalised) name, or for a control character. */
+/**
+ * The canonical form of an address; undefined when its domain is not a valid (internationalised) name, or for a control
+ * character.
+ */
 export function toMailbox(address: Pick<Address, 'local' | 'domain'>): Mailbox | undefined {
   const domain = address.domain === '' ? '' : toDomain(address.domain);
   if (domain === undefined) return undefined;

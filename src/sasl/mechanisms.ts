@@ -1,7 +1,8 @@
-// The SASL mechanisms as dialogues: responses in, challenges out, and in the end a login or a refusal. Who may log in is for the
-// server behind them to say (Context); here stands only what goes over the wire.
+// The SASL mechanisms as dialogues: responses in, challenges out, and in the end a login or a refusal. Who may log in
+// is for the server behind them to say (Context); here stands only what goes over the wire.
 // Promises: a malformed response is 501; any other failure is the same 535, and SCRAM comes to it for unknown names as
-// for known ones. Before a password or a proof is judged, the server admits the guess, or does not. Never compares a password.
+// for known ones. Before a password or a proof is judged, the server admits the guess, or does not. Never compares a
+// password.
 // RFC 4954 (AUTH), 4616 (PLAIN), 5802 and 7677 (SCRAM), 5929 and 9266 (channel bindings).
 import { isUtf8 } from 'node:buffer';
 import type { Login } from '../mail/ports.ts';

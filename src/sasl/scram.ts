@@ -1,8 +1,8 @@
-// SCRAM-SHA-256, the arithmetic of it, for the server's logins and for our own at a relay. RFC 5802, RFC 7677.
+// The arithmetic of SCRAM-SHA-256, for logins here and for our own login at a relay. RFC 5802, RFC 7677.
 // Promises: a verifier is PostgreSQL's own text, so its tables and tools can be shared; comparisons take constant time;
-// PBKDF2 runs in the thread pool. Never sees a socket, and keeps nothing.
-// Of SASLprep (RFC 4013) it does what matters in passwords that people type: NFKC and one kind of space. Anything
-// that is not UTF-8 is taken as the octets that it is, as PostgreSQL does.
+// PBKDF2 runs in the thread pool. Never sees a socket, and keeps nothing. Of SASLprep (RFC 4013) it does what matters
+// in passwords that people type: NFKC, and one kind of space. A password that is not UTF-8 is taken octet for octet, as
+// PostgreSQL does.
 import { isUtf8 } from 'node:buffer';
 import { createHmac, hash, pbkdf2, timingSafeEqual } from 'node:crypto';
 import { promisify } from 'node:util';
@@ -13,9 +13,9 @@ export type Verifier = Readonly<{ iterations: number; salt: Buffer; storedKey: B
 const derive = promisify(pbkdf2);
 const hmac = (key: Buffer, text: string): Buffer => createHmac('sha256', key).update(text).digest();
 const sha256 = (octets: Buffer): Buffer => hash('sha256', octets, 'buffer');
-/** RFC 7677 §4 wants this many at least. */
+/** Iterations: RFC 7677 §4 wants this many at least. */
 const fewestIterations = 4096;
-/** A second of one core, about: more is a mistake in a verifier, or a server that wants our time. */
+/** Iterations for about a second of one core. More are a mistake in a verifier, or a relay that wants our time. */
 const mostIterations = 5_000_000;
 
 /** `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`; undefined when the text is none. */
@@ -33,9 +33,10 @@ export function formatVerifier({ iterations, salt, storedKey, serverKey }: Verif
   return `SCRAM-SHA-256$${iterations}:${s}$${stored}:${server}`;
 }
 
-/** Of the verifiers that we make, as PostgreSQL makes them. */
+/** What the verifiers look like that we make, and that PostgreSQL makes. */
 export const usualShape = { iterations: fewestIterations, saltBytes: 16 };
 
+/** A new verifier. `random` gives the salt. */
 export async function makeVerifier(
   password: string | Buffer,
   random: { hex(octets: number): string },
@@ -61,15 +62,18 @@ export function serverFinal({ serverKey }: Pick<Verifier, 'serverKey'>, authMess
   return `v=${hmac(serverKey, authMessage).toString('base64')}`;
 }
 
-/** The client's first message without its GS2 header, so what follows 'n,,' on the wire; `nonce` is fresh, without commas. */
+/**
+ * The client's first message without its GS2 header, which on the wire stands in front of it. `nonce` is fresh, and
+ * without commas.
+ */
 export function clientFirst(name: string, nonce: string): string {
   return `n=${prepare(name).toString().replaceAll('=', '=3D').replaceAll(',', '=2C')},r=${nonce}`;
 }
 
 /**
- * The client's answer to the server's challenge, and what the server must say to that: anything but `expected`, octet for
- * octet, is no success, whatever code it comes with. `first` is what clientFirst gave. undefined: the challenge is malformed,
- * is not for us, or asks for too little or too much work. `channel` is the GS2 header, with the data of a channel binding.
+ * The client's answer to the server's challenge, and what the server must say to it: a server that says anything else has not
+ * proved itself, whatever its reply code is. `first` is the result of clientFirst. `channel` is the GS2 header, with the data of
+ * a channel binding. Undefined: the challenge is malformed, is not for us, or asks for too little or too much work.
  */
 export async function clientFinal(
   password: string | Buffer,

@@ -1,7 +1,8 @@
 // The Unix accounts that the server keeps itself: passwd, group, shadow in SLIM_DATA/accounts, for libnss-extrausers.
-// Promises: each file changes whole or not at all, one writer at a time; a uid is never one that any account or home
-// has already; passwords are seen by crypt(3) alone, by standard input, and kept as yescrypt hashes.
-// Never touches /etc, never an account that comes from elsewhere. See passwd(5), shadow(5).
+// Promises: each file is replaced whole, by one writer at a time. A new account never gets a uid that another account,
+// or a home that was left, has already. Passwords go to crypt(3) alone, by standard input, and are kept as yescrypt
+// hashes.
+// Never touches /etc, nor an account that is kept elsewhere. See passwd(5), shadow(5).
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import { join } from 'node:path';
@@ -19,10 +20,13 @@ export type KeptAccount = Readonly<{ name: string; uid: number; home: string; lo
 /** The lines of each file, by name. */
 type Tables = Record<'passwd' | 'group' | 'shadow', Map<string, string>>;
 
-/** Whom PAM is asked for in place of a name that nobody has. By its uid it is never an account for mail. */
+/**
+ * The account that PAM is asked for in place of a name that nobody has. Its uid keeps it from being an account for
+ * mail.
+ */
 export const decoy = 'slimsmtp-decoy';
 
-/** Makes it, with a password that nobody knows. */
+/** Makes the decoy where it is missing, with a password that nobody knows. */
 export async function ensureDecoy(files: AccountFiles): Promise<void> {
   if (read(files.folder).passwd.has(decoy)) return;
   const secret = shadowLine(files, decoy, files.random.hex(32));
@@ -68,7 +72,8 @@ export async function removeAccount(files: AccountFiles, name: string, withHome 
     for (const table of [passwd, group, shadow]) table.delete(name);
     return line.split(':')[5] ?? '';
   });
-  // Not fs.rm: what is removed as root was another's to rearrange, and coreutils' rm holds on to each folder (openat).
+  // The home is removed as root while its account may rearrange it. fs.rm goes by paths; rm of coreutils opens each
+  // folder (openat).
   if (withHome && home.startsWith(`${files.homes}/`)) execFileSync('rm', ['-rf', '--one-file-system', '--', home]);
 }
 
@@ -81,7 +86,7 @@ export async function setPassword(files: AccountFiles, name: string, password: s
   });
 }
 
-/** Makes those of SLIM_ACCOUNTS that do not exist, here or elsewhere; the names of those made. */
+/** Makes the accounts of SLIM_ACCOUNTS that the system does not know, and gives their names. */
 export async function ensureAccounts(files: AccountFiles, wanted: readonly Wanted[]): Promise<readonly string[]> {
   const made: string[] = [];
   for (const { name, password } of wanted)
@@ -89,9 +94,9 @@ export async function ensureAccounts(files: AccountFiles, wanted: readonly Wante
   return made;
 }
 
-/** A crypt(3) hash. Perl is in every Debian's base system, and its crypt is the very one that PAM will ask. */
+/** A hash of crypt(3), by way of Perl, which is in Debian's base system and calls the same crypt as PAM. */
 export function hashPassword(password: string, random: Random): string {
-  // PAM's module cuts at 127 octets and at NUL.
+  // The module authenticate-pam cuts a password at 127 octets and at NUL.
   if (password === '' || Buffer.byteLength(password) > 126 || /\p{Cc}/u.test(password))
     throw new Error('a password has 1 to 126 octets and no control characters');
   // 20 characters are 15 octets of salt, with no bits left over, which yescrypt would refuse.
@@ -117,12 +122,15 @@ function find(table: ReadonlyMap<string, string>, name: string): string {
 const isTaken = async (key: string): Promise<boolean> =>
   !!((await getent('passwd', key)) ?? (await getent('group', key)));
 
-/** Makes the home and returns its uid. A home that was left by an account of that name is taken up, with its uid. */
+/**
+ * Makes the home, and returns the uid for its account. Where an account of that name has left a home, it is used again,
+ * with its uid.
+ */
 async function makeHome(homes: string, home: string): Promise<number> {
   const reason = whyNotRoots(home);
   if (reason !== undefined) throw new Error(`homes are for root to make: ${reason}`);
   const left = fs.lstatSync(home, { throwIfNoEntry: false })?.uid ?? 0;
-  // What removed accounts have left must not become a stranger's by its uid.
+  // A new account must not get the uid of a removed one, whose home and mail would be its own then.
   const owners = new Set(fs.readdirSync(homes).map(name => fs.lstatSync(join(homes, name)).uid));
   let uid = left || 1000;
   if (left === 0) while (owners.has(uid) || (await isTaken(`${uid}`))) uid += 1;
@@ -130,7 +138,7 @@ async function makeHome(homes: string, home: string): Promise<number> {
     throw new Error(`${home} cannot belong to uid ${uid}: chown it to root, or move it away`);
   fs.mkdirSync(home, { recursive: true, mode: 0o700 });
   fs.lchownSync(home, uid, uid);
-  // Mail that got its 250 must not vanish with the folder that it is in.
+  // The home must be stable before mail in it gets its 250.
   syncNow(homes);
   return uid;
 }
@@ -144,7 +152,9 @@ function read(folder: string): Tables {
   return { passwd: table('passwd'), group: table('group'), shadow: table('shadow') };
 }
 
-/** Reads, changes and writes the files, alone. passwd comes last: an account is there when all of it is. */
+/**
+ * Reads, changes and writes the files under a lock. passwd is written last: an account exists once all of it is there.
+ */
 async function change<T>({ folder, clock }: AccountFiles, work: (tables: Tables) => Promise<T>): Promise<T> {
   fs.mkdirSync(folder, { recursive: true, mode: 0o755 });
   const reason = whyNotRoots(join(folder, 'passwd'));
@@ -156,7 +166,7 @@ async function change<T>({ folder, clock }: AccountFiles, work: (tables: Tables)
       break;
     } catch (error) {
       if (tries === 200) throw error;
-      // One of ten seconds is a crash's: no change takes that long.
+      // A lock that is ten seconds old was left by a crash: no change takes that long.
       const made = fs.statSync(lock, { throwIfNoEntry: false })?.mtimeMs ?? Infinity;
       if (made < clock.now() - 10_000) fs.rmSync(lock, { force: true });
       await wait(100);

@@ -1,8 +1,10 @@
-// What root does when one network process asks: looks up accounts, checks passwords, deposits mail, reads the TLS files.
-// A deposit goes in two phases. `prepare` writes a copy for each account into its tmp/; the number of that request is the
-// token by which `commit` or `abort` ends the deposit, once. An `abort` may come before its `prepare` is done, and waits for it.
-// Promises: an account is only what may receive mail (nss.ts), and mail is put only where mail is kept: into an account's
-// Maildir, that Maildir's subfolders, and folders that the settings name. What a dead network process left open is aborted.
+// What root does when one network process asks: looks up accounts, checks passwords, deposits mail, reads the TLS
+// files. A deposit goes in two phases. `prepare` writes a copy for each account into its tmp/; the number of that
+// request is the token by which `commit` or `abort` ends the deposit, once. An `abort` may come before its `prepare` is
+// done, and waits for it.
+// Promises: an account is only what may receive mail (nss.ts), and mail is put only where mail is kept: into an
+// account's Maildir, that Maildir's subfolders, and folders that the settings name. What a dead network process left
+// open is aborted.
 import { join } from 'node:path';
 import type { Prepared } from '../mail/ports.ts';
 import type { Clock, Random } from '../system/world.ts';
@@ -70,7 +72,10 @@ export function openAnswers(options: AnswersOptions): Answers {
     await (await prepared)?.[how]();
   }
 
-  /** The password of what is no account is checked against the decoy's: the same work in the same line, or time would tell. */
+  /**
+   * The password of what is no account is checked against the decoy's: the same work in the same line, or time would
+   * tell.
+   */
   async function authenticate({ name, password }: Extract<Request, { kind: 'authenticate' }>): Promise<boolean> {
     const isAccount = (await accounts.find(name)) !== undefined;
     return (await pam.authenticate(isAccount ? name : decoy, password)) && isAccount;

@@ -1,6 +1,6 @@
-// All that root does when the server starts: it prepares the folders, makes the accounts of SLIM_ACCOUNTS, and then becomes the
-// steward. The order matters: a folder is root's before anything in it is looked at, and everything that the network
-// process needs is there before that process is started.
+// All that root does when the server starts: it prepares the folders, makes the accounts of SLIM_ACCOUNTS, and then
+// becomes the steward. The order matters: a folder is root's before anything in it is looked at, and everything that
+// the network process needs is there before that process is started.
 // Promise: what cannot work is said in one sentence, with exit status 78 (settings, owners) or 69 (a port is taken).
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -91,7 +91,10 @@ export async function boot({ settings, mailRoots, variables, argv, clock, random
 const howToGive = 'give it back (cap_add), or start as an ordinary user, without Unix accounts';
 const show = (names: readonly string[]): string => names.map(name => `CAP_${name}`).join(', ');
 
-/** Of what the steward needs (compose.yaml says for what), that which this root has not. By their numbers in capabilities(7). */
+/**
+ * Of what the steward needs (compose.yaml says for what), that which this root has not. By their numbers in
+ * capabilities(7).
+ */
 async function lackingCapabilities(): Promise<readonly string[]> {
   const [, effective] = /^CapEff:\s*([0-9a-f]+)$/m.exec(await readFile('/proc/self/status', 'utf8')) ?? [];
   if (effective === undefined) return [];

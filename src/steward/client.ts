@@ -1,7 +1,8 @@
-// The network process's side of the steward: what needs root, as ordinary ports (Accounts, Storage, passwords, the TLS files).
-// Promises: every question has a deadline, and anything but an answer is CannotTell; a deposit whose answer came too
-// late is taken back. Ignores SIGTERM, SIGINT and SIGHUP (terminals and init send them to the whole group): only the
-// steward's word counts, and when the steward is gone this process leaves.
+// The network process's side of the steward: what needs root, as ordinary ports (Accounts, Storage), passwords and TLS
+// files.
+// Promises: every question has a deadline, and anything but an answer is CannotTell. A deposit whose answer came too
+// late is aborted. SIGTERM, SIGINT and SIGHUP, which terminals and init send to all processes at once, are ignored:
+// only orders of the steward count. When the steward has ended, this process ends.
 import { constants, rmSync, writeFileSync } from 'node:fs';
 import { copyFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
@@ -44,13 +45,13 @@ export class Steward {
     });
   }
 
-  /** Whether that is the password of that account; false for what is no account, no password. */
+  /** Whether an account has that password. Text that can be no account's name, or no password, is answered here: no. */
   async authenticate(name: string, password: string): Promise<boolean> {
     if (!isAccountName(name) || !isPassword(password)) return false;
     return (await this.#ask({ kind: 'authenticate', name, password }, authenticateMs)) === true;
   }
 
-  /** Those of the configured TLS files that are for root to read. */
+  /** The texts of the configured TLS files, of those that root has to read for us. */
   readTlsFiles(): Promise<TlsFiles> {
     return this.#ask({ kind: 'tls' });
   }
@@ -85,7 +86,7 @@ export class Steward {
       await write(path, message, head);
       await this.#ask({ kind: 'prepare', spool: basename(path), targets }, depositMs, token);
     } catch (error) {
-      // Harmless when nothing was prepared, needed when only the answer was late.
+      // Needed when everything was prepared and only the answer was late; harmless when nothing was.
       end('abort').catch(() => {});
       throw error;
     } finally {
@@ -97,8 +98,10 @@ export class Steward {
     };
   }
 
-  /** Of the PATHs in the settings, which every mail asks for: asked anew every four seconds, and once known never waited for again,
-   * since a steward that hangs must not hold up mail that needs no root. */
+  /**
+   * The account that owns a PATH of the settings; every mail asks for it. An answer is asked for anew every four seconds, and
+   * until then the last one is given at once: a steward that hangs must not stop mail that needs no root.
+   */
   #owner(path: string): Promise<Account | undefined> {
     const known = this.#owners.get(path);
     if (known) return known;
@@ -129,7 +132,10 @@ export class Steward {
   }
 }
 
-/** Not synced: the steward's copies are. A large message is copied, as a Maildir's hard link to it may come and go. */
+/**
+ * Writes the spool file that the steward reads. It is not synced, because the steward syncs its copies. A large message
+ * is copied and not linked, because the steward refuses a file with two names.
+ */
 async function write(path: string, message: Message, head: string): Promise<void> {
   try {
     if (message.kind === 'memory') {

@@ -1,8 +1,11 @@
 // Writes mail into the homes of Unix accounts, as root, from a spool file of the network process. See maildir(5).
-// Promises: a home is the account's to arrange, so no name in it is trusted: every folder is opened without following
-// links, must belong to the account, and stays pinned by its descriptor; what is below is named through
-// /proc/self/fd/N/, Node's way to openat(2). A folder swapped for a symlink afterwards changes nothing.
-// Never changes its own uid (that is process-wide and would hit other calls), never links across owners.
+// How it goes: an account may arrange its home as it likes, also while mail is put there, so no path in it is trusted.
+// Every folder on the way is opened without following links, must belong to the account, and stays open; what is in it
+// is named through its descriptor, /proc/self/fd/N/name, which is Node's way to openat(2). Then the copies are written
+// into tmp/ and synced (prepare), and renamed into new/ or removed (commit, abort), all by those descriptors.
+// Promises: a folder that is swapped for a link at any moment changes nothing. A deposit that fails leaves no copy.
+// Never changes its own uid, which is the whole process's and would hit other calls; never links a file of one owner to
+// another.
 import fs, { constants } from 'node:fs';
 import { promisify } from 'node:util';
 import type { Account, Prepared } from '../mail/ports.ts';
@@ -43,8 +46,8 @@ export async function deposit(
     const folder = open(path, O_DIRECTORY);
     const owner = fs.fstatSync(folder).uid;
     if (owner === uid) return folder;
-    // Made just now, or by us before a crash. Should the account have put another empty folder of root's in its place,
-    // it gains nothing: it could as well have removed it.
+    // An empty folder of root's was made just now, or before a crash. If the account has put another empty folder of
+    // root's in its place, it gains nothing: it could as well have removed that folder.
     if (parent === undefined || owner !== process.geteuid?.() || fs.readdirSync(within(folder)).length > 0)
       throw new Error(`a folder on the way to the mail of ${name} belongs to uid ${owner}: chown it to ${uid}`);
     fs.fchownSync(folder, uid, gid);
@@ -71,7 +74,7 @@ export async function deposit(
       const name = uniqueName(options.clock, options.random);
       const file = open(within(tmp, name), O_WRONLY | O_CREAT | O_EXCL);
       copies.push({ tmp, fresh, file, name });
-      // Before the content: a quota of the account's counts from the first octet.
+      // Before the content is written, so that it counts for the account's quota from the first octet.
       fs.fchownSync(file, account.uid, account.gid);
     }
     await fill(copies, source, found.size);
@@ -109,7 +112,10 @@ async function fill(copies: readonly Copy[], source: number, size: number): Prom
   }
 }
 
-/** Waits for all, also when one fails: a descriptor must not be closed, and its number reused, under a running call. */
+/**
+ * Waits for all calls, also when one has failed: a descriptor must not be closed, and its number used again, under a
+ * running call.
+ */
 async function all<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
   const failed = (await Promise.allSettled(items.map(work))).find(result => result.status === 'rejected');
   if (failed) throw failed.reason;
@@ -118,13 +124,13 @@ async function all<T>(items: readonly T[], work: (item: T) => Promise<void>): Pr
 function remove(path: string): void {
   try {
     fs.unlinkSync(path);
-  } catch {} // not there (any more), or the account took it: then it is not ours to remove
+  } catch {} // it is not there, or the account has moved it: then it is not ours to remove
 }
 
 /** Removes what a crash of ours left in tmp/ (maildir(5)), by its name: nothing else in a home is ours to remove. */
 function sweep(tmp: number, before: number): void {
   const folder = fs.opendirSync(within(tmp));
-  // Only so many: the account may have put millions there.
+  // Only a hundred at a time: the account may have put millions there.
   for (let left = 100, entry = folder.readSync(); left > 0 && entry; left -= 1, entry = folder.readSync()) {
     const [, seconds] = /^(\d+)\.M\d+P\d+Q\d+R[0-9a-f]{8}\./.exec(entry.name) ?? [];
     if (Number(seconds) * 1000 < before) remove(within(tmp, entry.name));

@@ -1,7 +1,8 @@
 // Unix accounts as the system's name service knows them, by getent(1): /etc/passwd, libnss-extrausers, LDAP alike.
-// Promises: an account is only what may receive mail (uid 1000-59999, an existing home, not our own user); a change is
-// seen within five seconds; a getent that fails or hangs is an error, never 'no such account'.
-// Known gap: of a network name service (LDAP) that is down, getent itself says 'no such account'; sssd's cache helps.
+// Promises: an account here is one that may receive mail: uid 1000 to 59999, an existing home, and not the server's own
+// user. A change is seen within five seconds. A getent that fails or hangs is an error, never 'no such account'.
+// Known gap: while a network name service (LDAP) is down, getent itself says 'no such account'. The cache of sssd
+// helps.
 import { execFile } from 'node:child_process';
 import { stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
@@ -9,7 +10,10 @@ import type { Account, Accounts } from '../mail/ports.ts';
 
 const keptMs = 4_000;
 
-/** One entry of a name service database, split into its fields; undefined: there is none. Digits are an id. */
+/**
+ * The fields of one entry of a name service database, by its name, or by its number where `key` is digits; undefined:
+ * there is none.
+ */
 export function getent(database: 'passwd' | 'group', key: string): Promise<readonly string[] | undefined> {
   return new Promise((answered, failed) => {
     execFile('getent', [database, '--', key], { timeout: 8_000 }, (error, stdout) => {
@@ -26,7 +30,10 @@ export async function findUser(name: string): Promise<{ readonly uid: number; re
   return found === name ? { uid: Number(uid), gid: Number(gid) } : undefined;
 }
 
-/** Remembers an answer, also that there is none, for a while; what is on its way is not asked again. */
+/**
+ * Remembers each answer for a while, also the answer that there is no such thing. A question that is under way is not
+ * asked twice.
+ */
 export function remember<T>(ask: (key: string) => Promise<T>): (key: string) => Promise<T> {
   const known = new Map<string, Promise<T>>();
   return key => {
@@ -42,7 +49,8 @@ export function remember<T>(ask: (key: string) => Promise<T>): (key: string) => 
 
 /** The accounts that may receive mail. */
 export function createAccounts(ownUid: number): Accounts {
-  // Strangers choose the names: eight processes at once and no more, each waiting for the last one in its lane.
+  // Strangers choose the names, so at most eight processes run at once: each question waits for the one before it in
+  // its lane.
   const lanes = Array<Promise<unknown>>(8).fill(Promise.resolve());
 
   const look = remember(key => {
@@ -54,7 +62,7 @@ export function createAccounts(ownUid: number): Accounts {
   return {
     async find(name) {
       const account = await look(name);
-      // '1000' is not the name of the account with that uid.
+      // getent takes '1000' for a uid, and finds an account that has another name.
       return account?.name === name ? account : undefined;
     },
     async owner(path) {
@@ -76,7 +84,7 @@ async function lookUp(key: string, ownUid: number): Promise<Account | undefined>
   return (await ownerOf(home)) === undefined ? undefined : { name, uid, gid: Number(gid), home: resolve(home) };
 }
 
-/** Whose directory that is; undefined: no such directory. */
+/** The uid of a directory's owner; undefined: there is no such directory. */
 async function ownerOf(folder: string): Promise<number | undefined> {
   const found = await stat(folder).catch((error: NodeJS.ErrnoException) => {
     if (error.code !== 'ENOENT' && error.code !== 'ENOTDIR') throw error;

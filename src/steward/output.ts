@@ -1,8 +1,8 @@
 // Copies what the network process prints to our own output. That process has a session and pipes of its own: with our
 // terminal it could put commands into the terminal's input (TIOCSTI), and root's shell would run them.
-// Promises: whole lines, in their order, so that lines of ours may come between them but never into them; nothing is lost
-// when the process ends. A reader that stalls stops the copying, not us: then the process keeps its lines, up to a bound
-// (system/log.ts). What cannot be written, because nobody reads any more, is dropped.
+// Promises: whole lines, in their order, so that lines of ours may come between them but never into them; nothing is
+// lost when the process ends. A reader that stalls stops the copying, not us: then the process keeps its lines, up to a
+// bound (system/log.ts). What cannot be written, because nobody reads any more, is dropped.
 import { write } from 'node:fs';
 import type { Readable } from 'node:stream';
 import { setTimeout as wait } from 'node:timers/promises';

@@ -1,8 +1,14 @@
 // Passwords of Unix accounts: a child of the steward that asks PAM, and the steward's side of it. PAM's modules block
-// threads, hang and crash; here they take nobody along.
-// Promises: yes, no, or CannotTell within forty-five seconds; a child that has died or hangs is replaced at the next question.
-// Only PAM's plain words for 'no' are a no. Never asks for an account that the steward does not know, never any service
-// but `slimsmtp`: PAM itself would fall back on `other`, whose rules are somebody else's.
+// threads, hang and crash, so they run in a process of their own.
+//
+// How it goes: the first question starts the child, and all later ones go to the same child, many at once; each has a
+// thread of the child's pool. A question that has no answer after 45 seconds is given up. If the child has answered
+// nothing at all meanwhile, all of its threads hang, and it is killed. When the child has ended, by itself or by us,
+// every question that waits for it is given up, and the next question starts another child.
+//
+// Promises: an answer is yes, no, or (as an error) 'cannot tell', within 45 seconds. Only PAM's own words for a refusal
+// are a no: trouble of its modules never is. The only service that is asked for is `slimsmtp`: where its file is
+// missing, PAM would use the rules of `other`, which were made for something else.
 import { type ChildProcess, fork } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -10,9 +16,15 @@ import { setPriority } from 'node:os';
 
 const serviceFile = '/etc/pam.d/slimsmtp';
 const mostWaiting = 200;
-/** Fifty logins at once take six seconds of two idle cores and twenty of busy ones, most of it yescrypt and two processes each. */
+/**
+ * Fifty logins at once take six seconds of two idle cores and twenty of busy ones, most of it yescrypt and two
+ * processes each.
+ */
 const deadlineMs = 45_000;
-/** As pam_strerror has them: wrong password, unknown, account expired, password expired, denied, too many tries. */
+/**
+ * In the words of pam_strerror(3): wrong password, unknown user, account expired, password expired, denied, too many
+ * tries.
+ */
 const refusals =
   /^(Authentication failure|User not known to|User account has expired|Authentication token (expired|is no longer valid)|Permission denied|Have exhausted)/;
 type Pam = {
@@ -21,14 +33,14 @@ type Pam = {
 type Question = { readonly id: number; readonly name: string; readonly password: string };
 type Answer = { readonly id: number; readonly isRight?: boolean; readonly error?: string };
 
-/** The steward's side. `argv` is as for the network process; `pam` takes the place of its verb. */
+/** The steward's side. `argv` is that of the network process; the child has the verb `pam` in place of its verb. */
 export function openPam([script, , ...rest]: readonly [string, ...string[]], environment: NodeJS.ProcessEnv) {
   const waiting = new Map<number, (answer: Answer) => void>();
   let current: ChildProcess | undefined;
   let asked = 0;
   let answers = 0;
 
-  /** Whatever waits for it has no answer, and the next question starts another. */
+  /** Gives up all questions that wait for this child, and makes sure that it has ended. */
   function end(child: ChildProcess): void {
     child.kill('SIGKILL');
     if (current !== child) return;
@@ -55,7 +67,7 @@ export function openPam([script, , ...rest]: readonly [string, ...string[]], env
     const [id, answersBefore] = [(asked += 1), answers];
     const { promise, resolve } = Promise.withResolvers<Answer>();
     waiting.set(id, resolve);
-    child.send({ id, name, password } satisfies Question, () => {}); // an error is the child's end
+    child.send({ id, name, password } satisfies Question, () => {}); // an error here is the child's end, which 'exit' reports
     const timer = setTimeout(() => {
       resolve({ id, error: 'PAM did not answer in time' });
       if (answers === answersBefore) end(child); // all its threads hang
@@ -69,11 +81,11 @@ export function openPam([script, , ...rest]: readonly [string, ...string[]], env
   return { authenticate, close: (): void => void (current && end(current)) };
 }
 
-/** The child, the hidden verb `pam`. Leaves with the steward. */
+/** The child: the hidden verb `pam`. It ends when the steward does. */
 export function runPam(file = serviceFile): Promise<never> {
-  setPriority(10); // hashing is heavy on purpose: who has a session comes first
+  setPriority(10); // hashing passwords is slow on purpose, and mail comes first
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(signal, () => {});
-  process.on('disconnect', () => process.kill(process.pid, 'SIGKILL')); // exit would wait for threads that hang
+  process.on('disconnect', () => process.kill(process.pid, 'SIGKILL')); // process.exit would wait for threads that hang
   process.on('message', ({ id, name, password }: Question) => {
     const answer = (rest: Omit<Answer, 'id'>): void => void process.send?.({ id, ...rest } satisfies Answer, () => {});
     try {

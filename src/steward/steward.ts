@@ -1,17 +1,18 @@
-// The first process when the server is started as root. It opens the sockets below port 1024, runs the network process as an
-// ordinary user, and does for it the few things that need root (answers.ts).
+// The first process when the server is started as root. It opens the sockets below port 1024, runs the network process
+// as an ordinary user, and does for it the few things that need root (answers.ts).
 //
 // How it goes: the sockets are opened, the network process is started with them as inherited descriptors, and our own
 // copies are closed in the same turn of the event loop, so that no connection is ever accepted here. Then the network
-// process gets one message with its settings, and asks; each request is answered or refused. When it ends by itself, all of
-// this happens again after two seconds, unless its exit status says that starting again would change nothing. SIGTERM and
-// SIGINT become the order to stop, SIGHUP the order to reload: orders go over IPC, because without CAP_KILL root may not
-// signal another user. Whoever does not obey in time is left behind, and ends when it notices that we are gone.
+// process gets one message with its settings, and asks; each request is answered or refused. When it ends by itself,
+// all of this happens again after two seconds, unless its exit status says that starting again would change nothing.
+// SIGTERM and SIGINT become the order to stop, SIGHUP the order to reload: orders go over IPC, because without CAP_KILL
+// root may not signal another user. Whoever does not obey in time is left behind, and ends when it notices that we are
+// gone.
 //
 // Promises: a request is answered or refused, whatever it holds. No handle is taken over IPC: a socket could be a
 // connection to anything. Never parses mail or speaks to the network, never hands its own environment (secrets) on, and
-// shares neither session nor terminal with the network process (output.ts). Whoever breaks into the network process can end
-// this one (by leaving with 69, by garbage on the channel): that stops mail, and gains nothing.
+// shares neither session nor terminal with the network process (output.ts). Whoever breaks into the network process can
+// end this one (by leaving with 69, by garbage on the channel): that stops mail, and gains nothing.
 import { fork, type ChildProcess, type StdioOptions } from 'node:child_process';
 import { type EventEmitter, once } from 'node:events';
 import { createServer, type Server } from 'node:net';

@@ -1,10 +1,13 @@
 // Reads the two configured TLS files for the network process, where only root can.
-// Promises: nothing of the network process's own is on the way to them, since a link there could lead root anywhere, and
-// such a file needs no root; what is not PEM is not handed over.
+// Promises: nothing of the network process's own is on the way to them, since a link there could lead root anywhere,
+// and such a file needs no root; what is not PEM is not handed over.
 import { lstat, readFile, readlink, realpath } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 
-/** The file's text; undefined: none is configured, or the network process can read it by itself. `ownUid` is that process's. */
+/**
+ * The file's text; undefined: none is configured, or the network process can read it by itself. `ownUid` is that
+ * process's.
+ */
 export async function readTlsFile(path: string | undefined, ownUid: number): Promise<string | undefined> {
   let next = path;
   while (next !== undefined) {

@@ -1,6 +1,6 @@
 // The folders that must be there before anything starts: SLIM_DATA with its parts. (The roots of mail: mail-roots.ts.)
-// Promises: trouble is one sentence that names the setting, the reason, and the exact command where one mends it. As root it
-// makes and gives away folders only where nobody but root decides what stands there (parents.ts).
+// Promises: trouble is one sentence that names the setting, the reason, and the exact command where one mends it. As
+// root it makes and gives away folders only where nobody but root decides what stands there (parents.ts).
 import fs from 'node:fs';
 import { dirname, join } from 'node:path';
 import { whyNotRoots } from './parents.ts';
@@ -36,7 +36,7 @@ export function prepareDataAsRoot(dataFolder: string, owner: Owner): boolean {
   }
 }
 
-/** The image makes the parts in advance, and root makes them before the network process looks: so at the first start all are empty. */
+/** Root makes the parts before the network process looks, and an image may make them: at the first start all are empty. */
 function isNew(dataFolder: string): boolean {
   const isEmpty = (path: string): boolean => !fs.existsSync(path) || fs.readdirSync(path).length === 0;
   try {
@@ -63,7 +63,10 @@ function make(path: string, mode: number, { uid, gid }: Owner): void {
   fs.chownSync(path, uid, gid);
 }
 
-/** As who we are: makes the parts of SLIM_DATA and proves that they can be written. Throws the sentence to print. True: this is the first start. */
+/**
+ * As who we are: makes the parts of SLIM_DATA and proves that they can be written. Throws the sentence to print. True:
+ * this is the first start.
+ */
 export function prepareData(dataFolder: string): boolean {
   const isFirst = isNew(dataFolder);
   const paths = parts.map(part => join(dataFolder, part));
@@ -87,8 +90,10 @@ export function prepareData(dataFolder: string): boolean {
   }
 }
 
-/** Makes a folder, and those above it that are missing; whether it was missing. Node's own way hides why it cannot: it says that a
- * folder does not exist where the file system is read-only. */
+/**
+ * Makes a folder, and those above it that are missing; whether it was missing. Node's own way hides why it cannot: it
+ * says that a folder does not exist where the file system is read-only.
+ */
 export function makeFolder(path: string, mode: number): boolean {
   try {
     fs.mkdirSync(path, { mode });

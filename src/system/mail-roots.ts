@@ -1,9 +1,9 @@
 // The roots of mail: the folders that the settings name for it. What is made in them belongs to src/storage.
-// How it goes: at the start each root that is missing is made, and logged, so that a volume that was not mounted shows at
-// once. One that cannot be made (of another owner, read-only) is tried again at every look, until it is there. A root that was
-// there once and has gone is never made again: its volume is away, and mail must not land in its place.
-// Promises: a root that cannot be written is named in the log once, with its setting, the reason, and a command that can be
-// followed; so is that it is mended. Trouble never ends the server: mail for that root waits with its senders.
+// How it goes: at the start each root that is missing is made, and logged, so that a volume that was not mounted shows
+// at once. One that cannot be made (of another owner, read-only) is tried again at every look, until it is there. A
+// root that was there once and has gone is never made again: its volume is away, and mail must not land in its place.
+// Promises: a root that cannot be written is named in the log once, with its setting, the reason, and a command that
+// can be followed; so is that it is mended. Trouble never ends the server: mail for that root waits with its senders.
 import fs from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Log } from './log.ts';
@@ -23,7 +23,10 @@ const sayMade = (path: string, isFirstStart: boolean, log: Log): void =>
 const lookEveryMs = 5000;
 const cannotWrite = 'mail cannot be written there until this is mended';
 
-/** As root, for the network process: makes the first missing folder of a root, where nobody but root decides what stands there. */
+/**
+ * As root, for the network process: makes the first missing folder of a root, where nobody but root decides what stands
+ * there.
+ */
 export function prepareRootAsRoot({ setting, path }: MailRoot, owner: Owner, isFirstStart: boolean, log: Log): void {
   let missing = path;
   while (!fs.lstatSync(dirname(missing), { throwIfNoEntry: false })) missing = dirname(missing);
@@ -107,7 +110,10 @@ export class MailRoots {
   }
 }
 
-/** A volume that the image has just filled is for everyone, so that the server may run as any user: the first one makes it its own. */
+/**
+ * A volume that the image has just filled is for everyone, so that the server may run as any user: the first one makes
+ * it its own.
+ */
 function takeNewVolume(path: string): void {
   const { uid, mode } = fs.statSync(path);
   if (uid === process.getuid?.() && (mode & 0o7777) === 0o1777 && fs.readdirSync(path).length === 0)

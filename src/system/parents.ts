@@ -1,9 +1,10 @@
-// Whether root may act on a folder that is named by its path: only where nobody but root decides what stands there. Whoever
-// may write in one of the folders on the way could put a link, or another folder, in the place of the next one, and root
-// would give that away.
-// Promise: a path is root's alone when every folder on the way belongs to root, and nobody else may write in it. A sticky
-// folder such as /tmp is enough where the next folder is root's, or is still to be made. Links on the way must be root's,
-// and where they lead, the same holds. The last folder itself may be anybody's: root takes it first, and looks at it then.
+// Whether root may act on a folder that is named by its path: only where nobody but root decides what stands there.
+// Whoever may write in one of the folders on the way could put a link, or another folder, in the place of the next one,
+// and root would give that away.
+// Promise: a path is root's alone when every folder on the way belongs to root, and nobody else may write in it. A
+// sticky folder such as /tmp is enough where the next folder is root's, or is still to be made. Links on the way must
+// be root's, and where they lead, the same holds. The last folder itself may be anybody's: root takes it first, and
+// looks at it then.
 import fs from 'node:fs';
 import { join, resolve } from 'node:path';
 
