@@ -145,7 +145,12 @@ export class OutboundTransport implements Transport {
     while (clock.now() - startedAt <= maxTryingMs) {
       const next = await orAborted(servers.next(), place.signal);
       if (next === undefined) return ended;
-      if (next.done) return refusals.length > 0 ? summarize(destination, refusals) : (next.value ?? unexplained);
+      if (next.done) {
+        if (refusals.length > 0) break;
+        const delivery = next.value ?? unexplained;
+        if (hop.kind === 'relay') log.warn({ destination, reason: delivery.text }, relayTrouble);
+        return delivery;
+      }
       const server = next.value;
       if (!place.enter(server.address)) return crowded(server);
       const opened = await this.#openAt(server, place);
@@ -156,7 +161,7 @@ export class OutboundTransport implements Transport {
       if (opened.delivery.status === '4.4.1') this.#unreached.add(server.address);
       const fields = { destination, remote: server.host, address: server.address, reason: opened.delivery.text };
       const isRefused = opened.because !== 'host' || opened.delivery.kind === 'failed';
-      if (server.isRelay && isRefused) log.warn(fields, 'the relay cannot be used: see SLIM_RELAY_*');
+      if (server.isRelay && isRefused) log.warn(fields, relayTrouble);
       else log.info(fields, 'a server cannot be used');
       if (place.signal.aborted) return { ...ended, remote: server.host };
       refusals.push({ ...opened, server });
@@ -250,6 +255,7 @@ export class OutboundTransport implements Transport {
   }
 }
 
+const relayTrouble = 'the relay cannot be used: see SLIM_RELAY_*';
 const unexplained = deferred('4.3.0', 'an internal error');
 const ended = deferred('4.4.5', 'the attempt made no progress, and other mail needed its place');
 const crowded = ({ host, address }: Server): Delivery => {

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { eventually } from '../integration/client.ts';
-import { openStage } from '../integration/compose-lib.ts';
+import { docker, openStage } from '../integration/compose-lib.ts';
 import { type Operator, letter, login, marker, operate, transact } from '../integration/peer-lib.ts';
 import { type Neighbours, openNeighbours, takesMail } from './neighbour-lib.ts';
 
@@ -26,6 +26,33 @@ let operator: Operator;
 before(async () => {
   neighbours = await openNeighbours(stage, ['good', 'evil']);
   operator = operate(await neighbours.server({ SLIM_RETRY: '2s' }));
+});
+
+test('1,000 mails to domains whose ten MX hosts nobody knows: few descriptors, and other mail flows', async t => {
+  const server = await neighbours.server({ SLIM_RETRY: '2s' });
+  const crowded = operate(server);
+  const script = 'for each in /proc/[0-9]*; do ls $each/fd 2>/dev/null | wc -l; done | sort -n | tail -1';
+  const descriptors = async (): Promise<number> =>
+    Number(await docker('exec', '--user', 'slim', server.getId(), 'sh', '-c', script));
+  const atFirst = await descriptors();
+  const session = await login(await crowded.port(465));
+  for (let at = 0; at < 1000; at += 1)
+    assert.match(await transact(session, [`x@d${at}.dns-hosts.example`], letter('lost')), /^250/);
+  let most = 0;
+  for (let round = 0; round < 5; round += 1) {
+    const text = marker();
+    assert.match(await transact(session, ['x@good.example'], letter(text)), /^250/);
+    const isGone = async (): Promise<boolean> => neighbours.took('good').filter(each => each === text).length === 1;
+    const startedAt = performance.now();
+    await eventually('mail whose DNS works has gone', isGone, 5000);
+    t.diagnostic(
+      `after ${Math.round(performance.now() - startedAt)} ms; a mailbox here: ${await takesMail(await crowded.port(25))}`,
+    );
+    most = Math.max(most, await descriptors());
+  }
+  t.diagnostic(`${most - atFirst} descriptors more`);
+  assert.ok(most - atFirst < 300, `${most - atFirst} descriptors more`);
+  session.socket.destroy();
 });
 
 test('each fault of the DNS keeps the mail of its domain waiting, no other, and loses nothing', async t => {

@@ -122,6 +122,16 @@ function answers(query: Buffer, isTcp: boolean): Buffer[] {
   switch (fault) {
     case 'silent':
       return [];
+    case 'hosts': // ten of them, and nobody says where they are
+      if (type !== MX) return [];
+      return [
+        say(
+          ok,
+          Array.from({ length: 10 }, (_, host) =>
+            record(MX, Buffer.concat([Buffer.from([0, 10]), name(`h${host}.${labels[0]}.dns-silent.example`)])),
+          ),
+        ),
+      ];
     case 'servfail':
       return [say(servfail)];
     case 'nxdomain':

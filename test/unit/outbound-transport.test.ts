@@ -310,10 +310,12 @@ describe('addresses', () => {
     };
     const relay = { host: '192.0.2.1', port: 25, tls: 'none' } as const;
     assert.match(words(await start(t, [server], { dns, relay }).send()), /^delivered/);
+    const { send, lines } = start(t, [server], { dns, relay: { ...relay, host: 'relay.example' } });
     assert.match(
-      words(await start(t, [server], { dns, relay: { ...relay, host: 'relay.example' } }).send()),
+      words(await send()),
       /^deferred 4\.4\.3 relay\.example unreachable the address of the relay cannot be found/,
     );
+    assert.ok(lines.some(line => line.startsWith('warn the relay cannot be used')));
   });
 });
 
