@@ -67,7 +67,9 @@ async function deliver(
     const fields = { message: record.id, destination: key };
     log.error({ ...fields, error: error instanceof Error ? error.stack : error }, 'an attempt ended in a surprise');
   }
-  const found = foundBy(deliveries);
+  const said = foundBy(deliveries);
+  // Without an address to wait for it would be tried again at once, over and over.
+  const found = said === 'crowded' && place.crowdedAt === undefined ? 'reached' : said;
   const attempt = {
     found,
     now: clock.now(),

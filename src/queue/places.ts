@@ -20,7 +20,7 @@ const maxNotices = 50;
 const endingMs = 1000;
 
 /** What waits for the lane of notices waits under this name; no address is called so. */
-const notices = 'notices';
+export const notices = 'notices';
 
 /** `notice`: to another server, with the null reverse-path. */
 export type Lane = 'mail' | 'notice';
@@ -205,6 +205,7 @@ export class Places<Waiting> {
   }
 
   #wait(key: string, waiting: Waiting): void {
+    if (this.#waitsFor.get(waiting) === key) return; // it keeps its place in the line
     this.forget(waiting);
     this.#waitsFor.set(waiting, key);
     const all = this.#waiting.get(key);

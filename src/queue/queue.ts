@@ -123,11 +123,13 @@ export class MailQueue implements Queue {
   /** What waits; with an id also the recipients of that message that do not wait any more. */
   async *list(selector: Selector): AsyncGenerator<QueuedMessage> {
     for await (const entry of this.#chosen(selector)) {
-      const look = (record: StoredEntry): QueuedMessage | undefined =>
-        describe(record, selector, this.#options.clock.now(), recipient => {
-          const job = this.#schedule.jobOf(entry, recipient);
+      const look = (record: StoredEntry): QueuedMessage | undefined => {
+        const jobOf = this.#schedule.jobsOf(entry);
+        return describe(record, selector, this.#options.clock.now(), recipient => {
+          const job = jobOf(recipient);
           return job && this.#schedule.explain(job);
         });
+      };
       const found = await this.#records.use(entry.id, look).catch((error: unknown) => {
         this.#records.complain(entry.id, error);
       });
@@ -142,7 +144,7 @@ export class MailQueue implements Queue {
       const recipients = order(record, action, selector, this.#options.clock.now());
       if (recipients.length === 0) return;
       touched += 1;
-      const jobs = new Set(recipients.map(recipient => this.#schedule.jobOf(entry, recipient)));
+      const jobs = new Set(recipients.map(this.#schedule.jobsOf(entry)));
       if (action === 'retry') for (const job of jobs) if (job) this.#schedule.unblock(job);
       this.#schedule.plan(entry, record);
       if (action !== 'retry') await this.#records.save(record);
@@ -225,7 +227,7 @@ export class MailQueue implements Queue {
   async #work(turn: Turn, record: StoredEntry): Promise<Found | undefined> {
     const { job } = turn;
     const { store } = this.#options;
-    const recipients = pending(record).filter(to => !to.isHeld && this.#schedule.jobOf(job.entry, to) === job);
+    const recipients = pending(record).filter(to => !to.isHeld && this.#schedule.isOf(job, to));
     const { found, isChanged } = await carryOut(turn, record, recipients, store, this.#options);
     if (isChanged) await this.#records.save(record);
     job.isRunning = false;

@@ -16,7 +16,7 @@ import type { Clock, Random } from '../system/world.ts';
 import { sending } from './admin.ts';
 import { Calendar } from './calendar.ts';
 import * as destinations from './destination.ts';
-import { type Lane, type Occupied, Places } from './places.ts';
+import { type Lane, type Occupied, Places, notices } from './places.ts';
 import { pending } from './records.ts';
 import { Trial } from './trial.ts';
 
@@ -107,10 +107,15 @@ export class Schedule {
     this.#schedule(job);
   }
 
-  /** The job that an entry has for a recipient. None: the recipient is done, or held. */
-  jobOf(entry: Entry, recipient: StoredRecipient): Job | undefined {
-    const key = nextHopKey(this.#hop(recipient));
-    return entry.jobs.find(job => job.destination.key === key);
+  /** Gives the job that an entry has for a recipient. None: the recipient is done, or held. */
+  jobsOf(entry: Entry): (recipient: StoredRecipient) => Job | undefined {
+    const jobs = new Map(entry.jobs.map(job => [job.destination.key, job]));
+    return recipient => jobs.get(nextHopKey(this.#hop(recipient)));
+  }
+
+  /** Whether a recipient belongs to the destination of a job. */
+  isOf({ destination }: Job, recipient: StoredRecipient): boolean {
+    return nextHopKey(this.#hop(recipient)) === destination.key;
   }
 
   /** What became due is ready. Every second. */
@@ -127,7 +132,8 @@ export class Schedule {
   /** What begins now, if anything may. The caller runs it, and calls `ended`. */
   next(): Turn | undefined {
     const { places } = this;
-    const mayBegin = ({ destination }: Job): boolean => this.#mayBegin(destination);
+    const mayBegin = ({ destination, lane }: Job): boolean =>
+      this.#mayBegin(destination) && !this.#isWaiting(destination, lane);
     const suspect = this.#trial.next(mayBegin, places.size === 0);
     if (suspect) {
       const turn = this.#begin(suspect, true);
@@ -156,7 +162,8 @@ export class Schedule {
     if (isAttempt) destination.running -= 1;
     place.leave();
     this.#trial.ended(job);
-    if (found === 'crowded' && place.crowdedAt !== undefined) this.places.waitForAddress(place.crowdedAt, destination);
+    if (found === 'crowded' && place.crowdedAt !== undefined && destination.jobs > 0)
+      this.places.waitForAddress(place.crowdedAt, destination);
     this.offer(destination);
   }
 
@@ -184,9 +191,9 @@ export class Schedule {
     const isBlocked = state.blockedUntil > this.#options.clock.now();
     if (isBlocked && destination.jobs > 0) this.#blocked.add(destination);
     else this.#blocked.delete(destination);
-    const hasReady = ready.mail.size + ready.notice.size > 0;
-    const isWaiting = this.places.waitsFor(destination) !== undefined;
-    if (hasReady && !isWaiting && this.#mayBegin(destination)) this.#open.add(destination);
+    const lane = ready.mail.size > 0 ? 'mail' : 'notice';
+    const mayBegin = this.#mayBegin(destination) && !this.#isWaiting(destination, lane);
+    if (ready[lane].size > 0 && mayBegin) this.#open.add(destination);
     else this.#open.delete(destination);
   }
 
@@ -197,14 +204,22 @@ export class Schedule {
     if (job.isRunning) return sending;
     if (job.nextAt > now) return undefined;
     if (this.#trial.has(job)) return 'it was in flight when the server died: it waits to be tried alone';
-    const waitsFor = this.places.waitsFor(destination);
-    if (waitsFor === 'notices') return 'it waits until fewer notices are under way';
-    if (waitsFor !== undefined) return `it waits until fewer sessions with ${waitsFor} are open`;
+    if (this.#isWaiting(destination, job.lane)) {
+      const waitsFor = this.places.waitsFor(destination);
+      if (waitsFor === notices) return 'it waits until fewer notices are under way';
+      return `it waits until fewer sessions with ${waitsFor} are open`;
+    }
     const { failures, blockedUntil, reason } = destination.state;
     const said = reason === undefined ? '' : `: ${reason.status} ${reason.text}`;
     if (failures > 0) return `it waits for the probe of its destination${said}`;
     if (blockedUntil > now) return `it waits until its destination allows a session${said}`;
     return entry.isNotice ? 'it waits for its turn, as a notice' : 'it waits for its turn';
+  }
+
+  /** Whether something is full that a job of this lane needs: the address of the destination, or the lane of notices. */
+  #isWaiting(destination: Destination, lane: Lane): boolean {
+    const waitsFor = this.places.waitsFor(destination);
+    return waitsFor !== undefined && (waitsFor !== notices || lane === 'notice');
   }
 
   #mayBegin({ state, running }: Destination): boolean {
@@ -299,7 +314,7 @@ export class Schedule {
     const isLate = now >= job.noticeAt || (isDue && now >= job.entry.receivedAt + this.#options.lifetimeMs);
     // If an attempt is about to run, wait for it: its result is better news for the sender than the previous failure.
     const { failures, blockedUntil } = destination.state;
-    const isWaiting = this.places.waitsFor(destination) !== undefined;
+    const isWaiting = this.#isWaiting(destination, job.lane);
     const isAboutToRun = isDue && !isWaiting && (failures === 0 || blockedUntil <= now);
     this.#schedule(job);
     if (isLate && !isAboutToRun) this.#overdue.add(job);

@@ -274,6 +274,21 @@ describe('hops that hang', () => {
     await q.queue.stop(0);
   });
 
+  it('does not keep mail for a domain waiting behind notices for it', async () => {
+    const { answer } = hang(domain => domain);
+    const q = open({ store: new NullStore() });
+    q.state.answer = answer;
+    await q.queue.start();
+    for (let index = 0; index < 50; index += 1) await q.add(`a${index}`, [`x@d${index}.evil`], { from: '' });
+    await setImmediate();
+    await q.add('notice', ['x@healthy'], { from: '' });
+    await healthyLeaves(q, 0);
+    assert.equal((await q.list({ id: 'notice' })).length, 1, 'the notice waits');
+    for (let second = 0; second < 7; second += 1) await tick(q);
+    assert.equal((await q.list({ id: 'notice' })).length, 0);
+    await q.queue.stop(0);
+  });
+
   it('at 2,100 addresses: when all places are taken one is taken back for mail that waits', async () => {
     const { seen, answer } = hang(domain => domain);
     const q = open({ store: new NullStore() });

@@ -263,3 +263,23 @@ describe('a start', () => {
     assert.deepEqual(q.files(), ['b', 'b.json']);
   });
 });
+
+it('a message to 1,000 domains costs little time, and is not written 1,000 times', async () => {
+  const store = new NullStore();
+  const q = open({ store, maxSessions: 20 });
+  let updates = 0;
+  const update = store.update.bind(store);
+  store.update = record => ((updates += 1), update(record));
+  await q.queue.start();
+  const startedAt = process.cpuUsage();
+  await q.add(
+    'wide',
+    Array.from({ length: 1000 }, (_, at) => `x@d${at}.example`),
+  );
+  await until('it has left', () => q.queue.size === 0);
+  const { user, system } = process.cpuUsage(startedAt);
+  assert.equal(q.attempts.length, 1000);
+  assert.ok(updates < 100, `${updates} writes`);
+  assert.ok(user + system < 3_000_000, `${(user + system) / 1000} ms`);
+  await q.queue.stop(0);
+});
