@@ -94,7 +94,12 @@ async function condense(
   // While they go one by one, a power cut could leave a record without its mark. So marks for all come first, and go last.
   const isOneStep = dropped.length <= 1 && keep.length === 0;
   const marks = { files: done.map(final => ({ final, temporary: '' })), parts: [] };
-  const marked = isOneStep ? undefined : await writeSegment(folder, [() => marks], false, system);
+  const marked = isOneStep
+    ? undefined
+    : await writeSegment(folder, [() => marks], false, system).catch((error: unknown) => {
+        // Where nothing is left to do, a disk that is full must not keep us from making room.
+        if (keep.length > 0) throw error;
+      });
   const kept = keep.length > 0 ? await writeSegment(folder, keep.map(read), isSuspect, system) : undefined;
   for (const path of drop) fs.unlinkSync(path);
   if (drop.length > 0) await sync(folder);

@@ -245,6 +245,63 @@ describe('a journal that cannot be written for a moment', () => {
   });
 });
 
+describe('a journal whose own disk is full', () => {
+  const { writevSync } = fs;
+  const fill = (): void => {
+    fs.writevSync = ((fd: number, parts: Buffer[]) => {
+      if (fs.readlinkSync(`/proc/self/fd/${fd}`).startsWith(`${root}/journal`))
+        throw Object.assign(new Error('ENOSPC: made by the test'), { code: 'ENOSPC' });
+      return writevSync(fd, parts);
+    }) as typeof fs.writevSync;
+    syncBuiltinESMExports();
+  };
+  const empty = (): void => {
+    fs.writevSync = writevSync;
+    syncBuiltinESMExports();
+  };
+  afterEach(empty);
+
+  it('at a start remembers what is done, though it cannot write it down', async () => {
+    await start();
+    await mail('away', 'a', false);
+    await mail('here', 'h', false);
+    await crash();
+    unmount();
+    fill();
+    await start();
+    assert.deepEqual([read('here'), inJournal()], [['h\n'], ['away/new/a', 'here/new/h']]);
+    remove('here', 'h'); // its reader
+    for (let checkpoints = 0; checkpoints < 12; checkpoints += 1) await journal?.checkpoint();
+    assert.deepEqual([list('here'), inJournal()], [[], ['away/new/a', 'here/new/h']]);
+    empty();
+    for (let checkpoints = 0; checkpoints < 12; checkpoints += 1) await journal?.checkpoint();
+    assert.deepEqual([list('here'), inJournal()], [[], ['away/new/a']]);
+    mount();
+    await crash();
+    await start();
+    assert.deepEqual([list('here'), read('away'), inJournal()], [[], ['a\n'], []]);
+  });
+
+  it('keeps a suspect segment where it is, and those behind it, until it can be written', async () => {
+    await start();
+    await mail('away', 'a');
+    await mail('here', 'g');
+    unmount();
+    replaceSync(failing);
+    fill();
+    await journal?.checkpoint();
+    empty();
+    await mail('here', 'h');
+    fill();
+    process.env.PATH = path;
+    await journal?.checkpoint();
+    assert.deepEqual(inJournal(), ['away/new/a', 'here/new/g', 'here/new/h']);
+    mount();
+    await journal?.checkpoint();
+    assert.deepEqual([read('away'), read('here'), inJournal()], [['a\n'], ['g\n', 'h\n'], []]);
+  });
+});
+
 describe('a reader that moves mail while it is written anew', () => {
   it('finds it once, in the place that he has moved it to', async () => {
     await start();
