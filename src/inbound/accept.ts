@@ -40,6 +40,7 @@ type Common = Pick<QueueEntry, 'receivedAt' | 'is8Bit' | 'skipBytes'>;
 /** So much of a header a check gets to see. */
 const maxHeaderOctets = 64 * 1024;
 
+/** One message: made when its content begins, then write() for each piece, then commit() and release(), or discard(). */
 export class Incoming {
   readonly startedAt: number;
   readonly #options: AcceptOptions;
@@ -47,14 +48,14 @@ export class Incoming {
   readonly #peer: Peer;
   readonly #id: string;
   readonly #plan: Plan;
-  readonly #facts: Readonly<Record<string, unknown>>;
+  readonly #facts: Readonly<Record<string, unknown>>; // for the log
   readonly #spool: Spool;
-  readonly #header: SubmittedHeader | undefined;
+  readonly #header: SubmittedHeader | undefined; // of a message that its author hands in
   readonly #received = new ReceivedLines();
   #sizeBytes = 0;
   #isAscii = true;
-  #failure: unknown;
-  #refusal: Reply | undefined;
+  #failure: unknown; // of the spool: told when the message is whole
+  #refusal: Reply | undefined; // known before the message is whole
 
   /** `session` is its name in the log. */
   constructor(

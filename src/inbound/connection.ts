@@ -170,18 +170,16 @@ export class Connection {
   }
 
   #answerSender(sender: Sender): Promise<void> | void {
+    const { reversePath } = sender;
     this.#freeEnvelope(); // of the transaction before
-    this.#from = sender.reversePath === '' ? '' : sender.reversePath.text;
-    const refuse = (reply: Reply): void => {
+    this.#from = reversePath === '' ? '' : reversePath.text;
+    const answer = (reply: Reply): void => {
       if (reply.code >= 400) this.#logRefusal('sender refused', reply, {});
       this.#session.answer(reply);
     };
-    if (!this.#hold(senderBytes(sender))) return refuse(replies.envelopesFull);
-    const { policy } = this.#service;
-    const { login } = this.#peer;
-    return login === undefined
-      ? this.#session.answer(replies.senderOk)
-      : answerSender(login, sender.reversePath, this.#peer, policy).then(refuse);
+    if (!this.#hold(senderBytes(sender))) return answer(replies.envelopesFull);
+    const reply = answerSender(this.#peer, reversePath, this.#service.policy);
+    return reply instanceof Promise ? reply.then(answer) : answer(reply);
   }
 
   async #answerRecipient(recipient: Recipient): Promise<void> {

@@ -1,6 +1,7 @@
 // The listening sockets, and the limits on how many sessions there may be.
-// Promise: beyond a limit the client hears 421 and costs nothing more; on drain no new session begins, open transactions
-// may end, and everything is gone after the time that was given. No look-ups, no waits, a long backlog: greetings are fast.
+// Promises: a client beyond a limit hears 421 and costs nothing more. On drain no new session begins, open transactions may
+// end, and everything is gone after the time that was given. Greetings are fast, because nothing is looked up or waited for
+// before them, and the kernel's queue of new connections is long.
 // RFC 5321 §3.1 and §3.8, RFC 8314 (submissions).
 import { once } from 'node:events';
 import { type Server, type Socket, createServer } from 'node:net';

@@ -9,6 +9,7 @@ import { routeKey } from '../mail/message.ts';
 import { toMailbox } from '../mail/address.ts';
 import type { Address } from '../smtp/address.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
+import type { ListenSocket } from './listener.ts';
 import { type Peer, clientKey } from './peer.ts';
 
 export type Policy = {
@@ -26,8 +27,15 @@ export const isAuthors = ({ login, isTrusted }: Peer, isSubmission: boolean): bo
   // Printers and programs of a trusted network rarely complete a header, and have no server before this one.
   isSubmission || isTrusted || login !== undefined;
 
-/** Whether that peer must log in before it may send at all. */
-export const mustLogIn = ({ isTrusted }: Peer, isSubmission: boolean): boolean => isSubmission && !isTrusted;
+/** What a session with that peer begins with, on a socket of that kind. `tlsRequire`: SLIM_TLS_REQUIRE. */
+export function termsFor({ isTrusted }: Peer, kind: ListenSocket['kind'], tlsRequire: 'auth' | 'submission' | 'all') {
+  const isSubmission = kind !== 'smtp';
+  return {
+    needsTls: tlsRequire === 'all' || (tlsRequire === 'submission' && isSubmission),
+    needsLogin: isSubmission && !isTrusted,
+    isSecure: kind === 'submissions',
+  };
+}
 
 /** Whether that peer may send to other servers. */
 const mayRelay = ({ login, isTrusted }: Peer): boolean => isTrusted || login !== undefined;
@@ -50,14 +58,15 @@ export async function answerRecipient(address: Address, peer: Peer, { resolve, g
   }
 }
 
-/** Whether a login may send as that address (SLIM_SENDER_CHECK). */
-export async function answerSender(
-  login: Login,
-  reversePath: Address | '',
-  peer: Peer,
-  { resolve, senderCheck, gatherer }: Policy,
-): Promise<Reply> {
-  if (senderCheck === 'off' || reversePath === '') return replies.senderOk;
+/** Whether that peer may send as that address (SLIM_SENDER_CHECK): a stranger may use any, a login its own. */
+export function answerSender(peer: Peer, reversePath: Address | '', policy: Policy): Reply | Promise<Reply> {
+  const { login } = peer;
+  if (login === undefined || policy.senderCheck === 'off' || reversePath === '') return replies.senderOk;
+  return answerLogin(login, reversePath, peer, policy);
+}
+
+async function answerLogin(login: Login, reversePath: Address, peer: Peer, policy: Policy): Promise<Reply> {
+  const { resolve, senderCheck, gatherer } = policy;
   const sender = toMailbox(reversePath);
   if (sender === undefined) return replies.notYourAddress;
   const own = login.address;

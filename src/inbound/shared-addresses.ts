@@ -1,6 +1,7 @@
-// Behind Docker's proxy every stranger can look like the gateway: which client addresses may stand for anyone.
-// In a container these are every gateway, the first address of each attached subnet and its own addresses; elsewhere none.
-// They are never limited one by one (per account and in all they still are), and never trusted by network.
+// Which client addresses may stand for anyone. Behind Docker's proxy every client comes from the address of the gateway.
+// In a container these are the address of every gateway, the first address of each attached subnet, and the container's own
+// addresses; outside of containers there are none. Limits for each client do not hold for them (those for each account and for
+// all clients together do), and no network makes them trusted.
 import { existsSync, readFileSync } from 'node:fs';
 import { BlockList, isIPv6 } from 'node:net';
 import { networkInterfaces } from 'node:os';
@@ -14,13 +15,16 @@ export function sharedAddresses(): readonly string[] {
 
 let check: ReturnType<typeof matcher> | undefined;
 let known = matcher([]);
-/** What is known is a second old at most: a network may have been attached. Asking the kernel each time cost 0.4 ms a session. */
+/**
+ * Whether a client has a shared address. What is known of them is a second old at most, since a network may be attached at any
+ * time; to ask the kernel for each session cost 0.4 ms.
+ */
 export function isShared(client: string): boolean {
   if (check === undefined) setTimeout(() => (check = undefined), 1000).unref();
   try {
     check ??= known = matcher(sharedAddresses());
   } catch {
-    check = known; // no descriptors are left, say: as last known
+    check = known; // when no descriptor is left, for example, what was known last counts
   }
   return check(client);
 }

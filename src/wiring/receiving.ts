@@ -9,7 +9,7 @@ import { Connection } from '../inbound/connection.ts';
 import { EnvelopeBudget } from '../inbound/envelopes.ts';
 import { type ListenSocket, Listeners } from '../inbound/listener.ts';
 import { type Peer, clientKey, stranger } from '../inbound/peer.ts';
-import { mustLogIn } from '../inbound/policy.ts';
+import { termsFor } from '../inbound/policy.ts';
 import { isShared, matcher, sharedAddresses } from '../inbound/shared-addresses.ts';
 import type { Authenticator, Resolve } from '../mail/ports.ts';
 import { maxRecipients } from '../smtp/session.ts';
@@ -82,13 +82,9 @@ export async function openInbound({ settings, steward, log, onReload }: Context,
     isShared,
     gatherer,
     open: (socket, listener, client, onClose) => {
-      const { kind } = listener;
-      const isSubmission = kind !== 'smtp';
       const hides = isShared(client);
       const peer: Peer = { ...stranger, client, isShared: hides, isTrusted: trusts(client) && !hides };
-      const needsTls = tls.require === 'all' || (tls.require === 'submission' && isSubmission);
-      const needs = { needsTls, needsLogin: mustLogIn(peer, isSubmission), isSecure: kind === 'submissions' };
-      const session = { hostname, extensions, maxSizeBytes, ...needs };
+      const session = { hostname, extensions, maxSizeBytes, ...termsFor(peer, listener.kind, tls.require) };
       const id = newId(system.clock.now(), system.random, 3);
       return new Connection(socket, service, { id, peer, listener, session }, onClose);
     },

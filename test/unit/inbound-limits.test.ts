@@ -1,3 +1,4 @@
+// Limits on sessions, shared addresses, the listening sockets, draining, and the deadlines of a session.
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { type Socket, connect } from 'node:net';

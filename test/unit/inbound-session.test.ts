@@ -1,3 +1,5 @@
+// Sessions and messages over real sockets: what lies in the Maildirs, what is left when clients vanish, and what a session
+// that nobody reads may cost.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { chmodSync, rmSync, statSync, writeFileSync } from 'node:fs';

@@ -308,7 +308,7 @@ describe('a sender', () => {
       const sender = text === '' ? '' : (parseAddress(text) ?? assert.fail(text));
       const codes = [];
       for (const check of ['strict', 'domain', 'off'] as const)
-        codes.push((await answerSender(who, sender, stranger, policy(check))).code);
+        codes.push((await answerSender({ ...stranger, login: who }, sender, policy(check))).code);
       assert.deepEqual(codes, [strict, domain, 250]);
     });
 

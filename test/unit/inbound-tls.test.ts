@@ -1,3 +1,4 @@
+// TLS from the start and by STARTTLS, over real sockets: good clients, garbage, clients that leave, and deadlines.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
