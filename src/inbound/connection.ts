@@ -21,6 +21,7 @@ import type { Socket } from 'node:net';
 import { setImmediate as turn } from 'node:timers/promises';
 import type { SecureContext } from 'node:tls';
 import type { Authenticator, Exchange } from '../mail/ports.ts';
+import { splitPath } from '../smtp/address.ts';
 import type { Recipient, Sender } from '../smtp/envelope.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
 import { type Action, Session, type SessionOptions } from '../smtp/session.ts';
@@ -142,7 +143,7 @@ export class Connection {
       case 'chunk':
         return this.#incoming?.write(action.data);
       case 'refused':
-        return this.#logRefusal(`${action.verb} refused`, action.reply, { argument: action.argument.slice(0, 300) });
+        return this.#logCommand(action);
       case 'commit':
         return this.#commit();
       case 'discard':
@@ -265,6 +266,14 @@ export class Connection {
     // Only progress buys time: a command that was answered, or content; not a command that comes octet by octet.
     if (hasOutput || this.#incoming !== undefined) this.#wire.refresh();
     return hasOutput;
+  }
+
+  /** A command that was refused before anything was asked about it. */
+  #logCommand({ verb, argument: whole, reply }: Extract<Action, { kind: 'refused' }>): void {
+    const argument = whole.slice(0, 300);
+    const keyword = verb === 'MAIL' ? 'FROM' : 'TO';
+    const [path = argument] = splitPath(keyword, argument) ?? [];
+    this.#logRefusal(`${verb} refused`, reply, { ...(verb === 'MAIL' ? { from: path } : { to: path }), argument });
   }
 
   #logRefusal(sentence: string, reply: Reply, fields: Readonly<Record<string, string>>): void {

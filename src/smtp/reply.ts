@@ -34,7 +34,7 @@ export const replies = {
   notStored: (status: string) => reply(status === '4.3.1' ? 452 : 451, status, 'Cannot store it now, try again later'),
   cannotLogin: reply(454, '4.7.0', 'Cannot check this login now, try again later'),
   tooManyLogins: reply(454, '4.7.0', 'Too many failed logins, try again later'),
-  envelopesFull: reply(452, '4.3.1', 'No room for another address now, send the message again for the others'),
+  envelopesFull: reply(452, '4.3.1', 'No room for more addresses now, try again later'),
   tooManyRecipients: reply(452, '4.5.3', 'Too many recipients, send the message again for the others'),
   // No: the command is wrong, or out of place.
   bareLineFeed: reply(500, '5.5.2', 'A line must end in CRLF, not in a bare LF'),
