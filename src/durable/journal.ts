@@ -4,25 +4,27 @@
 // refused: where the journal has trouble, append() rejects, and whoever called it syncs each file instead.
 //
 // Group commit. append() puts its records into a queue. While one group is being written and synced, the next one gathers.
-// A group costs one write and one fdatasync, however many sessions wait for it; each of them would else sync its file and folder.
+// A group costs one write and one fdatasync, however many sessions wait for it; without the journal each of them would sync
+// its own file and folder.
 //
-// The life of a segment. Records go into the one *open* segment. A checkpoint, every five seconds, makes it *full*; so does
-// its size, and any failure to write it. Nothing is written into a full segment any more. It is *done* when every message in
-// it has been released (its files are in their places, or are not to be) and all earlier segments are done too: a later one
-// may say that a file of an earlier one is not the journal's business any more. Then `sync -f` syncs the file systems of its
-// files, and one of these becomes of it:
-//   - all is synced: the segment is marked as empty, and kept as a spare to be written over. (A sync of octets where there
+// The life of a segment. Records go into the one *open* segment. It becomes *full* at a checkpoint, which comes every five
+// seconds, or when it is large, or when it cannot be written. No group begins in a full segment any more. A full segment is
+// *done* when every message in it has been released (its files are in their places, or are not to be), and all earlier
+// segments are done, too: a later segment may hold the mark that a file of an earlier one is not the journal's business any
+// more, so it must not go first. Then `sync -f` syncs the file systems of its files. There are three ways to go on:
+//   - All is synced. The segment is marked as empty, and kept as a spare to be written over. (A sync of octets where there
 //     were some before leaves the file system's own journal alone, which else makes everybody wait.)
-//   - `sync -f` could not be started: nothing has changed. It is tried again at the next checkpoint. Where that goes on for
-//     long, and when the server stops, each file is synced by itself.
-//   - `sync -f` has failed: the segment is *suspect*, because the disk may have forgotten any of its files. replay() writes
-//     anew all that still stand in their places, each with an fsync of its own, and puts the records of those that cannot be
-//     written into a new segment, which is *left*. If even that cannot be written, the suspect segment stays where it is.
+//   - `sync -f` could not be started. Nothing has changed, and it is tried again at the next checkpoint. When too many
+//     segments wait for that, and when the server stops, each file is synced by itself.
+//   - `sync -f` has failed. The segment is *suspect*: the disk may have forgotten any of its files. replay() writes anew all
+//     files that still stand in their places, each with an fsync of its own, and puts the records of those that it cannot
+//     write into a new segment, which is *left*. If even that cannot be written, the suspect segment stays where it is.
 // A left segment is replayed once a minute, until nothing is left of it. A start replays all segments that it finds.
 //
-// At any time there are one open segment at most, full ones in the order in which they were begun, of which the first ones
-// may be done or suspect, left ones in any order, and two spares. One write, and one checkpoint, are under way at most, and
-// these two may be under way at once: the checkpoint never touches the open segment.
+// What can be true at once: there is at most one open segment. Full segments stand in the order in which they were begun;
+// the first ones of them may be done or suspect. There are left segments in any order, and at most two spares. At most one
+// group and one checkpoint are under way. They may be under way at the same time, because the segment of the group is not
+// done before the group has ended.
 import fs from 'node:fs';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
@@ -79,7 +81,7 @@ export class DiskJournal implements Journal {
   readonly #spare: Segment[] = [];
   /** The paths of left segments, and whether their files have stood in their places. */
   readonly #left = new Map<string, boolean>();
-  /** Files that are not the journal's business any more, which it could not write down yet. */
+  /** Files that are not the journal's business any more, whose marks could not be written yet. */
   readonly #gone = new Set<string>();
   /** Files of left segments that are done all the same. */
   #settled: readonly string[];
@@ -258,13 +260,15 @@ export class DiskJournal implements Journal {
       } catch {
         isKept = false;
       }
+      this.#full.shift();
       if (isKept) this.#spare.push(segment);
       else {
+        this.#left.set(path, true); // until it is gone
         remove(fd, path);
+        this.#left.delete(path);
         // Before a later segment goes: else a power cut could bring this one back without the marks in the later one.
         await sync(this.#folder);
       }
-      this.#full.shift();
     }
   }
 
@@ -282,13 +286,14 @@ export class DiskJournal implements Journal {
 const marksOf = ({ files }: JournalRecord): string[] =>
   files.filter(({ temporary }) => temporary === '').map(({ final }) => final);
 
-/** Its name says so, too: a start must know. */
+/** Its name says so, too, because a start must know. Where it cannot be renamed, the present server knows all the same. */
 function suspect(segment: Segment): void {
   segment.isSuspect = true;
   const name = suspectName(segment.path);
-  if (name === segment.path) return;
-  fs.renameSync(segment.path, name);
-  segment.path = name;
+  try {
+    fs.renameSync(segment.path, name);
+    segment.path = name;
+  } catch {}
 }
 
 function remove(fd: number, path: string): void {

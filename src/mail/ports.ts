@@ -57,16 +57,25 @@ export interface Accounts {
   owner(path: string): Promise<Account | undefined>;
 }
 
-/** Where one file is to stand at last, on its way there ('': it is to be gone), and which file system is to be synced for it. */
-export type JournalFile = { readonly final: string; readonly temporary: string; readonly fileSystem?: number };
-/** What stands in each of the files. */
+/**
+ * A file that the journal answers for: where it is to stand at last, and under which name it is written before. An empty
+ * `temporary` is a mark: the file is not the journal's business any more. Files with the same `temporary` belong together.
+ */
+export type JournalFile = {
+  readonly final: string;
+  readonly temporary: string;
+  /** The file system that is synced for it. Unset: nothing is to be synced, since the file is written only after a crash. */
+  readonly fileSystem?: number;
+};
+/** Files that are to have the same content. Whoever appends the record holds its parts, and counts them; the journal lets go of them once they are written. */
 export type JournalRecord = Readonly<{ files: readonly JournalFile[]; parts: readonly Buffer[] }>;
 
 /** What makes small messages stable before their files are. */
 export interface Journal {
   /**
-   * Resolves when the records are stable: files that are missing after a crash are made then, unless another record says that they are
-   * to be gone. Call what it gives when the files are in place, or are not to be. Rejects where it keeps nothing.
+   * Resolves when the records are stable: after a crash, files of theirs that are missing are made, but those with a mark.
+   * Call the function that it gives when the files are in their places, or are not to be any more. Rejects where it keeps
+   * nothing: then each file is to be synced by itself.
    */
   append(records: readonly JournalRecord[]): Promise<() => void>;
 }
