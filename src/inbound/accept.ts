@@ -108,7 +108,8 @@ export class Incoming {
     this.#isAscii &&= isAscii(data);
     this.#received.pass(data);
     const content = this.#header === undefined ? data : this.#header.pass(data, isEnd);
-    if (content === undefined) this.#refusal = replies.headerTooLong;
+    if (content === 'too long') this.#refusal = replies.headerTooLong;
+    else if (content === 'no room') this.#refusal = replies.notStored('4.3.1');
     else if (content.length > 0) return this.#spool.write(content)?.catch(error => void (this.#failure = error));
     return undefined;
   }
@@ -132,6 +133,7 @@ export class Incoming {
 
   /** After commit(): leaves nothing in memory and spool. Who waits for the reply need not wait for that. Never rejects. */
   release(): Promise<void> {
+    this.#header?.release();
     return this.#spool.release();
   }
 

@@ -4,11 +4,18 @@
 // - No Bcc reaches a recipient. A header that is too long to be looked through is refused for that reason.
 // - A header behind something else (the `From ` line of an mbox, empty lines, a byte order mark, a line of garbage) is
 //   still a header, and leaves as one that every reader understands. A text without any header stays a text.
-// - Time is linear in the length of the header, however small the pieces in which it comes; memory is bounded.
+// - Time is linear in the length of the header, however small the pieces in which it comes. Memory is bounded for one header
+//   and for all together.
 // RFC 5322 §3.6, RFC 6409 §8.1 to 8.3.
 
 /** The header is held until its end has come. */
 export const maxHeaderOctets = 256 * 1024;
+/** All headers that are held, together. */
+export const maxTotalBytes = 32 * 1024 * 1024;
+let totalBytes = 0;
+
+/** Why a message cannot be taken: for good, or for now. */
+export type HeaderRefusal = 'too long' | 'no room';
 
 const LF = 10;
 const nothing = Buffer.alloc(0);
@@ -35,30 +42,39 @@ export class SubmittedHeader {
     this.#missing = { date: `Date: ${date}\n`, 'message-id': `Message-ID: ${messageId}\n` };
   }
 
-  /** Takes content (LF line ends) and gives what is ready of it. `isEnd`: nothing more will come. undefined: the header is too long. */
-  pass(data: Buffer, isEnd = false): Buffer | undefined {
+  /** Takes content (LF line ends) and gives what is ready of it. `isEnd`: nothing more will come. A refusal is the last word. */
+  pass(data: Buffer, isEnd = false): Buffer | HeaderRefusal {
     if (this.#isPassed) return data;
     const searched = this.#length;
     const held = searched === 0 ? data : this.#hold(data);
+    if (held === undefined) return 'no room';
     const end = this.#endOf(held, searched) ?? (isEnd ? held.length : undefined);
     if (end === undefined && held.length <= maxHeaderOctets) {
-      if (searched === 0) this.#hold(data);
-      return nothing;
+      return searched === 0 && this.#hold(data) === undefined ? 'no room' : nothing;
     }
     const header = held.toString('latin1', 0, end);
     const begin = firstField(header, this.#start);
-    if (end === undefined && begin !== undefined) return undefined;
+    if (end === undefined && begin !== undefined) return 'too long';
     this.#isPassed = true;
-    this.#held = nothing;
+    this.release();
     const text = begin === undefined ? this.#introduce(header) : this.#complete(header, begin);
     return Buffer.concat([Buffer.from(text, 'latin1'), held.subarray(header.length)]);
   }
 
-  /** Adds to what is held, and gives all of it. */
-  #hold(data: Buffer): Buffer {
+  /** Forgets what is held. Call it when the message ends in another way, too. */
+  release(): void {
+    totalBytes -= this.#held.length;
+    this.#held = nothing;
+    this.#length = 0;
+  }
+
+  /** Adds to what is held, and gives all of it. undefined: other headers have taken all the memory that there is for them. */
+  #hold(data: Buffer): Buffer | undefined {
     const length = this.#length + data.length;
     if (length > this.#held.length) {
-      const larger = Buffer.allocUnsafe(Math.max(length, 2 * this.#held.length));
+      const larger = Buffer.allocUnsafeSlow(Math.max(length, 2 * this.#held.length));
+      if (totalBytes + larger.length - this.#held.length > maxTotalBytes) return undefined;
+      totalBytes += larger.length - this.#held.length;
       this.#held.copy(larger, 0, 0, this.#length);
       this.#held = larger;
     }

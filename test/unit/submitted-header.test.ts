@@ -1,20 +1,26 @@
 // What a submission server does to a header (RFC 6409 §8), as a table; each case whole and split at every index.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { SubmittedHeader, maxHeaderOctets } from '../../src/inbound/submission.ts';
+import { SubmittedHeader, maxHeaderOctets, maxTotalBytes } from '../../src/inbound/submission.ts';
 
 const both = 'Date: now\nMessage-ID: <made@here>\n';
 
-/** The message that comes out; undefined where its header is too long. `pieces`: a string comes octet by octet. */
-function passAll(pieces: Iterable<string>): string | undefined {
+/** The message that comes out, or why it is refused. `pieces`: a string comes octet by octet. */
+function passAll(pieces: Iterable<string>): string {
   const header = new SubmittedHeader('now', '<made@here>');
-  const parts: (Buffer | undefined)[] = [];
-  for (const piece of pieces) parts.push(header.pass(Buffer.from(piece, 'latin1')));
-  parts.push(header.pass(Buffer.alloc(0), true));
-  return parts.includes(undefined) ? undefined : parts.map(part => part?.toString('latin1')).join('');
+  const parts: Buffer[] = [];
+  for (const piece of [...pieces, undefined]) {
+    const passed = header.pass(Buffer.from(piece ?? '', 'latin1'), piece === undefined);
+    if (typeof passed === 'string') {
+      header.release();
+      return passed;
+    }
+    parts.push(passed);
+  }
+  return Buffer.concat(parts).toString('latin1');
 }
 
-const pass = (...pieces: readonly string[]): string | undefined => passAll(pieces);
+const pass = (...pieces: readonly string[]): string => passAll(pieces);
 
 const cases: readonly (readonly [title: string, given: string, expected: string])[] = [
   ['adds both where both are missing', 'To: b\n\nhello\n', `${both}To: b\n\nhello\n`],
@@ -81,13 +87,13 @@ test('a submitted header that is too long to be looked through is refused, one t
   const line = `X-Long: ${'x'.repeat(91)}\n`;
   const fits = line.repeat(Math.floor(maxHeaderOctets / line.length));
   assert.ok(pass(fits, 'To: b\n\nhello\n'));
-  assert.equal(pass(fits, line.repeat(2), 'Bcc: c\n\nhello\n'), undefined);
+  assert.equal(pass(fits, line.repeat(2), 'Bcc: c\n\nhello\n'), 'too long');
 });
 
 test('a text without a header may be long; one that may be a header is refused behind an empty line too', () => {
   const text = `\n${'no field at all\n'.repeat(20_000)}`;
   assert.equal(pass(text, text), both + text + text);
-  assert.equal(pass(`\nSubject: x\n${' y\n'.repeat(100_000)}`), undefined);
+  assert.equal(pass(`\nSubject: x\n${' y\n'.repeat(100_000)}`), 'too long');
 });
 
 test('a submitted header that comes octet by octet costs time in proportion to its length', () => {
@@ -95,7 +101,24 @@ test('a submitted header that comes octet by octet costs time in proportion to i
   for (const preface of ['', '\n'.repeat(10_000), ' \n\n'.repeat(3000), 'From a\n\n'.repeat(1200), 'garbage\n']) {
     const given = `${preface}${line.repeat(2000)}To: b\n\nhello\n`;
     const startedAt = performance.now();
-    assert.match(passAll(given) ?? '', /To: b\n\nhello\n$/);
+    assert.match(passAll(given), /To: b\n\nhello\n$/);
     assert.ok(performance.now() - startedAt < 1500, `${performance.now() - startedAt} ms`); // was 7,800
+  }
+});
+
+test('all submitted headers together have a bound; what is held is given back', () => {
+  const half = Buffer.alloc(maxHeaderOctets / 2, 'X-Long: x\n');
+  const open = (): SubmittedHeader => {
+    const header = new SubmittedHeader('now', '<made@here>');
+    assert.deepEqual(header.pass(half), Buffer.alloc(0));
+    return header;
+  };
+  for (let round = 0; round < 3; round += 1) {
+    const headers = Array.from({ length: maxTotalBytes / half.length }, open);
+    assert.equal(new SubmittedHeader('now', '<made@here>').pass(half), 'no room');
+    // One that comes at once needs no room.
+    assert.match(pass('To: b\n\nhello\n'), /^Date: now\n/);
+    for (const header of headers.splice(headers.length / 2)) header.release();
+    for (const header of headers) assert.ok(header.pass(Buffer.from('\n\n')).length > half.length);
   }
 });
