@@ -196,7 +196,10 @@ async function* convert(message: Stored, plan: Plan, { is8BitOk }: Limits): Asyn
         return event satisfies never;
     }
   };
-  for await (const events of walk(message, new Walker())) yield Buffer.concat(events.map(change));
+  for await (const events of walk(message, new Walker())) {
+    const [only = Buffer.alloc(0), ...others] = events.map(change);
+    yield others.length === 0 ? only : Buffer.concat([only, ...others]);
+  }
 }
 
 const encoders: Readonly<Record<Change, (() => Encoder) | undefined>> = {
