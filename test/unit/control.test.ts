@@ -124,6 +124,23 @@ describe('the control socket', () => {
     assert.deepEqual(await ask(path, { verb: 'health' }), healthy);
   });
 
+  it('lets one of those in that start at the same moment, also where a killed server has left its socket', async () => {
+    const script = `require('node:net').createServer().listen(process.argv[1], () => process.kill(process.pid, 'SIGKILL'))`;
+    for (let round = 0; round < 10; round += 1) {
+      path = join(folder, `control${round}`);
+      if (round > 2) spawnSync(process.execPath, ['-e', script, path]);
+      const starts = await Promise.allSettled([open(), open(), open()]);
+      const failed = starts.filter(start => start.status === 'rejected');
+      assert.equal(failed.length, 2, `round ${round}`);
+      for (const { reason } of failed) assert.match(String(reason), /another server runs on/);
+      assert.deepEqual(await ask(path, { verb: 'health' }), healthy);
+    }
+    assert.deepEqual(
+      readdirSync(folder).toSorted(),
+      Array.from({ length: 10 }, (_, round) => `control${round}`),
+    );
+  });
+
   it('takes the place of one that a killed server left, and of a file', async () => {
     const script = `require('node:net').createServer().listen(${JSON.stringify(path)}, () => process.kill(process.pid, 'SIGKILL'))`;
     spawnSync(process.execPath, ['-e', script]);
