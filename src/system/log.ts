@@ -1,7 +1,8 @@
 // The log: a JSON object a line on stdout (pino), or readable lines on a terminal.
 // Promise: text from the network only ever stands in fields, escaped by JSON, so no line can be forged; secrets and
-// bodies are never given to it. Lines are gathered for a moment: flush before the process ends.
+// bodies are never given to it. What happens when nobody reads it: output.ts.
 import pino from 'pino';
+import { openOutput } from './output.ts';
 
 export type Level = 'debug' | 'info' | 'warn' | 'error';
 export type Format = 'json' | 'pretty';
@@ -29,17 +30,8 @@ export async function openLog(level: Level, format: Format, isGathered: boolean)
     });
     return Object.assign(pino(options, stream), { flush: () => {} });
   }
-  // A reader that stalls costs at most maxLength; after that lines are dropped, mail never.
-  const stream = pino.destination({
-    sync: !isGathered,
-    minLength: isGathered ? 12_288 : 0,
-    maxLength: 16 * 1024 * 1024,
-  });
-  // Not even at the end are lines waited for that cannot be written: flushSync would try for ever.
-  let isBroken = false;
-  stream.on('error', () => (isBroken = true)).on('write', () => (isBroken = false));
-  if (isGathered) setInterval(() => stream.flush(), 250).unref();
-  return Object.assign(pino(options, stream), { flush: () => (isBroken ? stream.destroy() : stream.flushSync()) });
+  const output = openOutput(process.stdout.fd, isGathered);
+  return Object.assign(pino(options, output), { flush: output.flush });
 }
 
 /** Node's own warnings (a deprecated call, a listener too many) become lines of the log, in place of text on standard error. */

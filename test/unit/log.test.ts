@@ -1,6 +1,7 @@
 // The log as its readers get it: levels by name, ISO time, readable lines with date and level, Node's own warnings among them.
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 
@@ -50,5 +51,51 @@ describe('the log', () => {
     assert.equal(complaint, '');
     const { level, warning, type, msg } = JSON.parse(out);
     assert.deepEqual([level, warning, type, msg], ['warn', 'old', 'DeprecationWarning', 'Node warns']);
+  });
+
+  it('is written whole when the process ends, without a word, by an error or by exit', () => {
+    for (const end of ['', 'process.exit()', 'throw new Error("x")']) {
+      const program = `import { openLog } from ${JSON.stringify(log)};
+        const log = await openLog('info', 'json', true);
+        for (let n = 0; n < 5000; n += 1) log.info({ n }, 'said');
+        ${end}`;
+      const done = spawnSync(process.execPath, ['--input-type=module', '-e', program], {
+        encoding: 'utf8',
+        timeout: 15_000,
+      });
+      assert.equal(done.stdout.trim().split('\n').length, 5000, end);
+    }
+  });
+
+  /** A process that opens the log, and does this when it is told to. */
+  async function start(act: string) {
+    const program = `import { openLog } from ${JSON.stringify(log)};
+      const log = await openLog('info', 'json', true);
+      process.on('message', () => { ${act} });
+      process.send('ready');`;
+    const stdio = ['ignore', 'pipe', 'inherit', 'ipc'] as const;
+    const child = spawn(process.execPath, ['--input-type=module', '-e', program], { stdio: [...stdio] });
+    const overdue = setTimeout(() => child.kill('SIGKILL'), 12_000);
+    child.once('exit', () => clearTimeout(overdue));
+    await once(child, 'message');
+    return child;
+  }
+
+  it('does not hold up the end where nobody reads any more', async () => {
+    const child = await start(`log.info({}, 'last'); process.exit(7)`);
+    child.stdout?.destroy();
+    await once(child.stdout ?? child, 'close');
+    child.send('go');
+    assert.deepEqual(await once(child, 'exit'), [7, null]);
+  });
+
+  it('costs no more memory than the bound while its reader stalls, and holds up the end by a second', async () => {
+    const child = await start(`
+      for (let n = 0; n < 300; n += 1) log.info({ text: 'x'.repeat(100_000) }, 'said');
+      setTimeout(() => { log.info({}, 'last'); process.send(process.memoryUsage.rss(), () => process.exit(7)); }, 600);`);
+    child.send('go');
+    const [rss] = (await once(child, 'message')) as [number];
+    assert.ok(rss < 200 * 2 ** 20, `${rss} octets`);
+    assert.deepEqual(await once(child, 'exit'), [7, null]);
   });
 });
