@@ -121,11 +121,12 @@ function listParts(context: Context, opened: Opened): readonly Part[] {
   const { sending, listeners } = opened;
   const { queue } = sending;
   let journal: DiskJournal | undefined;
+  const loaded = Promise.withResolvers<void>();
   return [
     // The lock comes first: what follows changes the data folder, as if nobody else did.
     part(
       'lock on SLIM_DATA',
-      () => openControl(controlPath(settings), answers(context, opened)),
+      () => openControl(controlPath(settings), answers(context, opened, loaded.promise)),
       server => server.close(),
     ),
     part(
@@ -141,10 +142,11 @@ function listParts(context: Context, opened: Opened): readonly Part[] {
     ),
     part(
       'queue',
-      () => {
+      async () => {
         sending.maildir.use(journal);
         sending.store.use(journal);
-        return queue.start();
+        await queue.start();
+        loaded.resolve();
       },
       async () => {
         // Also where the listeners could not start: what is in flight then is not to blame for our end.
@@ -167,8 +169,9 @@ function listParts(context: Context, opened: Opened): readonly Part[] {
   ];
 }
 
-/** What the command line is answered. */
-function answers({ settings, log }: Context, { roots, routing, sending, authenticator, listeners }: Opened): Handlers {
+/** What the command line is answered. `loaded`: the queue knows its messages; before, an answer about them would be that there are none. */
+function answers({ settings, log }: Context, opened: Opened, loaded: Promise<void>): Handlers {
+  const { roots, routing, sending, authenticator, listeners } = opened;
   const { queue } = sending;
   return {
     health: () => ({
@@ -181,8 +184,14 @@ function answers({ settings, log }: Context, { roots, routing, sending, authenti
     }),
     resolve: address => explain(address, { resolve: routing.resolve, settings, log }),
     auth: (name, password) => authenticator?.check(name, password) ?? { ok: false, source: 'no SLIM_USERS' },
-    list: selector => queue.list(selector),
-    act: (action, selector) => queue.act(action, selector),
+    async *list(selector) {
+      await loaded;
+      yield* queue.list(selector);
+    },
+    async act(action, selector) {
+      await loaded;
+      return queue.act(action, selector);
+    },
   };
 }
 
