@@ -83,8 +83,10 @@ export async function boot({ settings, mailRoots, variables, argv, clock, random
       log,
     });
   } catch (error) {
-    log.error({}, `the network process could not be started: ${String(error)}`);
-    return 69;
+    const isForbidden = (error as NodeJS.ErrnoException).code === 'EACCES';
+    const advice = isForbidden ? `: root lacks CAP_NET_BIND_SERVICE for a port below 1024; ${howToGive}` : '';
+    log.error({}, `the network process could not be started: ${String(error)}${advice}`);
+    return isForbidden ? 78 : 69;
   }
 }
 
