@@ -36,7 +36,7 @@ export type AcceptOptions = Readonly<{
 }>;
 
 /** What only the arrived message tells of an entry. */
-type Common = Pick<QueueEntry, 'receivedAt' | 'is8Bit' | 'skipBytes'>;
+type Common = Pick<QueueEntry, 'receivedAt' | 'is8Bit' | 'returnPathBytes'>;
 /** So much of a header a check gets to see. */
 const maxHeaderOctets = 64 * 1024;
 
@@ -156,8 +156,8 @@ export class Incoming {
     };
     const verdict = await runChecks(this.#options.checks, arrived);
     if ('code' in verdict) return verdict;
-    const { message, returnPathBytes: skipBytes } = await this.#spool.finish(verdict.lines);
-    const common = { receivedAt: this.startedAt, is8Bit: !this.#isAscii, skipBytes };
+    const { message, returnPathBytes } = await this.#spool.finish(verdict.lines);
+    const common = { receivedAt: this.startedAt, is8Bit: !this.#isAscii, returnPathBytes };
     return this.#store(message, common);
   }
 

@@ -16,7 +16,7 @@ import type { Accepted, Envelope } from '../smtp/envelope.ts';
 import type { Destination } from './policy.ts';
 
 /** A queue entry, but for what only the arrived message can tell. */
-export type PlannedEntry = Omit<QueueEntry, 'id' | 'receivedAt' | 'is8Bit' | 'skipBytes'>;
+export type PlannedEntry = Omit<QueueEntry, 'id' | 'receivedAt' | 'is8Bit' | 'returnPathBytes'>;
 
 export type Plan = {
   /** Each with another `routeKey`. */

@@ -78,7 +78,7 @@ export type QueueEntry = MessageWishes & {
   readonly is8Bit: boolean;
   readonly receivedAt: number;
   /** Octets at the start of the message that are for Maildirs alone (Return-Path). */
-  readonly skipBytes: number;
+  readonly returnPathBytes: number;
   readonly recipients: readonly QueueRecipient[];
   /** The `routeKey` of each copy that has been made already, while some of its recipients wait for others: each is made once. */
   readonly madeCopies?: readonly string[];

@@ -13,14 +13,14 @@ const pieceBytes = 256 * 1024;
 const [LF, CR, DOT] = [10, 13, 46];
 
 /** A stored message without what is for Maildirs alone. */
-export type Stored = Message & { readonly skipBytes: number };
+export type Stored = Message & { readonly returnPathBytes: number };
 /** `sizeBytes` is for the parameter SIZE. Of a large message it leaves out the CRs, which are counted only when it is read. */
 export type Content = { readonly sizeBytes: number; readonly pieces: Iterable<Buffer> | AsyncIterable<Buffer> };
 
 export function openContent(message: Stored): Content {
-  const octets = message.sizeBytes - message.skipBytes;
+  const octets = message.sizeBytes - message.returnPathBytes;
   if (message.kind === 'file' && octets > pieceBytes)
-    return { sizeBytes: octets, pieces: pieces(message.path, message.skipBytes) };
+    return { sizeBytes: octets, pieces: pieces(message.path, message.returnPathBytes) };
   const encoder = new Encoder();
   const piece = encoder.encode(read(message, octets), true);
   return { sizeBytes: encoder.sizeBytes, pieces: [piece] };
@@ -34,7 +34,7 @@ async function* pieces(path: string, start: number): AsyncGenerator<Buffer> {
 }
 
 /** The first octets of what goes out. */
-export const read = (message: Stored, octets: number): Buffer => readMessage(message, message.skipBytes, octets);
+export const read = (message: Stored, octets: number): Buffer => readMessage(message, message.returnPathBytes, octets);
 
 export class Encoder {
   #isLineStart = true;

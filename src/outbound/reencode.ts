@@ -42,7 +42,7 @@ export async function reencode(message: Stored, limits: Limits, path: string | u
   if (path === undefined) {
     const pieces: Buffer[] = [];
     for await (const octets of convert(message, plan, limits)) pieces.push(octets);
-    return { message: { ...inMemory(...pieces), skipBytes: 0 }, ...outcome };
+    return { message: { ...inMemory(...pieces), returnPathBytes: 0 }, ...outcome };
   }
   let sizeBytes = 0;
   const counted = async function* (): AsyncGenerator<Buffer> {
@@ -52,7 +52,7 @@ export async function reencode(message: Stored, limits: Limits, path: string | u
     }
   };
   await writeFile(path, counted(), { flag: 'wx', mode: 0o600 });
-  return { message: { kind: 'file', path, skipBytes: 0, sizeBytes }, ...outcome };
+  return { message: { kind: 'file', path, returnPathBytes: 0, sizeBytes }, ...outcome };
 }
 
 /** What can be done so that the hop takes the message, and what remains then. */
@@ -74,8 +74,8 @@ async function* walk(message: Stored, walker: Walker): AsyncGenerator<readonly E
 
 async function* blocksOf(message: Stored): AsyncGenerator<Buffer> {
   if (message.kind === 'file')
-    return yield* createReadStream(message.path, { start: message.skipBytes, highWaterMark: blockBytes });
-  for (let at = message.skipBytes; at < message.sizeBytes; at += blockBytes) {
+    return yield* createReadStream(message.path, { start: message.returnPathBytes, highWaterMark: blockBytes });
+  for (let at = message.returnPathBytes; at < message.sizeBytes; at += blockBytes) {
     yield readMessage(message, at, blockBytes);
     await turn();
   }

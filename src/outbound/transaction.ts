@@ -16,7 +16,7 @@ import { type Dialogue, ask, hear, send } from './dialogue.ts';
 import { type Offers, type ServerReply, deferred, failed, isLast, toDelivery } from './replies.ts';
 
 /** One message. `sizeBytes`: as in RFC 1870, and rather too little than too much. */
-export type Mail = Omit<QueueEntry, 'id' | 'receivedAt' | 'skipBytes'> & { readonly sizeBytes: number };
+export type Mail = Omit<QueueEntry, 'id' | 'receivedAt' | 'returnPathBytes'> & { readonly sizeBytes: number };
 /** What we allow ourselves, whatever the server offers: recipients of a transaction, and the transactions that this session has left. */
 export type Limits = { readonly recipients: number; readonly transactions: number };
 export type Sent = {

@@ -75,7 +75,8 @@ export class OutboundTransport implements Transport {
       for (const [at, index] of left.entries()) results[index] = deliveries[at] ?? unexplained;
       const refused = left.filter((_, at) => !areLinesShort && refusesLongLines(deliveries[at] ?? unexplained));
       left = untried.flatMap(at => left[at] ?? []);
-      if (refused.length === 0 || !(await canShortenLines({ ...message, skipBytes: entry.skipBytes }))) return;
+      if (refused.length === 0 || !(await canShortenLines({ ...message, returnPathBytes: entry.returnPathBytes })))
+        return;
       // Once more at once, with what was refused converted.
       this.#options.log.info(
         { message: entry.id, remote: connection.server.host },
@@ -199,7 +200,7 @@ export class OutboundTransport implements Transport {
     const [hop, entry, message, recipients, place] = attempt;
     const { random, maxRecipients, log } = this.#options;
     const { server, offers, tls } = connection;
-    const stored = { ...message, skipBytes: entry.skipBytes };
+    const stored = { ...message, returnPathBytes: entry.returnPathBytes };
     // A name that the queue sweeps after a crash.
     const path = message.kind === 'file' ? `${message.path}x7bit${random.hex(4)}` : undefined;
     let sent: Sent | undefined;

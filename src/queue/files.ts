@@ -69,7 +69,7 @@ export class FileStore implements QueueStore {
   async update(entry: StoredEntry): Promise<void> {
     const { record, temporary } = this.paths(entry.id);
     const syncFolder = (folder: string): Promise<void> => this.#folders.sync(folder);
-    await replaceFile(record, JSON.stringify(entry), { temporary, syncFolder });
+    await replaceFile(record, formatRecord(entry), { temporary, syncFolder });
   }
 
   async remove(id: string): Promise<void> {
@@ -86,7 +86,7 @@ export class FileStore implements QueueStore {
 
   async #write(entry: StoredEntry): Promise<void> {
     const { temporary } = this.paths(entry.id);
-    await sync(temporary, create(temporary, [Buffer.from(JSON.stringify(entry))]));
+    await sync(temporary, create(temporary, [Buffer.from(formatRecord(entry))]));
   }
 
   /** Every record; sweeps on the way. A turn of the event loop passes after each 128 or so. */
@@ -108,10 +108,17 @@ export class FileStore implements QueueStore {
   }
 }
 
+/** On the disk `returnPathBytes` has its first name, `skipBytes`, so that every version reads every record. */
+export function formatRecord({ returnPathBytes, ...entry }: StoredEntry): string {
+  return JSON.stringify({ ...entry, skipBytes: returnPathBytes });
+}
+
 /** Throws where the text is not a record of that message. */
 export function parseRecord(id: string, text: string): StoredEntry {
-  const entry = JSON.parse(text) as StoredEntry | null;
-  const isEntry = entry?.id === id && typeof entry.from === 'string' && Number.isFinite(entry.receivedAt);
+  const parsed = JSON.parse(text) as (StoredEntry & { readonly skipBytes?: unknown }) | null;
+  const { skipBytes, ...fields } = parsed ?? ({} as NonNullable<typeof parsed>);
+  const entry: StoredEntry = { ...fields, returnPathBytes: typeof skipBytes === 'number' ? skipBytes : 0 };
+  const isEntry = entry.id === id && typeof entry.from === 'string' && Number.isFinite(entry.receivedAt);
   if (!isEntry || !Array.isArray(entry.recipients) || !entry.recipients.every(isRecipient))
     throw new Error('it is not a queue entry');
   return entry;

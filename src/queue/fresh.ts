@@ -12,7 +12,7 @@ import { collect } from '../mail/octets.ts';
 import type { Journal, Prepared } from '../mail/ports.ts';
 import type { QueueStore, StoredEntry } from '../mail/queue-store.ts';
 import type { Log } from '../system/log.ts';
-import { type FileStore, parseRecord } from './files.ts';
+import { type FileStore, formatRecord, parseRecord } from './files.ts';
 
 /** All fresh messages together; what comes then gets its files at once. */
 const maxFreshBytes = 16 * 1024 * 1024;
@@ -61,7 +61,7 @@ export class FreshStore implements QueueStore {
   /** Whether journal and memory have taken it. */
   async #isTaken(entry: StoredEntry, message: Message): Promise<boolean> {
     if (message.kind === 'file' || !this.#journal) return false;
-    const [json = Buffer.alloc(0)] = collect([Buffer.from(JSON.stringify(entry))]).pieces;
+    const [json = Buffer.alloc(0)] = collect([Buffer.from(formatRecord(entry))]).pieces;
     const heldBytes = json.buffer.byteLength + message.octets.heldBytes;
     if (this.#freshBytes + heldBytes > maxFreshBytes) return false;
     const { id } = entry;

@@ -48,7 +48,7 @@ async function tellPostmaster(subject: string, options: PostmasterOptions, words
       isUtf8: false,
       is8Bit: false,
       receivedAt,
-      skipBytes: returnPath.length,
+      returnPathBytes: returnPath.length,
       // Where it goes is looked up when it is delivered: 'postmaster' alone always has a home.
       recipients: [{ address: 'postmaster', domain: '', routes: [] }],
     },

@@ -39,15 +39,15 @@ export function createReport({ resolve, queue, log, ...options }: ReportOptions)
     if (mailbox === undefined || sender === undefined || sender.kind === 'unknown')
       return log.warn(fields, 'a notice has nobody to go to: its sender does not exist here');
 
-    const original = beginningOf(message, entry.skipBytes);
+    const original = beginningOf(message, entry.returnPathBytes);
     const { content, ...kind } = buildNotice({ entry, original, outcomes, ...options });
     const returnPath = Buffer.from('Return-Path: <>\n');
-    const [skipBytes, receivedAt] = [returnPath.length, clock.now()];
+    const [returnPathBytes, receivedAt] = [returnPath.length, clock.now()];
     const id = newId(receivedAt, random);
     const routes = sender.kind === 'local' && { routes: copiesFor(entry.from, sender) };
     const recipients = [{ address: entry.from, domain: mailbox.domain, ...routes }];
     const prepared = await queue().prepare(
-      { id, from: '', ...kind, receivedAt, skipBytes, recipients },
+      { id, from: '', ...kind, receivedAt, returnPathBytes, recipients },
       inMemory(returnPath, content),
     );
     await prepared.commit();
@@ -56,12 +56,12 @@ export function createReport({ resolve, queue, log, ...options }: ReportOptions)
 }
 
 /** As much of the message as a notice may return. A file that is gone gives nothing: a notice without it is better than none. */
-function beginningOf(message: Message, skipBytes: number): NoticeOptions['original'] {
+function beginningOf(message: Message, returnPathBytes: number): NoticeOptions['original'] {
   let octets: Buffer;
   try {
-    octets = readMessage(message, skipBytes, maxReturnedBytes);
+    octets = readMessage(message, returnPathBytes, maxReturnedBytes);
   } catch {
     octets = Buffer.alloc(0);
   }
-  return { octets, isWhole: message.sizeBytes - skipBytes <= octets.length };
+  return { octets, isWhole: message.sizeBytes - returnPathBytes <= octets.length };
 }

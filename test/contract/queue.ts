@@ -24,7 +24,7 @@ export type Store = {
 
 export function queueEntry(id: string, more: Partial<QueueEntry> = {}): QueueEntry {
   const recipients = [{ address: 'b@peer.example', domain: 'peer.example' }];
-  const envelope = { from: 'a@example.com', isUtf8: false, is8Bit: false, receivedAt: Date.now(), skipBytes: 0 };
+  const envelope = { from: 'a@example.com', isUtf8: false, is8Bit: false, receivedAt: Date.now(), returnPathBytes: 0 };
   return { id, ...envelope, recipients, ...more };
 }
 
@@ -106,7 +106,7 @@ export function queueContract(name: string, setUp: () => Promise<Store>): void {
       ret: 'HDRS',
       envelopeId: 'x+2By',
       receivedAt: Date.now() - 17,
-      skipBytes: 3,
+      returnPathBytes: 3,
       recipients: [
         { address: 'b@peer.example', domain: 'peer.example', ...dsn },
         { address: 'gr\u00fc\u00dfe@peer.example', domain: 'peer.example' },

@@ -78,7 +78,7 @@ export const notice: Target = {
       is8Bit: true,
       ret,
       receivedAt: 0,
-      skipBytes: 0,
+      returnPathBytes: 0,
       recipients: [recipient],
       ...(envelopeId && { envelopeId }),
     };

@@ -144,9 +144,9 @@ export const reencode: Target = {
     assert.ok(shape(pieces) === whole, 'it depends on how it was cut');
     writeFileSync(original, octets);
     rmSync(converted, { force: true });
-    const stored = { kind: 'file', path: original, skipBytes: 0, sizeBytes: text.length } as const;
+    const stored = { kind: 'file', path: original, returnPathBytes: 0, sizeBytes: text.length } as const;
     const { message, isAscii, left } = await convert(stored, limits, converted);
-    const inPlace = await convert({ ...inMemory(octets), skipBytes: 0 }, limits, undefined);
+    const inPlace = await convert({ ...inMemory(octets), returnPathBytes: 0 }, limits, undefined);
     note(`${left} ${isAscii} ${message === stored}`);
     const out = octetsOf(message).toString('latin1');
     assert.equal(octetsOf(inPlace.message).toString('latin1'), out, 'from memory another one than from a file');

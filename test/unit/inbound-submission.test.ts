@@ -52,7 +52,7 @@ async function start(options: Parameters<typeof startServer>[0] = {}) {
   const queueFolder = mkdtempSync(join(folder, 'queue-'));
   const transport = {
     deliver: async (_: unknown, entry: QueueEntry, message: Message, to: QueueEntry['recipients']) => {
-      const content = octetsOf(message).subarray(entry.skipBytes).toString('latin1');
+      const content = octetsOf(message).subarray(entry.returnPathBytes).toString('latin1');
       sent.push({ entry, to: to.map(({ address }) => address), content });
       return to.map(() => ({ kind: 'delivered' as const, status: '2.0.0', text: '250 ok' }));
     },

@@ -57,8 +57,8 @@ async function sendNotice(message: Message, entry: Partial<QueueEntry> = {}): Pr
     lifetimeMs: 5 * 86_400_000,
     resolve: async ({ local }) => (local === 'gone' ? { kind: 'unknown' } : { kind: 'elsewhere' }),
     queue: () => ({
-      prepare: async ({ isUtf8, is8Bit, skipBytes }, notice) => {
-        kept = { content: octetsOf(notice).subarray(skipBytes), isUtf8, is8Bit };
+      prepare: async ({ isUtf8, is8Bit, returnPathBytes }, notice) => {
+        kept = { content: octetsOf(notice).subarray(returnPathBytes), isUtf8, is8Bit };
         return { commit: async () => {}, abort: async () => {} };
       },
     }),
@@ -229,11 +229,11 @@ describe('a notice', () => {
     writeFileSync(path, whole);
     const file = { kind: 'file', path, sizeBytes: whole.length } as const;
     for (const message of [memory(whole), file]) {
-      const { parts } = await parse(await sendNotice(message, { ret: 'FULL', skipBytes: 29 }));
+      const { parts } = await parse(await sendNotice(message, { ret: 'FULL', returnPathBytes: 29 }));
       assert.equal(parts[2]?.text.trim(), text.trim());
     }
     const gone = { kind: 'file', path: join(folder, 'gone'), sizeBytes: 50 } as const;
-    const without = await parse(await sendNotice(gone, { ret: 'FULL', skipBytes: 29 }));
+    const without = await parse(await sendNotice(gone, { ret: 'FULL', returnPathBytes: 29 }));
     assert.equal(without.parts[2]?.type, 'text/rfc822-headers');
     const large = memory(`${text}${'x\n'.repeat(40_000)}`);
     assert.equal((await parse(await sendNotice(large, { ret: 'FULL' }))).parts[2]?.type, 'text/rfc822-headers');

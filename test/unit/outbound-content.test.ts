@@ -19,13 +19,13 @@ function encode(pieces: readonly string[]): string {
   return Buffer.concat(ready).toString('latin1');
 }
 
-async function wire(octets: Buffer, skipBytes = 0): Promise<{ text: string; sizeBytes: number }> {
+async function wire(octets: Buffer, returnPathBytes = 0): Promise<{ text: string; sizeBytes: number }> {
   writeFileSync(file, octets);
   const texts: string[] = [];
   const sizes: number[] = [];
   const parts = [octets.subarray(0, 3), octets.subarray(3)];
   for (const message of [{ kind: 'file', path: file }, inMemory(...parts)] as const) {
-    const content = openContent({ ...message, skipBytes, sizeBytes: octets.length });
+    const content = openContent({ ...message, returnPathBytes, sizeBytes: octets.length });
     const pieces: Buffer[] = [];
     for await (const piece of content.pieces) pieces.push(piece);
     texts.push(Buffer.concat(pieces).toString('latin1'));

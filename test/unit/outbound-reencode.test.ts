@@ -44,17 +44,17 @@ type Converted = {
 };
 
 /** The converted message: the same from memory and from a file. `paths`: the message before and after. */
-async function convert(text: string, limits = sevenBit, skipBytes = 0): Promise<Converted> {
+async function convert(text: string, limits = sevenBit, returnPathBytes = 0): Promise<Converted> {
   const paths = [join(folder, `${(files += 1)}`), join(folder, `${files}.7bit`)] as const;
   const octets = Buffer.from(text);
   writeFileSync(paths[0], octets);
-  const file = { kind: 'file', path: paths[0], skipBytes, sizeBytes: octets.length } as const;
+  const file = { kind: 'file', path: paths[0], returnPathBytes, sizeBytes: octets.length } as const;
   const { message, left, isAscii } = await reencode(file, limits, paths[1]);
-  const other = await reencode({ ...inMemory(octets), skipBytes }, limits, undefined);
-  const converted = octetsOf(message).subarray(message.skipBytes);
-  assert.deepEqual(octetsOf(other.message).subarray(other.message.skipBytes), converted);
+  const other = await reencode({ ...inMemory(octets), returnPathBytes }, limits, undefined);
+  const converted = octetsOf(message).subarray(message.returnPathBytes);
+  assert.deepEqual(octetsOf(other.message).subarray(other.message.returnPathBytes), converted);
   assert.deepEqual([other.left, other.isAscii], [left, isAscii]);
-  assert.equal(message.sizeBytes, message.skipBytes + converted.length);
+  assert.equal(message.sizeBytes, message.returnPathBytes + converted.length);
   assert.equal(existsSync(paths[1]), message !== file);
   assert.ok(!isAscii || isPlain(converted));
   return { text: converted.toString(), left, paths };
@@ -199,7 +199,7 @@ describe('long lines for a server that refuses them', () => {
 
   it('are sent again only where all of them can be made short', async () => {
     const can = (message: string): Promise<boolean> =>
-      canShortenLines({ ...inMemory(Buffer.from(message)), skipBytes: 0 });
+      canShortenLines({ ...inMemory(Buffer.from(message)), returnPathBytes: 0 });
     assert.equal(await can(part(utf8, long)), true);
     assert.equal(await can(part(utf8, 'short')), false);
     assert.equal(await can(`DKIM-Signature: x\n\n${long}`), false);
@@ -230,14 +230,14 @@ describe('long lines for a server that refuses them', () => {
 
 describe('a message for a hop', () => {
   const entry = queueEntry('q1', { is8Bit: true });
-  const stored = { ...inMemory(Buffer.from(part(utf8, text))), skipBytes: 0 };
+  const stored = { ...inMemory(Buffer.from(part(utf8, text))), returnPathBytes: 0 };
   it('is the very same where the hop takes it, and says what it is where it is not', async () => {
     const hop = { offers: new Map([['8BITMIME', '']]), areLinesShort: false };
     const same = await adapt(stored, entry, hop, undefined);
     assert.ok(same.kind === 'fit' && same.message === stored && same.is8Bit);
     const other = await adapt(stored, entry, { ...hop, offers: new Map() }, undefined);
     assert.ok(other.kind === 'fit' && other.message !== stored && !other.is8Bit);
-    const signed = { ...inMemory(Buffer.from(`DKIM-Signature: x\n${part(utf8, text)}`)), skipBytes: 0 };
+    const signed = { ...inMemory(Buffer.from(`DKIM-Signature: x\n${part(utf8, text)}`)), returnPathBytes: 0 };
     const kept = await adapt(signed, entry, { ...hop, offers: new Map() }, undefined);
     assert.ok(kept.kind === 'fit' && kept.message === signed && kept.is8Bit);
     assert.match(kept.left ?? '', /signed/);
@@ -287,7 +287,7 @@ describe('converting costs', () => {
       };
       watch();
       for (const limits of [sevenBit, short]) {
-        await reencode({ kind: 'file', path, skipBytes: 0, sizeBytes: message.length }, limits, `${path}.7bit`);
+        await reencode({ kind: 'file', path, returnPathBytes: 0, sizeBytes: message.length }, limits, `${path}.7bit`);
         rmSync(`${path}.7bit`, { force: true });
       }
       isDone = true;

@@ -178,7 +178,7 @@ export function start(
       isUtf8: false,
       is8Bit: false,
       receivedAt: 0,
-      skipBytes: 16,
+      returnPathBytes: 16,
       recipients,
       ...rest,
     };

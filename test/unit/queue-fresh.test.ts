@@ -88,7 +88,7 @@ describe('held in the journal', () => {
     const folder = places();
     const q = await held(folder);
     q.state.answer = () => never;
-    await q.add('a', ['x@peer.example'], { skipBytes: 3 });
+    await q.add('a', ['x@peer.example'], { returnPathBytes: 3 });
     const next = await crash(folder, q);
     assert.equal(next.queue.size, 1);
     await until('it has left', () => next.queue.size === 0);

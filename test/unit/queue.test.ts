@@ -1,7 +1,7 @@
 // The queue on files: what it promises to every caller (the contract), each recipient's own outcome and notice, and start and stop.
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
@@ -281,5 +281,17 @@ it('a message to 1,000 domains costs little time, and is not written 1,000 times
   assert.equal(q.attempts.length, 1000);
   assert.ok(updates < 100, `${updates} writes`);
   assert.ok(user + system < 3_000_000, `${(user + system) / 1000} ms`);
+  await q.queue.stop(0);
+});
+
+it('a record is on the disk as it has been since the first version, and is read from there', async () => {
+  const q = open();
+  await q.queue.start();
+  q.state.answer = () => greylisted;
+  await q.add('a', ['x@x'], { returnPathBytes: 7 });
+  await q.settled();
+  const stored = JSON.parse(readFileSync(`${q.folder}/a.json`, 'utf8')) as Record<string, unknown>;
+  assert.deepEqual([stored['skipBytes'], stored['returnPathBytes']], [7, undefined]);
+  assert.equal((await q.store.read('a')).returnPathBytes, 7);
   await q.queue.stop(0);
 });
