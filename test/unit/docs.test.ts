@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { test } from 'node:test';
+import { readings } from '../../src/config/table.ts';
 
 const root = new URL('../../', import.meta.url).pathname;
 const inFolder = (folder: string): string[] =>
@@ -56,4 +57,32 @@ test('prose is wrapped at 120 columns', () => {
 
 test('the first screen stays one', () => {
   assert.ok(readFileSync(join(root, 'README.md')).length < 7000);
+});
+
+/** What stands in backquotes in the first cell of each row of a table. */
+function firstCells(page: string): string[] {
+  const rows = readFileSync(join(root, page), 'utf8').matchAll(/^\| ([^|]*) \|/gm);
+  return [...rows].map(([, cell = '']) => cell);
+}
+
+test('every setting has a row, and every row is a setting', () => {
+  const named = firstCells('docs/settings.md').flatMap(cell =>
+    [...cell.matchAll(/`([A-Z_]+)`/g)].map(([, name]) => name),
+  );
+  assert.deepEqual(named.toSorted(), [...readings.keys()].toSorted());
+});
+
+test('every refusal is explained', () => {
+  const cells = firstCells('docs/troubleshooting.md');
+  const source = readFileSync(join(root, 'src/smtp/reply.ts'), 'utf8');
+  const refusals = [...source.matchAll(/reply\(([45]\d\d), '([\d.]+)'/g)];
+  assert.ok(refusals.length > 30);
+  for (const [, code = '', status = ''] of refusals) {
+    // '451 4.3.5', or the code alone in a list of codes.
+    const form = new RegExp(`\\b${code} ${status.replaceAll('.', String.raw`\.`)}|\\b${code}(?:,|$)`);
+    assert.ok(
+      cells.some(cell => form.test(cell)),
+      `${code} ${status}`,
+    );
+  }
 });
