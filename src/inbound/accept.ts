@@ -16,7 +16,7 @@ import { mailDate, messageId, newId } from '../system/names.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { type Check, ReceivedLines, runChecks } from './checks.ts';
 import { type Peer, clientKey } from './peer.ts';
-import { type Plan, entryFor, plan, successes } from './plan.ts';
+import { type Plan, behindHead, entryFor, plan, sharedHead, successes } from './plan.ts';
 import type { Destination } from './policy.ts';
 import { Spool } from './spool.ts';
 import { SubmittedHeader } from './submission.ts';
@@ -47,6 +47,8 @@ export class Incoming {
   readonly #envelope: Envelope<Destination>;
   readonly #peer: Peer;
   readonly #id: string;
+  /** What all copies have in front of them; the message has it instead. */
+  readonly #head: string;
   readonly #plan: Plan;
   readonly #facts: Readonly<Record<string, unknown>>; // for the log
   readonly #spool: Spool;
@@ -73,7 +75,9 @@ export class Incoming {
     this.#peer = peer;
     this.startedAt = clock.now();
     this.#id = newId(this.startedAt, random);
-    this.#plan = plan(envelope);
+    const planned = plan(envelope);
+    this.#head = sharedHead(planned);
+    this.#plan = behindHead(planned, this.#head);
     const from = reversePath === '' ? '' : reversePath.text;
     const to = recipients.slice(0, 20).map(({ address }) => address.text);
     const routes = this.#plan.copies.slice(0, 20).map(routeKey);
@@ -89,7 +93,7 @@ export class Incoming {
     const linesBytes = checks.reduce((sum, check) => sum + check.linesBytes, 0);
     this.#spool = new Spool(
       () => this.#place(spoolFolder),
-      { returnPath: returnPathLine(envelope), trace },
+      { returnPath: this.#head + returnPathLine(envelope), trace },
       linesBytes,
     );
   }
@@ -174,7 +178,7 @@ export class Incoming {
         failure = error;
         for (const copy of copies) unmade.add(routeKey(copy));
       }
-    const { entries } = unmade.size > 0 ? plan(this.#envelope, unmade) : this.#plan;
+    const { entries } = unmade.size > 0 ? behindHead(plan(this.#envelope, unmade), this.#head) : this.#plan;
     try {
       const isForHereOnly = entries.every(({ recipients }) => recipients.every(({ routes }) => routes));
       if (failure !== undefined && prepared.length === 0 && isForHereOnly) throw failure;

@@ -46,6 +46,24 @@ export function plan(envelope: Envelope<Destination>, unmade: ReadonlySet<string
   };
 }
 
+/** The lines that every copy has in front of it. They may stand in the message itself: then a large one is written once. */
+export function sharedHead({ copies }: Plan): string {
+  const [head = '', ...others] = new Set(copies.map(copy => copy.head ?? ''));
+  return others.length === 0 ? head : '';
+}
+
+/** The same plan for a message in which that head stands already. */
+export function behindHead({ copies, entries }: Plan, shared: string): Plan {
+  if (shared === '') return { copies, entries };
+  const behind = ({ head, ...route }: Copy): Copy => (head === shared ? route : { ...route, ...(head && { head }) });
+  const waiting = ({ routes, ...recipient }: QueueRecipient): QueueRecipient =>
+    routes ? { ...recipient, routes: routes.map(behind) } : recipient;
+  return {
+    copies: copies.map(behind),
+    entries: entries.map(entry => ({ ...entry, recipients: entry.recipients.map(waiting) })),
+  };
+}
+
 /** The envelope as the queue and notices know it, for these recipients. */
 export function entryFor(envelope: Envelope<Destination>, waiting: readonly QueueRecipient[]): PlannedEntry {
   const { reversePath, wishes } = envelope;

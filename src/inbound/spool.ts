@@ -25,7 +25,7 @@ const syncEveryBytes = 8 * 1024 * 1024;
 /** What all messages hold now. */
 let totalBytes = 0;
 
-/** The first lines of a message; each ends in LF. */
+/** The first lines of a message; each ends in LF. `returnPath`, with what stands in front of it, is for Maildirs alone. */
 export type Head = Readonly<{ returnPath: string; trace: string }>;
 /** `returnPathBytes`: so many octets in front are for Maildirs alone. */
 export type Finished = Readonly<{ message: Message; returnPathBytes: number }>;

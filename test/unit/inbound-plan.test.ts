@@ -1,7 +1,7 @@
 // What becomes of a message: which copies are made, what they say of how it came there, and what the queue gets.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { plan, successes } from '../../src/inbound/plan.ts';
+import { behindHead, plan, sharedHead, successes } from '../../src/inbound/plan.ts';
 import type { Destination } from '../../src/inbound/policy.ts';
 import { type Route, routeKey } from '../../src/mail/message.ts';
 import type { Found } from '../../src/mail/ports.ts';
@@ -29,6 +29,31 @@ const own = (...routes: Route[]): Found => ({ routes });
 const shared = (...routes: Route[]): Found => ({ routes, via: 'shared' });
 const all: Found = { routes: [maildir('default')], via: 'catch-all' };
 const alias: Found = { routes: [maildir('anton')], via: 'alias' };
+
+describe('a head that all copies have', () => {
+  const head = 'Delivered-To: sales@x\n';
+  const to: readonly To[] = [['<sales@x>', shared(maildir('anton'), home('berta'))], ['<dora@elsewhere>']];
+
+  it('goes into the message, and the copies have none; nor have those that wait', () => {
+    const mail = envelope('<a@y>', ...to);
+    assert.equal(sharedHead(plan(mail)), head);
+    assert.deepEqual(behindHead(plan(mail), head).copies, [maildir('anton'), home('berta')]);
+    const { copies, entries } = behindHead(plan(mail, new Set([routeKey(home('berta'))])), head);
+    assert.deepEqual(copies, [maildir('anton')]);
+    assert.deepEqual(
+      entries.map(({ recipients }) => recipients.map(({ routes }) => routes)),
+      [[[home('berta')], undefined]],
+    );
+  });
+
+  it('is none where one copy has another, or none', () => {
+    for (const other of [own(maildir('carla')), all]) {
+      const mail = envelope('<a@y>', ...to, ['<carla@x>', other]);
+      assert.equal(sharedHead(plan(mail)), '');
+      assert.deepEqual(behindHead(plan(mail), ''), plan(mail));
+    }
+  });
+});
 
 describe('the copies', () => {
   const cases: readonly (readonly [what: string, to: readonly To[], copies: readonly object[]])[] = [

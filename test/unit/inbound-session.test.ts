@@ -93,6 +93,28 @@ describe('a message', () => {
       await bye(client);
     });
 
+  it('that is big, and for a catch-all, is written once: straight into its Maildir', async () => {
+    const client = await start({
+      resolve: async () => ({ kind: 'local', routes: [server.route('default')], via: 'catch-all' }),
+    });
+    await client.begin('warmup');
+    assert.match(await client.ask('x\r\n.'), /^250/);
+    await client.begin('whoever');
+    client.say(`${'x'.repeat(600_000)}\r\n`);
+    while (server.in('default', 'tmp').length === 0) await new Promise(resolve => setTimeout(resolve, 5));
+    const [spooled = ''] = server.in('default', 'tmp');
+    const { ino } = statSync(join(server.folder, 'mail', 'default', 'tmp', spooled));
+    assert.match(await client.ask('.'), /^250 2\.0\.0 Delivered/);
+    const inodes = server
+      .in('default', 'new')
+      .map(name => statSync(join(server.folder, 'mail', 'default', 'new', name)).ino);
+    assert.ok(inodes.includes(ino), 'the same file');
+    assert.ok(
+      server.files('default').some(file => file.startsWith('Delivered-To: whoever@example.com\nReturn-Path: <')),
+    );
+    await bye(client);
+  });
+
   it('that is big goes through a file, and leaves none behind', async () => {
     const client = await start();
     const line = `${'x'.repeat(78)}\r\n`;
