@@ -6,7 +6,7 @@
 /** Takes content piece by piece. `end` gives what is left. */
 export type Encoder = { write(octets: Buffer): Buffer; end(): Buffer };
 
-const [TAB, LF, SPACE, EQUALS] = [9, 10, 32, 61];
+const [TAB, LF, SPACE, DASH, EQUALS] = [9, 10, 32, 45, 61];
 const hex = Buffer.from('0123456789ABCDEF');
 /** A line of 76 with the equals sign of a soft line break. */
 const maxColumn = 75;
@@ -21,14 +21,15 @@ export class QuotedPrintable implements Encoder {
     // Three for each octet, and two for a soft line break at least 25 octets apart; and the blank.
     const out = Buffer.allocUnsafe(octets.length * 4 + 8);
     let length = 0;
-    const put = (octet: number, isPlain: boolean): void => {
-      const width = isPlain ? 1 : 3;
-      if (this.#column + width > maxColumn) {
+    const put = (octet: number, mayBePlain: boolean): void => {
+      let isPlain = mayBePlain;
+      if (this.#column + (isPlain ? 1 : 3) > maxColumn) {
         out[length++] = EQUALS;
         out[length++] = LF;
         this.#column = 0;
+        isPlain &&= octet !== DASH; // what was within a line must not become a delimiter
       }
-      this.#column += width;
+      this.#column += isPlain ? 1 : 3;
       if (isPlain) out[length++] = octet;
       else {
         out[length++] = EQUALS;

@@ -129,6 +129,8 @@ export const reencode: Target = {
     '\0',
     '.',
     'From ',
+    '--b00x\n',
+    'x'.repeat(75),
   ],
   async run(input, random, note) {
     const [how = 0] = input;

@@ -89,6 +89,8 @@ describe('8-bit mail for a server without 8BITMIME', () => {
       multi('mixed', 'b', part('', text), part(utf8, text)),
       multi('digest', 'd', `\nSubject: inner\n${plain}`, `\nSubject: inner\n${ascii}`),
       multi('mixed', 'b', part('Content-Type: message/rfc822\n', multi('mixed', 'c', plain, json)), plain),
+      // A line that is cut before dashes must not become a delimiter.
+      multi('mixed', 'b', part(utf8, `ä${'x'.repeat(69)}--b\n${'x'.repeat(75)}--b--\n${'x'.repeat(76)}--b`), plain),
     ].map(each => `Received: x\nMIME-Version: 1.0\n${each}`);
     const converted = await Promise.all(messages.map(message => convert(message)));
     for (const { text: result, left } of converted) {
