@@ -29,7 +29,7 @@ export const standardTimeouts = {
   data: 2 * 60_000,
   block: 3 * 60_000,
   end: 10 * 60_000,
-  attempt: 60 * 60_000, // opening a session, or one message, however much the server drips
+  attempt: 60 * 60_000, // opening a session, or sending one message, even if each single wait is short
   quit: 2000,
 };
 export type Timeouts = Readonly<typeof standardTimeouts>;

@@ -7,9 +7,9 @@
 // what came of it; its return value is the result. Whoever drives it (the connection; in tests a script) decides nothing but the
 // order of octets: what was given to send goes out together, as soon as a reply, content or TLS is wanted.
 //
-// A session is in one of four states, and only the dialogue moves it on:
+// A session is in one of four states. What the dialogue says and hears moves it on, and nothing else:
 //   opening      greeting, EHLO, STARTTLS and EHLO again, AUTH. `open` ends with what the server offers, or with a refusal.
-//   idle         between messages: neither side owes the other anything. What the server says now, it says unasked.
+//   idle         between messages: neither side owes the other anything. What the server says now, nobody has asked for.
 //   transaction  MAIL, RCPT …, DATA, content. `transact` (transaction.ts) begins and ends it, as often as a message needs.
 //   over         the server said 421, closed, was too slow, or said something that is no reply to what was asked. No command goes
 //                out any more. Every dialogue that hears of it ends with a result, so no message is left without one.
@@ -20,22 +20,29 @@ import type { Delivery } from '../mail/message.ts';
 import { type Offers, type ServerReply, deferred, failed, isLast, none, toDelivery } from './replies.ts';
 
 export type Want =
-  | { readonly kind: 'send'; readonly text: string } // when the next other want comes, together with what waits already
-  | { readonly kind: 'reply'; readonly wait: 'command' | 'data' | 'end' } // how long for: RFC 5321 §4.5.3.2
-  | { readonly kind: 'secure' } // start TLS; code 0: it failed, or octets in clear were waiting (status 4.7.0)
-  | { readonly kind: 'prove'; readonly first: string; readonly challenge: string } // SCRAM: our response and its `expected`
-  | { readonly kind: 'content' }; // send the message and its final dot; code 0: it did not get out in full
+  /** It goes out together with what is waiting already, as soon as something else is wanted. */
+  | { readonly kind: 'send'; readonly text: string }
+  /** The next reply; `wait` says how long it may take (RFC 5321 §4.5.3.2). */
+  | { readonly kind: 'reply'; readonly wait: 'command' | 'data' | 'end' }
+  /** TLS begins. Code 0: it failed, or octets in clear were waiting (then with status 4.7.0). */
+  | { readonly kind: 'secure' }
+  /** SCRAM: gives our response to this challenge, and what the server must say to prove that it knows the password. */
+  | { readonly kind: 'prove'; readonly first: string; readonly challenge: string }
+  /** The message goes out, and its final dot. Code 0: not in full. */
+  | { readonly kind: 'content' };
 
 export type Dialogue<T> = Generator<Want, T, ServerReply>;
 
 export type Login = { readonly user: string; readonly password: string };
 export type Terms = {
+  /** What we call ourselves. */
   readonly hostname: string;
-  readonly isSecure: boolean; // already: implicit TLS
+  /** There is TLS already: it is implicit. */
+  readonly isSecure: boolean;
   readonly startTls: 'never' | 'offered' | 'required';
   readonly credentials?: (Login & { readonly nonce: string }) | undefined;
 };
-/** Why there is no session. 'tls': this host cannot be talked to in TLS; 'loop': it is us. */
+/** Why there is no session. `tls`: the host has no TLS that we can use. `loop`: the host is ourselves. */
 export type Refusal = { readonly because: 'host' | 'tls' | 'login' | 'loop'; readonly delivery: Delivery };
 
 export const send = (line: string): Want => {
