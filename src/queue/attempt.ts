@@ -5,12 +5,13 @@ import type { Report, Transport } from '../mail/ports.ts';
 import type { QueueStore, StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
 import type { Log } from '../system/log.ts';
 import type { Clock, Random } from '../system/world.ts';
-import { type Found, afterAttempt, foundBy, waitAfter } from './destination.ts';
+import { afterAttempt, foundBy, waitAfter } from './destination.ts';
 import { type Terms, conclude, jitterRange, judge } from './outcome.ts';
 import type { Turn } from './schedule.ts';
 
 export type AttemptOptions = Terms &
   Readonly<{
+    store: QueueStore;
     transports: Readonly<Record<NextHop['kind'], Transport>>;
     report: Report;
     clock: Clock;
@@ -20,37 +21,28 @@ export type AttemptOptions = Terms &
 
 type Result = Readonly<{ delivery: Delivery; how: Parameters<typeof judge>[2] }>;
 type Results = ReadonlyMap<StoredRecipient, Result>;
+type Recipients = readonly StoredRecipient[];
 
 const sentences = { delivered: 'mail was delivered', deferred: 'mail is deferred', failed: 'mail has failed' } as const;
 const unexplained: Delivery = { kind: 'deferred', status: '4.3.0', text: 'an internal error' };
 
 /** Carries out a turn for these recipients. Resolves with what the attempt found, and whether the record says something new. */
-export async function carryOut(
-  turn: Turn,
-  record: StoredEntry,
-  recipients: readonly StoredRecipient[],
-  store: QueueStore,
-  options: AttemptOptions,
-): Promise<{ found: Found | undefined; isChanged: boolean }> {
+export async function carryOut(turn: Turn, record: StoredEntry, recipients: Recipients, options: AttemptOptions) {
   const { state } = turn.job.destination;
   const { results, found } = turn.isAttempt
-    ? await deliver(turn, record, recipients, store, options)
+    ? await deliver(turn, record, recipients, options)
     : { found: undefined, results: new Map(recipients.map(to => [to, untried(to.last ?? state.reason)])) };
-  const isChanged = await tell(turn, record, results, store, options);
+  const isChanged = await tell(turn, record, results, options);
   return { found, isChanged };
 }
 
 const untried = (delivery: Delivery = unexplained): Result => ({ delivery, how: 'untried' });
 
 /** The attempt. A recipient whose outcome is known, and only its notice is owed, is not tried again. */
-async function deliver(
-  { job, place }: Turn,
-  record: StoredEntry,
-  recipients: readonly StoredRecipient[],
-  store: QueueStore,
-  { transports, clock, log }: AttemptOptions,
-): Promise<{ results: Results; found: Found | undefined }> {
-  const { destination } = job;
+async function deliver(turn: Turn, record: StoredEntry, recipients: Recipients, options: AttemptOptions) {
+  const { place } = turn;
+  const { destination } = turn.job;
+  const { store, transports, clock, log } = options;
   const results = new Map<StoredRecipient, Result>();
   for (const recipient of recipients)
     if (recipient.last && recipient.last.kind !== 'deferred')
@@ -92,14 +84,8 @@ async function deliver(
 }
 
 /** Judges what came back and tells the sender. Whether the record says something new. */
-async function tell(
-  { job }: Turn,
-  record: StoredEntry,
-  results: Results,
-  store: QueueStore,
-  options: AttemptOptions,
-): Promise<boolean> {
-  const { report, retryMs, clock, random, log } = options;
+async function tell({ job }: Turn, record: StoredEntry, results: Results, options: AttemptOptions): Promise<boolean> {
+  const { store, report, retryMs, clock, random, log } = options;
   const now = clock.now();
   const outcomes = new Map<StoredRecipient, Outcome>();
   const changed: StoredRecipient[] = [];
@@ -117,7 +103,8 @@ async function tell(
   const counted = changed.filter(
     recipient => results.get(recipient)?.how !== 'untried' || recipient.last?.kind !== 'deferred',
   );
-  logOutcomes(job.destination.key, record, counted, now, log);
+  const age = Math.round((now - record.receivedAt) / 1000);
+  logOutcomes({ message: record.id, destination: job.destination.key, from: record.from }, counted, age, log);
   let isTold = true;
   try {
     if (outcomes.size > 0) await report(record, await store.message(record), [...outcomes.values()]);
@@ -132,23 +119,13 @@ async function tell(
 }
 
 /** A line for each outcome, with the recipients who share it. */
-function logOutcomes(
-  destination: string,
-  record: StoredEntry,
-  recipients: readonly StoredRecipient[],
-  now: number,
-  log: Log,
-) {
-  const age = Math.round((now - record.receivedAt) / 1000);
+function logOutcomes(mail: Record<string, string>, recipients: Recipients, age: number, log: Log): void {
   for (const group of Map.groupBy(recipients, ({ last }) => JSON.stringify(last)).values()) {
     const [first] = group;
     if (first === undefined) continue;
     const { kind, status, text, remote, tls } = first.last ?? unexplained;
     const to = group.slice(0, 20).map(({ address }) => address);
-    const mail = { message: record.id, destination, from: record.from, to };
-    log.info(
-      { ...mail, remote, tls, reply: text, status, recipients: group.length, attempt: first.attempts, age },
-      sentences[kind],
-    );
+    const result = { remote, tls, reply: text, status, recipients: group.length, attempt: first.attempts, age };
+    log.info({ ...mail, to, ...result }, sentences[kind]);
   }
 }

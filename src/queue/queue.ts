@@ -3,7 +3,7 @@
 // Theory of operation
 //
 // What is kept. A message that waits is an entry. Its record (the envelope, and of each recipient what became of it) and its content
-// are kept by a store, which main.ts gives: new mail in the journal (fresh.ts) in front of files (files.ts). Memory has of an
+// are kept by a store, which the wiring gives: new mail in the journal (fresh.ts) in front of files (files.ts). Memory has of an
 // entry only its times, a few hundred octets; the record is read when somebody needs it, and shared by all who need it then (records.ts).
 //
 // States of a recipient, as the record has them:
@@ -31,7 +31,7 @@ import { setImmediate, setTimeout as pause } from 'node:timers/promises';
 import type { QueueAction, QueuedMessage, Selector } from '../mail/admin.ts';
 import type { Message, QueueEntry } from '../mail/message.ts';
 import type { Prepared, Queue } from '../mail/ports.ts';
-import type { QueueStore, StoredEntry } from '../mail/queue-store.ts';
+import type { StoredEntry } from '../mail/queue-store.ts';
 import { describe, order } from './admin.ts';
 import { type AttemptOptions, carryOut } from './attempt.ts';
 import type { Found } from './destination.ts';
@@ -47,7 +47,6 @@ const entriesInTurn = 64;
 export type QueueOptions = AttemptOptions &
   ScheduleOptions &
   Readonly<{
-    store: QueueStore;
     /** What was in flight when the process died. */
     suspects: Suspects;
     /** Called for each message that is held because it kills the server. */
@@ -226,9 +225,8 @@ export class MailQueue implements Queue {
 
   async #work(turn: Turn, record: StoredEntry): Promise<Found | undefined> {
     const { job } = turn;
-    const { store } = this.#options;
     const recipients = pending(record).filter(to => !to.isHeld && this.#schedule.isOf(job, to));
-    const { found, isChanged } = await carryOut(turn, record, recipients, store, this.#options);
+    const { found, isChanged } = await carryOut(turn, record, recipients, this.#options);
     if (isChanged) await this.#records.save(record);
     job.isRunning = false;
     this.#schedule.plan(job.entry, record, job.destination);
