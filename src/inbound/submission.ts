@@ -58,6 +58,7 @@ export class SubmittedHeader {
     this.#isPassed = true;
     this.release();
     const text = begin === undefined ? this.#introduce(header) : this.#complete(header, begin);
+    if (text === header) return held; // most programs write whole headers
     return Buffer.concat([Buffer.from(text, 'latin1'), held.subarray(header.length)]);
   }
 
