@@ -36,6 +36,15 @@ export class Gatherer {
     this.#log[level](fields, sentence);
   }
 
+  /** A log whose lines are all gathered, as caused by `who`. */
+  asLog(who: string): Log {
+    const at =
+      (level: Level): Log[Level] =>
+      (fields, sentence) =>
+        this.line(level, who, fields, sentence);
+    return { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') };
+  }
+
   /** Writes how many lines were only counted, and begins a new minute. */
   flush(): void {
     clearTimeout(this.#timer);

@@ -14,12 +14,13 @@ import { Suspects } from '../queue/suspects.ts';
 import { MaildirStorage } from '../storage/maildir.ts';
 import { openDns } from '../system/dns.ts';
 import { readSettingFile } from '../system/setting-file.ts';
+import { Gatherer } from '../system/gather.ts';
 import { type Context, system } from './context.ts';
 
 export function openSending({ settings, steward, log, onReload }: Context, resolve: Resolve) {
   const { hostname, relay, externalTls, dataFolder, maxRecipientsOut: maxRecipients } = settings;
   const common = { hostname, ...system, log };
-  const maildir = new MaildirStorage(common);
+  const maildir = new MaildirStorage({ ...common, log: new Gatherer(log).asLog('storage') });
   // Never asked without a steward: then no directory has such routes.
   const account = steward?.storage(join(dataFolder, 'spool'), system.random) ?? maildir;
   const storages: Readonly<Record<Route['kind'], Storage>> = { maildir, account };

@@ -33,6 +33,16 @@ describe('lines of one kind', () => {
   });
 });
 
+it('a log of its own gathers whatever is written to it', () => {
+  const { lines, gatherer } = open();
+  const log = gatherer.asLog('logins');
+  for (let n = 0; n < 100; n += 1) log.warn({ n }, 'a login could not be checked');
+  log.error({}, 'another sentence');
+  gatherer.flush();
+  assert.equal(lines.length, 62);
+  assert.deepEqual(lines.at(-1), { who: 'logins', more: 40, text: 'a login could not be checked' });
+});
+
 describe('lines of many kinds', () => {
   it('are bounded together, in lines and in what is remembered', () => {
     const { lines, gatherer } = open();
