@@ -83,7 +83,7 @@ export class Spool {
     const returnPathBytes = Buffer.byteLength(returnPath);
     if (file === undefined) {
       const content = this.#content as Octets;
-      const octets = prepend(Buffer.from(returnPath + lines + trace), content);
+      const octets = prepend(this.#headOctets(lines), content);
       this.#hold(octets.heldBytes - content.heldBytes);
       return { message: { kind: 'memory', octets, sizeBytes: octets.sizeBytes }, returnPathBytes };
     }
@@ -117,11 +117,13 @@ export class Spool {
   }
 
   async #flush(): Promise<void> {
+    if (this.#collector.sizeBytes === 0) return;
+    const file = (this.#file ??= await this.#make());
+    // What has come while it was made is written, too.
     const { pieces, sizeBytes, heldBytes } = this.#collector.take();
-    if (pieces.length === 0) return;
-    this.#file ??= await this.#make();
-    await writeAt(this.#file, pieces, this.#file.contentAt + this.#file.octets);
-    this.#file.octets += sizeBytes;
+    if (file.octets === 0 && this.#reservedBytes === 0) await writeAt(file, [this.#headOctets(), ...pieces], 0);
+    else await writeAt(file, pieces, file.contentAt + file.octets);
+    file.octets += sizeBytes;
     // Their memory goes at once, not when it is collected: of 50 MB that is 10 MB less at the peak. Small ones may share the pool.
     for (const { buffer, length } of pieces) if (length > Buffer.poolSize / 2) (buffer as ArrayBuffer).transfer(0);
     this.#hold(-heldBytes);
@@ -129,20 +131,20 @@ export class Spool {
     if (this.#unsyncedBytes < syncEveryBytes) return;
     this.#unsyncedBytes = 0;
     // The disk works while the client still sends. One that fails here counts: a later one may succeed without those pages.
-    this.#synced = Promise.all([this.#synced, datasync(this.#file.handle.fd)]);
+    this.#synced = Promise.all([this.#synced, datasync(file.handle.fd)]);
     this.#synced.catch(() => undefined);
   }
 
-  /** A file with the head in front, or with room for it. */
+  /** A file in which the content has its place, behind the head and the room for lines. */
   async #make(): Promise<SpoolFile> {
-    const { returnPath, trace } = this.#head;
-    const head = Buffer.from(returnPath + trace);
     const path = this.#place();
     const handle = await open(path, 'wx+', 0o600);
-    const file = { handle, path, contentAt: head.length + this.#reservedBytes, octets: 0 };
-    this.#file = file;
-    if (this.#reservedBytes === 0) await writeAt(file, [head], 0);
-    return file;
+    return { handle, path, contentAt: this.#headOctets().length + this.#reservedBytes, octets: 0 };
+  }
+
+  #headOctets(lines = ''): Buffer {
+    const { returnPath, trace } = this.#head;
+    return Buffer.from(returnPath + lines + trace);
   }
 
   /** The content once more, behind that head, in a new file in place of the old one. */
