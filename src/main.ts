@@ -1,5 +1,6 @@
-// The processes of the server: the steward (as root) and the network process, which is all there is when we are not root; and
-// the parts of the network process in the order in which they start. What the parts are made of: `src/wiring/`.
+// The processes of the server: the steward (as root) and the network process, which is all there is when we are not
+// root; and the parts of the network process in the order in which they start. What the parts are made of:
+// `src/wiring/`.
 // Promise: resolves with the exit status: 0, 69 (a port or the data folder is taken), 78 (settings, owners).
 import { readdirSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';

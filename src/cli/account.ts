@@ -1,4 +1,5 @@
-// `slimsmtp account …`: the Unix accounts that are kept in SLIM_DATA/accounts. Works without the server, and for root only.
+// `slimsmtp account …`: the Unix accounts that are kept in SLIM_DATA/accounts. Works without the server, and for root
+// only.
 import { join } from 'node:path';
 import type { Settings } from '../config/settings.ts';
 import { addAccount, listAccounts, removeAccount, setPassword } from '../steward/account-files.ts';

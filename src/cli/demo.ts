@@ -1,4 +1,5 @@
-// What `npm start` does besides serving (the hidden flag --demo): it makes a .env where there is none, and says how to try it.
+// What `npm start` does besides serving (the hidden flag --demo): it makes a .env where there is none, and says how to
+// try it.
 import { copyFileSync, existsSync } from 'node:fs';
 import { relative } from 'node:path';
 import type { Settings } from '../config/settings.ts';

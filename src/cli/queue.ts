@@ -1,5 +1,5 @@
-// `slimsmtp queue …`: what waits in the running server's queue, and orders to it. Without a server messages can still be held, released
-// and removed, in its files.
+// `slimsmtp queue …`: what waits in the running server's queue, and orders to it. Without a server messages can still
+// be held, released and removed, in its files.
 import type { Settings } from '../config/settings.ts';
 import { NoServer, ask, askAll } from '../control/client.ts';
 import {

@@ -1,4 +1,5 @@
-// What every verb shares: its call (words and flags), how a result is printed, how a password is read, how a failure is told.
+// What every verb shares: its call (words and flags), how a result is printed, how a password is read, how a failure is
+// told.
 import { createInterface } from 'node:readline/promises';
 import { Writable } from 'node:stream';
 import { parseArgs } from 'node:util';
@@ -64,7 +65,9 @@ export async function readPassword(prompt: string): Promise<string> {
   return value ?? '';
 }
 
-/** A log for verbs that do the server's work: what is grave goes to standard error, where it does not disturb a result. */
+/**
+ * A log for verbs that do the server's work: what is grave goes to standard error, where it does not disturb a result.
+ */
 export const standardError: Log = {
   debug: () => undefined,
   info: () => undefined,

@@ -1,7 +1,7 @@
 // Where the database is: DATABASE_URL or libpq's own names (PGHOST …) become one URL, because `pg` looks for PG* in the
 // environment only, and the settings may come from elsewhere.
-// Promise: what libpq takes from such names is what `pg` is told; the files that hold the password are known, so that a new
-// connection can read them again.
+// Promise: what libpq takes from such names is what `pg` is told; the files that hold the password are known, so that a
+// new connection can read them again.
 import { oneOf, parser } from './parser.ts';
 import type { Source } from './sources.ts';
 
@@ -28,7 +28,9 @@ export const databaseUrl = parser(
 export const hidePassword = (url: string): string =>
   url.replace(/(?<=:\/\/[^:/]*:)[^/?]*(?=@)|(?<=password=)[^&]*/g, '***');
 
-/** The database, and the file that holds its password, where there is one. A password in the URL wins over PGPASSWORD. */
+/**
+ * The database, and the file that holds its password, where there is one. A password in the URL wins over PGPASSWORD.
+ */
 export function readDatabase(
   texts: Readonly<Record<string, string>>,
   sources: ReadonlyMap<string, Source>,

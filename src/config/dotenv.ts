@@ -1,7 +1,9 @@
 // The file `.env`, read as Docker Compose reads it, because `npm start` and `docker compose` share one file.
-// Promise: every value is the one that Compose would give to a container (compose-go's package dotenv), but for `$`, which is an
-// ordinary character here: verifiers of SLIM_USERS are full of it. The names whose value Compose would change are told.
-//   NAME=value       up to the end of the line or to ` #`; blanks at both ends do not count; `#` without a blank is part of it
+// Promise: every value is the one that Compose would give to a container (compose-go's package dotenv), but for `$`,
+// which is an ordinary character here: verifiers of SLIM_USERS are full of it. The names whose value Compose would
+// change are told.
+//   NAME=value       up to the end of the line or to ` #`; blanks at both ends do not count; a `#` without a blank
+//                    before it is part of the value
 //   NAME='value'     as it stands, over several lines if need be; \' is a quote
 //   NAME="value"     the same, with \n \t \\ \" and the like
 //   NAME: value, export NAME=value, # a comment

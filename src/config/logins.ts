@@ -1,5 +1,6 @@
 // Who may log in (SLIM_USERS) and which Unix accounts are made at start (SLIM_ACCOUNTS).
-// Promise: no mistake shows a secret. An entry is secret as a whole, because a password with a comma is split in two entries.
+// Promise: no mistake shows a secret. An entry is secret as a whole, because a password with a comma is split in two
+// entries.
 import { hasControls } from '../mail/address.ts';
 import { parseVerifier } from '../sasl/scram.ts';
 import { listOf, parser } from './parser.ts';

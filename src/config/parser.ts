@@ -1,10 +1,12 @@
 // What a parser of a value is, and how parsers of single values become parsers of lists.
-// A parser turns text into plain data, or throws an error that says, a line for each mistake, what was written (no secret) and
-// what is wanted. It knows one value only, and reads nothing: no variable, no file, no clock.
+// A parser turns text into plain data, or throws an error that says, a line for each mistake, what was written (no
+// secret) and what is wanted. It knows one value only, and reads nothing: no variable, no file, no clock.
 
 export type Parser<T> = (text: string) => T;
 
-/** From the groups of a pattern ('' where a group did not take part) to a value; false and undefined refuse the text. */
+/**
+ * From the groups of a pattern ('' where a group did not take part) to a value; false and undefined refuse the text.
+ */
 type Make<T> = (...groups: readonly string[]) => T | false | undefined;
 
 export const parser =
@@ -19,7 +21,9 @@ export const parser =
 export const oneOf = <const T extends string>(...choices: readonly T[]): Parser<T> =>
   parser(`one of ${choices.join(', ')} is wanted`, /(.*)/s, text => choices.find(each => each === text));
 
-/** A list that has one item a line already (sources.ts). Two items with the same `key` are the same thing: a mistake. */
+/**
+ * A list that has one item a line already (sources.ts). Two items with the same `key` are the same thing: a mistake.
+ */
 export const listOf =
   <T>(item: Parser<T>, key: (value: T) => string, mayRepeat = false): Parser<readonly T[]> =>
   text => {

@@ -1,6 +1,8 @@
-// Variables that Kubernetes sets in every container for every service: a service called `slim-smtp` sets SLIM_SMTP_SERVICE_HOST,
-// SLIM_SMTP_PORT=tcp://10.0.0.1:25, SLIM_SMTP_PORT_25_TCP_ADDR and more. They begin like settings, and are none.
-// Promise: only variables of that form count, and only of a service that has told its address; a misspelt setting is still an error.
+// Variables that Kubernetes sets in every container for every service: a service called `slim-smtp` sets
+// SLIM_SMTP_SERVICE_HOST, SLIM_SMTP_PORT=tcp://10.0.0.1:25, SLIM_SMTP_PORT_25_TCP_ADDR and more. They begin like
+// settings, and are none.
+// Promise: only variables of that form count, and only of a service that has told its address; a misspelt setting is
+// still an error.
 import { isIP } from 'node:net';
 
 /** The names that are service links: of a service whose SLIM_…_SERVICE_HOST is an address. */

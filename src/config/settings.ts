@@ -1,7 +1,8 @@
 // The settings: what all variables mean together (for users: docs/settings.md).
-// Promises: every wrong, unknown or contradictory setting is reported in one go, secrets masked; what is given is plain, frozen
-// data that JSON carries to another process. Troubles that pass (no certificate yet, a database that is down) are not its matter.
-// A new setting is a line in table.ts and one in `load`; what contradicts another variable goes into contradictions.ts.
+// Promises: every wrong, unknown or contradictory setting is reported in one go, secrets masked; what is given is
+// plain, frozen data that JSON carries to another process. Troubles that pass (no certificate yet, a database that is
+// down) are not its matter. A new setting is a line in table.ts and one in `load`; what contradicts another variable
+// goes into contradictions.ts.
 import { customCleanEnv } from 'envalid';
 import { toDomain } from '../mail/address.ts';
 import type { Format } from '../system/log.ts';

@@ -1,10 +1,10 @@
-// Where a value comes from. The places, the first that has the setting in either form (NAME, or NAME_FILE: the content of that
-// file) hides all others:
+// Where a value comes from. The places, the first that has the setting in either form (NAME, or NAME_FILE: the content
+// of that file) hides all others:
 //   the environment
 //   .env in the working directory; not in the image, where Compose has already handed it over as the environment
 //   DEFAULT_NAME in the environment: compose.yaml says there what the demo has unless somebody says something else
-// Promises: no SLIM_* name goes unnoticed, and every value is known with its origin. Never looks into a value, but to split lists.
-// The only file of the project that touches process.env.
+// Promises: no SLIM_* name goes unnoticed, and every value is known with its origin. Never looks into a value, but to
+// split lists. The only file of the project that touches process.env.
 import { existsSync, readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { resolve } from 'node:path';
@@ -96,7 +96,10 @@ function readDotenv(path: string | undefined, problems: string[]): Dotenv {
   return { values: {}, interpolated: [] };
 }
 
-/** The DEFAULT_ names without that prefix. A database of one's own owes nothing to that of the demo: not its user, nor its name. */
+/**
+ * The DEFAULT_ names without that prefix. A database of one's own owes nothing to that of the demo: not its user, nor
+ * its name.
+ */
 function defaults(environment: Variables, dotenv: Variables): Variables {
   const hasOwnDatabase = ['DATABASE_URL', 'DATABASE_URL_FILE', 'PGHOST', 'PGHOST_FILE'].some(
     name => environment[name] || dotenv[name],
@@ -140,7 +143,10 @@ function read(path: string, what: string, problems: string[]): string {
   }
 }
 
-/** What is wrong with the names of one place. The value of an unknown name is not shown: it could be a secret of a setting misspelt. */
+/**
+ * What is wrong with the names of one place. The value of an unknown name is not shown: it could be a secret of a
+ * setting misspelt.
+ */
 function unknown(given: Variables, suffix: string, readings: ReadonlyMap<string, Reading>): string[] {
   return Object.entries(given).flatMap(([name, value]) => {
     const [, prefix = '', base = '', file = ''] = /^(DEFAULT_)?(SLIM_.*?)(_FILE)?$/s.exec(name) ?? [];

@@ -1,5 +1,5 @@
-// Who gets the mail (SLIM_STORAGES): `addr@domain=PATH`, `*@domain=PATH`, `@POSTGRESQL`, `@PAM`, `default=PATH`.
-// Local part and path may both hold `=`. `default=…` is always the catch-all; an address that begins so is `"default=x"@…`.
+// Who gets the mail (SLIM_STORAGES): `addr@domain=PATH`, `*@domain=PATH`, `@POSTGRESQL`, `@PAM`, `default=PATH`. Local
+// part and path may both hold `=`. `default=…` is always the catch-all; an address that begins so is `"default=x"@…`.
 import { toMailbox } from '../mail/address.ts';
 import type { MailRoot } from '../system/mail-roots.ts';
 import { listOf, parser } from './parser.ts';

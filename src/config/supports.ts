@@ -1,5 +1,5 @@
-// The extensions that are announced (SLIM_SUPPORTS): a whole list, or `default` with some taken away (`-NAME`), added or changed.
-// RFC 5321 §4.1.1.1 (EHLO keywords).
+// The extensions that are announced (SLIM_SUPPORTS): a whole list, or `default` with some taken away (`-NAME`), added
+// or changed. RFC 5321 §4.1.1.1 (EHLO keywords).
 import { listOf, parser } from './parser.ts';
 
 const keywords = 'PIPELINING|SIZE|8BITMIME|SMTPUTF8|CHUNKING|DSN|ENHANCEDSTATUSCODES|STARTTLS|AUTH|LIMITS|HELP';

@@ -1,5 +1,5 @@
-// Every variable: what it is, how its value is read and checked, its default. What the values mean together: settings.ts.
-// A variable that is neither set nor has a default, here or in settings.ts, is unset.
+// Every variable: what it is, how its value is read and checked, its default. What the values mean together:
+// settings.ts. A variable that is neither set nor has a default, here or in settings.ts, is unset.
 import { type CleanedEnv, makeExactValidator } from 'envalid';
 import { databaseUrl, hidePassword, sslMode } from './database.ts';
 import { accounts, users } from './logins.ts';

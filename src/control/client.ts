@@ -1,6 +1,6 @@
 // The control socket on the command line's side: asks the running server.
-// Promises: every wait has an end (30 s without a word); 'no server' is an error of its own kind, because it has an exit status
-// of its own. Root becomes the owner of the socket first.
+// Promises: every wait has an end (30 s without a word); 'no server' is an error of its own kind, because it has an
+// exit status of its own. Root becomes the owner of the socket first.
 import { statSync } from 'node:fs';
 import { type Socket, connect } from 'node:net';
 import { dirname } from 'node:path';

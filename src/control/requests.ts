@@ -1,5 +1,5 @@
-// What can be asked of the running server over its control socket, and what it answers: one type for each verb, which the
-// server and the command line share.
+// What can be asked of the running server over its control socket, and what it answers: one type for each verb, which
+// the server and the command line share.
 // A request is one line of JSON, `{"verb": …}` with the fields of that verb. The answer is a line for each item,
 // `{"item": …}`, and at last `{"isEnd": true}` or `{"error": "why"}`.
 // A new verb: a member of `Request`, a line in `Answers`, a case in `parseRequest` and in `carryOut` (server.ts).
@@ -64,7 +64,10 @@ export function parseRequest(line: string): Request {
   }
 }
 
-/** Only the fields that a selector has. A field of another kind is an error: an action must never mean more than was said. */
+/**
+ * Only the fields that a selector has. A field of another kind is an error: an action must never mean more than was
+ * said.
+ */
 function parseSelector(value: unknown): Selector {
   if (typeof value !== 'object' || value === null) throw new Error('a selector must be given; {} means all messages');
   const given: readonly (readonly [string, unknown])[] = Object.entries(value);

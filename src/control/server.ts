@@ -1,8 +1,10 @@
-// The control socket, SLIM_DATA/run/control, on the server's side: `slimsmtp health`, `resolve`, `queue` and others ask there.
-// Promises: only its owner can open it (0600). One request for each connection; whatever comes, the answer has an end, and the
-// next caller is served. A long list goes out item by item, no faster than the caller reads.
-// The socket is also the lock on SLIM_DATA: a socket that answers belongs to a server that lives, so that a second server on
-// the same folder ends before it has touched anything there. A killed server leaves a socket that does not answer.
+// The control socket, SLIM_DATA/run/control, on the server's side: `slimsmtp health`, `resolve`, `queue` and others ask
+// there.
+// Promises: only its owner can open it (0600). One request for each connection; whatever comes, the answer has an end,
+// and the next caller is served. A long list goes out item by item, no faster than the caller reads.
+// The socket is also the lock on SLIM_DATA: a socket that answers belongs to a server that lives, so that a second
+// server on the same folder ends before it has touched anything there. A killed server leaves a socket that does not
+// answer.
 import { chmodSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { type Server, createServer } from 'node:net';
 import { dirname } from 'node:path';
@@ -67,8 +69,9 @@ function isAlive(path: string): Promise<boolean> {
 }
 
 /**
- * Puts a socket in the place of the one that a killed server has left. Several may try that at once, and a socket that lives must never be
- * taken away: so whoever does it holds a claim, a file named by the inode of the dead one, until the new one listens. undefined: try again.
+ * Puts a socket in the place of the one that a killed server has left. Several may try that at once, and a socket that
+ * lives must never be taken away: so whoever does it holds a claim, a file named by the inode of the dead one, until
+ * the new one listens. undefined: try again.
  */
 async function replaceDead(path: string, handlers: Handlers, found: number | undefined, tries: number) {
   if (await isAlive(path))

@@ -1,5 +1,5 @@
-// The path of the control socket as the system takes it. The address of a Unix socket has 107 octets at most, and SLIM_DATA may
-// be longer: then the folder is opened, and named by its descriptor (`/proc/self/fd/7/control`).
+// The path of the control socket as the system takes it. The address of a Unix socket has 107 octets at most, and
+// SLIM_DATA may be longer: then the folder is opened, and named by its descriptor (`/proc/self/fd/7/control`).
 import { closeSync, openSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 

@@ -1,4 +1,5 @@
-// What an operator sees of the queue and may order (`slimsmtp queue …`). Plain data: it crosses the control socket as JSON.
+// What an operator sees of the queue and may order (`slimsmtp queue …`). Plain data: it crosses the control socket as
+// JSON.
 
 /** Which messages are meant: those that have everything that is given. Empty: all. */
 export type Selector = { readonly id?: string; readonly domain?: string; readonly sender?: string };
@@ -25,7 +26,10 @@ export type QueuedRecipient = {
   readonly attempts: number;
   /** ISO 8601; unset where no attempt is planned. */
   readonly nextAttemptAt?: string | undefined;
-  /** What the last attempt brought, unset before the first: the enhanced status code, the words, the server that said them. */
+  /**
+   * What the last attempt brought, unset before the first: the enhanced status code, the words, the server that said
+   * them.
+   */
   readonly status?: string | undefined;
   readonly text?: string | undefined;
   readonly remote?: string | undefined;

@@ -1,6 +1,6 @@
 // How a program of many parts begins and ends: parts start one after the other, and stop in reverse.
-// Promises: a part starts only when all before it have started. When one cannot start, those before it are stopped. A part
-// that fails to stop does not keep the others from stopping.
+// Promises: a part starts only when all before it have started. When one cannot start, those before it are stopped. A
+// part that fails to stop does not keep the others from stopping.
 
 /** Something that is started and stopped. `start` answers with how to stop it. */
 export type Part = { readonly name: string; start(): Promise<() => Promise<void>> };

@@ -7,7 +7,9 @@ import { openOutput } from './output.ts';
 export type Level = 'debug' | 'info' | 'warn' | 'error';
 export type Format = 'json' | 'pretty';
 
-/** What the parts log with (pino's shape). Fields first, then a fixed sentence: text from the network only in fields. */
+/**
+ * What the parts log with (pino's shape). Fields first, then a fixed sentence: text from the network only in fields.
+ */
 export type Log = Record<Level, (fields: Record<string, unknown>, message: string) => void>;
 
 export type FlushedLog = Log & { flush(): void };
@@ -34,7 +36,10 @@ export async function openLog(level: Level, format: Format, isGathered: boolean)
   return Object.assign(pino(options, output), { flush: output.flush });
 }
 
-/** Node's own warnings (a deprecated call, a listener too many) become lines of the log, in place of text on standard error. */
+/**
+ * Node's own warnings (a deprecated call, a listener too many) become lines of the log, in place of text on standard
+ * error.
+ */
 export function takeWarnings(log: Log): void {
   process.removeAllListeners('warning').on('warning', ({ name, message, stack }) => {
     log.warn({ warning: message, type: name, stack }, 'Node warns');

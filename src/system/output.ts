@@ -1,7 +1,8 @@
-// Where the lines of the log go: gathered, so that many of them are one call of the system, and written without waiting.
-// Promises: a reader that stalls costs at most `maxLength` of memory; beyond that lines are dropped, mail never. What waits is
-// written when the process ends, in whatever way but by a signal; but the end is never held up: by a second for a reader that
-// stalls, and not at all where nobody reads any more (pino's own destination tries for ever then).
+// Where the lines of the log go: gathered, so that many of them are one call of the system, and written without
+// waiting.
+// Promises: a reader that stalls costs at most `maxLength` of memory; beyond that lines are dropped, mail never. What
+// waits is written when the process ends, in whatever way but by a signal; but the end is never held up: by a second
+// for a reader that stalls, and not at all where nobody reads any more (pino's own destination tries for ever then).
 // How: at any time a line waits in `lines`, or is part of the one write that is under way (`octets`, from `done` on).
 import { write, writeSync } from 'node:fs';
 

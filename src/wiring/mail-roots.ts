@@ -1,4 +1,5 @@
-// The roots of mail that the network process writes itself. Those in the home of a Unix account are the steward's matter.
+// The roots of mail that the network process writes itself. Those in the home of a Unix account are the steward's
+// matter.
 import { type MailRoot, MailRoots } from '../system/mail-roots.ts';
 import type { Context } from './context.ts';
 

@@ -1,6 +1,7 @@
 // Orders to the queue while no server runs: a message that ends the server at each start can still be held or removed.
-// How: take the lock of the server on SLIM_DATA, so that none starts meanwhile; restore the journal, which may have messages that
-// have no files yet; change the records; give the lock back. The caller is the owner of the queue's files by then.
+// How: take the lock of the server on SLIM_DATA, so that none starts meanwhile; restore the journal, which may have
+// messages that have no files yet; change the records; give the lock back. The caller is the owner of the queue's files
+// by then.
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Settings } from '../config/settings.ts';
@@ -12,7 +13,10 @@ import { FileStore } from '../queue/files.ts';
 import type { Log } from '../system/log.ts';
 import { system } from './context.ts';
 
-/** How many messages that concerned; undefined: no server has ever kept anything there. Rejects where one has started meanwhile. */
+/**
+ * How many messages that concerned; undefined: no server has ever kept anything there. Rejects where one has started
+ * meanwhile.
+ */
 export async function actWithoutServer(
   { dataFolder }: Settings,
   controlPath: string,
