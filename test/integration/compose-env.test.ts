@@ -191,5 +191,10 @@ POSTGRES_PASSWORD=it's
       /"level":"warn",.*"addresses":\["\S+"\],"msg":"SLIM_TRUSTED_NETWORKS has no effect for these addresses/,
     );
     assert.doesNotMatch(log, /is the volume mounted/, 'it has just made the folders of the demo');
+    // Without the server, as its user: the server has its folders as before.
+    await compose('stop', 'slimsmtp');
+    const words = ['run', '--rm', '--no-deps', '--no-TTY', 'slimsmtp', 'queue', 'hold', '--all'];
+    assert.match(await compose(...words), /^hold: 0 messages$/m);
+    await compose('up', '--detach', '--wait', '--no-recreate');
   });
 });
