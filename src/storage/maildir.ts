@@ -73,25 +73,33 @@ export class MaildirStorage implements Storage {
       else await Promise.all(written.map(({ fd, path }) => sync(path, fd)));
     } catch (error) {
       for (const { fd } of unsynced) closeSync(fd);
-      await this.#remove(files);
+      await this.#remove(files, false);
       throw error;
     }
+    const isInJournal = release !== undefined;
     return {
-      commit: () => this.#commit(files, release !== undefined).finally(release),
-      abort: () => this.#remove(files).finally(release),
+      commit: () => this.#commit(files, isInJournal).finally(release),
+      abort: () => this.#remove(files, isInJournal).finally(release),
     };
   }
 
-  async #commit(files: readonly File[], isStable: boolean): Promise<void> {
+  /** Tells the journal that there is no such mail: else it would make these files after a crash. Never rejects. */
+  async #forget(files: readonly File[]): Promise<void> {
+    const marks = files.map(({ final }) => ({ final, temporary: '' }));
+    const release = await this.#journal?.append([{ files: marks, parts: [] }]).catch(() => undefined);
+    release?.();
+  }
+
+  async #commit(files: readonly File[], isInJournal: boolean): Promise<void> {
     try {
       // The originals come last: as soon as a file is in new/, a reader may take it away, and it could not be linked to any more.
       for (const { original, ...file } of files)
         if (original && !isLinked(original.temporary, file.final)) await this.#copy(original, file);
       for (const { original, temporary, final } of files) if (!original) renameSync(temporary, final);
-      if (!isStable)
+      if (!isInJournal)
         await Promise.all(files.map(({ maildir, fileSystem }) => this.#folders.sync(`${maildir}/new`, fileSystem)));
     } catch (error) {
-      await this.#remove(files);
+      await this.#remove(files, isInJournal);
       throw error;
     }
   }
@@ -104,9 +112,10 @@ export class MaildirStorage implements Storage {
   }
 
   /** Never rejects: what cannot be removed now is swept later. The folders may be what was wrong, so the next delivery makes them anew. */
-  async #remove(files: readonly File[]): Promise<void> {
+  async #remove(files: readonly File[], isInJournal: boolean): Promise<void> {
     for (const { maildir } of files) this.#known.delete(maildir);
     await Promise.allSettled(files.flatMap(({ temporary, final }) => [unlink(temporary), unlink(final)]));
+    if (isInJournal) await this.#forget(files);
   }
 
   #made(maildir: string, root: string): Promise<number> {

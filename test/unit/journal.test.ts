@@ -104,6 +104,18 @@ test('a message that was stable, and not yet in its Maildir, is delivered at the
   assert.deepEqual([mail('anton'), list('anton', 'tmp')], [['one\n'], []]);
 });
 
+test('a message that was refused after all is not delivered at the start', async () => {
+  const first = await start();
+  await (await prepare(first, ['anton', 'berta'], 'aborted\n')).abort();
+  const prepared = await prepare(first, ['anton'], 'cannot be committed\n');
+  fs.rmSync(`${root}/mail/anton/new`, { recursive: true });
+  await assert.rejects(prepared.commit());
+  fs.mkdirSync(`${root}/mail/anton/new`);
+  await crash(first);
+  await start();
+  assert.deepEqual([mail('anton'), mail('berta'), segments()], [[], [], []]);
+});
+
 test('a record that was cut short is no message; those before it are', async () => {
   const first = await start();
   await deliver(first, ['anton'], 'one\n');
