@@ -22,6 +22,14 @@ export interface Dns {
   systemAddresses(host: string): Promise<readonly string[]>;
 }
 
+export type RecordType = 'A' | 'AAAA' | 'MX' | 'NS' | 'PTR' | 'TXT';
+
+/** Any records, for what judges mail. */
+export interface Records {
+  /** As `resolve` of node:dns/promises has them, also its errors: a TXT record is a list of strings, an MX record an `MxRecord`. */
+  records(name: string, type: RecordType): Promise<readonly unknown[]>;
+}
+
 const maxAliases = 8;
 const maxTurns = 200;
 const turnMs = 250;
@@ -40,7 +48,7 @@ export type DnsOptions = {
   readonly deadlineMs?: number;
 };
 
-export function openDns(options: DnsOptions = {}): Dns {
+export function openDns(options: DnsOptions = {}): Dns & Records {
   const {
     configuration = '/etc/resolv.conf',
     servers,
@@ -90,6 +98,7 @@ export function openDns(options: DnsOptions = {}): Dns {
   return {
     mx: domain => ask(each => each.resolveMx(domain)),
     addresses: host => addresses(host),
+    records: (name, type) => ask(each => each.resolve(name, type) as Promise<unknown[]>),
     // A thread of the pool waits for the answer, and the same pool writes our files: so one question for a host at a time.
     systemAddresses(host) {
       const found = lookups.get(host);

@@ -10,7 +10,7 @@ import { findTargets } from '../../src/outbound/mx.ts';
 import { openDns } from '../../src/system/dns.ts';
 import { systemRandom as random } from '../../src/system/world.ts';
 
-const types: Readonly<Record<number, string>> = { 1: 'A', 15: 'MX', 28: 'AAAA' };
+const types: Readonly<Record<number, string>> = { 1: 'A', 15: 'MX', 16: 'TXT', 28: 'AAAA' };
 type Server = { readonly address: string; readonly asked: string[]; readonly ports: Set<number> };
 
 /** By the first label of the name: `silent` gets no answer, `alias` leads to a name that has nothing, `loop` to itself, `none` is not there. */
@@ -39,6 +39,7 @@ async function serve(t: TestContext): Promise<Server> {
     if (first === 'loop') records.push(record(5, Buffer.from([0xc0, 12])));
     if (first === 'alias') records.push(record(5, Buffer.from(`\x05empty\xc0${String.fromCharCode(18)}`, 'latin1')));
     if (first === 'host' && type === 'A') records.push(record(1, Buffer.from([192, 0, 2, 1])));
+    if (first === 'text' && type === 'TXT') records.push(record(16, Buffer.from('\x03v=1\x02 x')));
     answer.writeUInt16BE(records.length, 6);
     socket.send(Buffer.concat([answer, ...records]), port, address);
   });
@@ -62,6 +63,8 @@ describe('answers of the DNS', () => {
     assert.equal(await code(dns.addresses('none.example')), 'ENOTFOUND');
     assert.equal(await code(dns.addresses('empty.example')), 'ENODATA');
     assert.deepEqual(await dns.mx('alias.example'), []);
+    assert.deepEqual(await dns.records('text.example', 'TXT'), [['v=1', ' x']]);
+    assert.equal(await code(dns.records('none.example', 'TXT')), 'ENOTFOUND');
   });
 
   it('with an alias that leads to a name without addresses are a no (5.4.4), and not an outage', async t => {
