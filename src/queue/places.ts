@@ -37,22 +37,67 @@ export type Occupied = Place & {
   leave(): void;
 };
 
-type Occupant = {
+/** What the places do when an attempt enters an address, or leaves. */
+type Owner = { enter(occupant: Occupant, address: string): boolean; leave(occupant: Occupant): void };
+
+class Occupant implements Occupied {
   readonly lane: Lane;
-  /** When it was told to end, so that others may have its place. */
-  endedAt?: number;
-  readonly ending: AbortController;
+  readonly #clock: Clock;
+  readonly #owner: Owner;
+  readonly #ending = new AbortController();
   address: string | undefined;
+  crowdedAt: string | undefined;
   startedAt: number;
   progressedAt: number;
-  isSlow: boolean;
-};
+  isSlow = false;
+  /** When it was told to end, so that others may have its place. */
+  endedAt: number | undefined;
+
+  constructor(lane: Lane, clock: Clock, owner: Owner) {
+    this.lane = lane;
+    this.#clock = clock;
+    this.#owner = owner;
+    this.startedAt = clock.now();
+    this.progressedAt = this.startedAt;
+  }
+
+  get signal(): AbortSignal {
+    return this.#ending.signal;
+  }
+
+  get isEnded(): boolean {
+    return this.endedAt !== undefined;
+  }
+
+  enter(address: string): boolean {
+    const isIn = this.#owner.enter(this, address);
+    if (!isIn) this.crowdedAt = address;
+    return isIn;
+  }
+
+  progressed(): void {
+    this.progressedAt = this.#clock.now();
+  }
+
+  end(): void {
+    this.endedAt ??= this.#clock.now();
+    this.#ending.abort();
+  }
+
+  leave(): void {
+    this.#owner.leave(this);
+  }
+}
 
 /** `Waiting` is what waits for an address, or for the lane of notices. */
 export class Places<Waiting> {
   readonly #clock: Clock;
   readonly #maxPerAddress: number;
   readonly #onFree: (waiting: Waiting) => void;
+  readonly #owner: Owner = {
+    enter: (occupant, address) => this.#enter(occupant, address),
+    leave: occupant => this.#leave(occupant),
+  };
   readonly #occupants = new Set<Occupant>();
   readonly #atAddress = new Map<string, number>();
   readonly #waiting = new Map<string, Set<Waiting>>();
@@ -80,35 +125,10 @@ export class Places<Waiting> {
   }
 
   take(lane: Lane): Occupied {
-    const now = this.#clock.now();
-    const occupant: Occupant = {
-      lane,
-      ending: new AbortController(),
-      address: undefined,
-      startedAt: now,
-      progressedAt: now,
-      isSlow: false,
-    };
+    const occupant = new Occupant(lane, this.#clock, this.#owner);
     this.#occupants.add(occupant);
     if (lane === 'notice') this.#notices += 1;
-    let crowdedAt: string | undefined;
-    return {
-      signal: occupant.ending.signal,
-      enter: address => {
-        if (this.#enter(occupant, address)) return true;
-        crowdedAt = address;
-        return false;
-      },
-      progressed: () => void (occupant.progressedAt = this.#clock.now()),
-      get crowdedAt() {
-        return crowdedAt;
-      },
-      get isEnded() {
-        return occupant.ending.signal.aborted;
-      },
-      end: () => occupant.ending.abort(),
-      leave: () => this.#leave(occupant),
-    };
+    return occupant;
   }
 
   /** Has something wait until an attempt leaves that address; frees it at once where the address is not full any more. */
@@ -149,9 +169,7 @@ export class Places<Waiting> {
       const { progressedAt } = occupant;
       if (now - progressedAt >= slowMs && progressedAt < (idlest?.progressedAt ?? now)) idlest = occupant;
     }
-    if (idlest === undefined) return;
-    idlest.endedAt = now;
-    idlest.ending.abort();
+    idlest?.end();
   }
 
   /** Once a second. */

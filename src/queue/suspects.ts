@@ -9,6 +9,9 @@ import type { Log } from '../system/log.ts';
 
 const maxDeathsAlone = 3;
 const lineLength = 80;
+/** While more are in flight, so that none is alone anyway, one that is over may seem to be in flight for a moment. */
+const fewInFlight = 4;
+const staleMs = 50;
 
 type Mark = {
   readonly line: number;
@@ -22,10 +25,14 @@ type Mark = {
 export class Suspects {
   readonly #marks = new Map<string, Mark>();
   readonly #free: number[] = [];
+  /** Lines whose message is over. They are written over by the next message, or are blank after a moment: half the writes. */
+  #stale: number[] = [];
+  #timer: NodeJS.Timeout | undefined;
   readonly #path: string | undefined;
   readonly #log: Log;
   #file: number | undefined;
   #lines = 0;
+  #inFlight = 0;
 
   /** Without a path nothing is kept. */
   constructor(path: string | undefined, log: Log) {
@@ -51,14 +58,18 @@ export class Suspects {
   begin(id: string): void {
     const mark = this.#marks.get(id) ?? this.#add(id, 0, 0);
     mark.users += 1;
-    if (mark.users === 1) this.#write(id, mark);
+    if (mark.users > 1) return;
+    this.#inFlight += 1;
+    this.#write(id, mark);
   }
 
   end(id: string): void {
     const mark = this.#marks.get(id);
     if (mark === undefined) return;
     mark.users -= 1;
-    if (mark.users === 0) this.#write(id, mark);
+    if (mark.users > 0) return;
+    this.#inFlight -= 1;
+    this.#write(id, mark);
   }
 
   /** It was tried, and did no harm; or it is gone. */
@@ -76,6 +87,7 @@ export class Suspects {
       mark.users = 0;
       this.#write(id, mark);
     }
+    this.#blankStale();
     if (this.#file !== undefined) fs.closeSync(this.#file);
     this.#file = undefined;
   }
@@ -96,20 +108,33 @@ export class Suspects {
   }
 
   #add(id: string, deaths: number, deathsAlone: number): Mark {
-    const mark = { line: this.#free.pop() ?? this.#lines++, users: 0, deaths, deathsAlone };
+    const line = this.#stale.pop() ?? this.#free.pop() ?? this.#lines++;
+    const mark = { line, users: 0, deaths, deathsAlone };
     this.#marks.set(id, mark);
     return mark;
   }
 
   #write(id: string, mark: Mark): void {
     const isOver = mark.users === 0 && mark.deaths === 0;
-    if (isOver) {
-      this.#marks.delete(id);
-      this.#free.push(mark.line);
-    }
+    if (!isOver) return this.#writeLine(mark.line, format(id, mark));
+    this.#marks.delete(id);
+    this.#stale.push(mark.line);
+    if (this.#inFlight < fewInFlight) this.#blankStale();
+    else this.#timer ??= setTimeout(() => this.#blankStale(), staleMs).unref();
+  }
+
+  #blankStale(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    for (const line of this.#stale) this.#writeLine(line, blank);
+    this.#free.push(...this.#stale);
+    this.#stale = [];
+  }
+
+  #writeLine(line: number, text: string): void {
     if (this.#file === undefined) return;
     try {
-      fs.writeSync(this.#file, isOver ? blank : format(id, mark), mark.line * lineLength);
+      fs.writeSync(this.#file, text, line * lineLength, 'latin1');
     } catch {} // a full disk: see the promise
   }
 }
