@@ -114,6 +114,9 @@ function* transaction(
       if (before === 'taken') return over(tooMany); // so it is about their number in the session
       for (const each of batch) each.result ??= asDeferral(tooMany);
     }
+    // All of several mailboxes are hardly full at once: the server has had enough recipients of us for now, and says so as old servers do.
+    const isFullOnly = batch.length > 1 && batch.every(({ result }) => result && isBare552(result));
+    if (before === 'taken' && isFullOnly) for (const each of batch) each.result &&= asDeferral(each.result);
     const size = data && giveResult(accepted, toDelivery(data, false));
     if (!isReady) return over(toDelivery(parting, false));
     return { kind: 'ready', isAccepted: accepted.length > 0, size };
@@ -202,6 +205,8 @@ function isAboutNumber({ status, text }: Delivery): boolean {
 function mayBeAboutNumber({ code }: ServerReply, { status }: Delivery): boolean {
   return (code === 452 || code === 552) && !/^[45]\.[12]\./.test(status);
 }
+
+const isBare552 = ({ text, status }: Delivery): boolean => /^552\b/.test(text) && !/^5\.[12]\./.test(status);
 
 /** Unless `isUntried` is false, the recipients without a result were not asked about: then the reason is no bounce for them. */
 const over = (why: Delivery, isUntried = true): Over => {
