@@ -1,14 +1,30 @@
 // The roots of mail that the network process writes itself. Those in the home of a Unix account are the steward's
 // matter.
-import { type MailRoot, MailRoots } from '../system/mail-roots.ts';
+import { MailRoots } from '../system/mail-roots.ts';
 import type { Context } from './context.ts';
 
-/** Makes those that are missing, and looks at all of them from then on. */
-export async function openMailRoots({ settings, steward, log }: Context, isFirstStart: boolean): Promise<MailRoots> {
-  const own: MailRoot[] = [];
-  for (const root of settings.mailRoots)
-    if (!(await steward?.accounts.owner(root.path).catch(() => undefined))) own.push(root);
-  const roots = new MailRoots(own, isFirstStart, log);
+/** Makes the roots that are missing, and looks from then on at all that mail can come to. */
+export async function openMailRoots(context: Context, isFirstStart: boolean): Promise<MailRoots> {
+  const { settings, steward, log } = context;
+  const owners = settings.mailRoots.map(({ path }) => steward?.accounts.owner(path).catch(() => undefined));
+  const owned = await Promise.all(owners);
+  const own = settings.mailRoots.filter((_, index) => owned[index] === undefined);
+  const unused = own.filter(({ path }) => path === settings.mailRoot && !isMailRootUsed(context));
+  new MailRoots(unused, isFirstStart, log).check();
+  const roots = new MailRoots(
+    own.filter(root => !unused.includes(root)),
+    isFirstStart,
+    log,
+  );
   roots.watch();
   return roots;
+}
+
+/**
+ * SLIM_MAIL_ROOT keeps the mail of MAILDIR rows, of the postmaster where there is no catch-all, and of entries that
+ * name it.
+ */
+function isMailRootUsed({ settings: { mailRoot, storages } }: Context): boolean {
+  const named = [...storages.addresses, ...storages.domains].map(({ path }) => path);
+  return storages.postgresql || storages.default === undefined || [...named, storages.default].includes(mailRoot);
 }

@@ -40,6 +40,8 @@ test('relay-only: an application logs in, and its mail is with the relay', async
   const network = ['--network', `${project}_default`, '--network-alias', 'relay.test'];
   const relay = (await docker('run', '--detach', '--rm', ...network, ...relayed, image)).trim();
   stage.own(() => docker('rm', '--force', '--volumes', relay));
+  // Else the first attempt comes too early, and the next one a minute later.
+  await eventually('the relay listens', async () => (await docker('logs', relay)).includes('"msg":"ready"'), 20_000);
   const password = (await compose('exec', '-T', 'slimsmtp', 'slimsmtp', 'password', '--show', 'app')).trim();
   const port = portOf(await compose('port', 'slimsmtp', '587'));
 

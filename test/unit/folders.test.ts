@@ -17,6 +17,8 @@ import { afterEach, beforeEach, describe, it } from 'node:test';
 import { prepareData, prepareDataAsRoot } from '../../src/system/folders.ts';
 import { MailRoots, prepareRootAsRoot } from '../../src/system/mail-roots.ts';
 import type { Log } from '../../src/system/log.ts';
+import type { Context } from '../../src/wiring/context.ts';
+import { openMailRoots } from '../../src/wiring/mail-roots.ts';
 
 const isRoot = process.getuid?.() === 0;
 const owner = { uid: 4711, gid: 4712 };
@@ -312,6 +314,22 @@ describe('a root of mail', () => {
       assert.equal(lines.length, 1);
     },
   );
+
+  it("that no mail can come to is made, and its trouble is nobody's", async () => {
+    const [mailRoot, path] = [join(folder, 'file', 'mail'), join(folder, 'mail')];
+    writeFileSync(join(folder, 'file'), '');
+    const troubles = async (storages: { postgresql: boolean; default?: string }): Promise<string[]> => {
+      const mailRoots = [root(mailRoot, 'SLIM_MAIL_ROOT'), root(path)];
+      const settings = { mailRoot, mailRoots, storages: { addresses: [], domains: [], ...storages } };
+      const context = { settings, steward: undefined, log } as unknown as Context;
+      return (await openMailRoots(context, false)).check().map(trouble => trouble.path);
+    };
+    assert.deepEqual(await troubles({ postgresql: false, default: path }), []);
+    assert.deepEqual(lines.map(each => each['path']).toSorted(), [mailRoot, path].toSorted());
+    assert.deepEqual(await troubles({ postgresql: false }), [mailRoot]);
+    assert.deepEqual(await troubles({ postgresql: true, default: path }), [mailRoot]);
+    assert.deepEqual(await troubles({ postgresql: false, default: mailRoot }), [mailRoot]);
+  });
 
   it('that root cannot make ends nothing', { skip: isRoot ? false : 'needs root' }, () => {
     prepareRootAsRoot(root('/proc/mail', 'SLIM_MAIL_ROOT'), owner, false, log);
