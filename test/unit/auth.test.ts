@@ -732,11 +732,17 @@ test('fifty logins at once leave the event loop free', async t => {
   const { chain } = await openLogins(t, {
     users: [{ kind: 'inline', name: 'anton', secret: formatVerifier(await makeVerifier('right', systemRandom)) }],
   });
+  // What this thread has worked without a turn of the event loop: also on a busy machine only our own doing.
+  const workedMs = (): number => {
+    const { user, system } = process.threadCpuUsage();
+    return (user + system) / 1000;
+  };
   let longest = 0;
-  let last = performance.now();
+  let last = workedMs();
   const timer = setInterval(() => {
-    longest = Math.max(longest, performance.now() - last);
-    last = performance.now();
+    const now = workedMs();
+    longest = Math.max(longest, now - last);
+    last = now;
   }, 1);
   const outcomes = await Promise.all(Array.from({ length: 50 }, () => plain(chain, 'anton', 'right')));
   clearInterval(timer);
