@@ -43,10 +43,11 @@ export async function* findTargets(
     const text = `DNS cannot tell where mail for ${domain} goes (${code})`;
     return { kind: 'deferred', status: '4.4.3', text, isUnreachable: true };
   };
-  let records = await dns.mx(domain).catch(codeOf);
+  const answer = await dns.mx(domain).catch(codeOf);
+  let records = typeof answer === 'string' ? answer : answer.records;
   if (records === 'ENOTFOUND' || records === 'EBADNAME') return failed('5.1.2', `there is no domain ${domain}`);
   // The domain is its own mail server only where DNS says that it has no MX record; when DNS cannot tell, it may have one.
-  if (records === 'ENODATA' || records.length === 0) records = [{ exchange: domain, priority: 0 }];
+  if (records === 'ENODATA') records = [{ exchange: domain, priority: 0 }];
   if (typeof records === 'string') return cannotTell(records);
   if (records.every(({ exchange }) => exchange === '' || exchange === '.'))
     return failed('5.1.10', `${domain} takes no mail (null MX)`);
@@ -60,22 +61,22 @@ export async function* findTargets(
   let hasAddress = false;
   let isFirstGroup = true;
   for (const group of Map.groupBy(hosts, ({ priority }) => priority).values()) {
-    const found: Target[] = [];
+    const targetsOfGroup: Target[] = [];
     // If one of a group is ours, the mail would come back to us from the others, and from all that are preferred less (RFC 5321 §5.1).
     let isOurs = group.some(({ host }) => isSelf(host));
     for (const { host } of isOurs ? [] : group) {
-      const addresses = await dns.addresses(host).catch(codeOf);
-      if (typeof addresses !== 'string') {
-        hasAddress ||= addresses.length > 0;
-        isOurs ||= addresses.some(isSelf);
-        found.push(...alternating(addresses.slice(0, maxTargets)).map(address => ({ host, address })));
-      } else if (addresses !== 'ENOTFOUND' && addresses !== 'ENODATA') unknown ??= addresses;
+      const found = await dns.addresses(host).catch(codeOf);
+      if (typeof found !== 'string') {
+        hasAddress = true;
+        isOurs ||= found.records.some(isSelf);
+        targetsOfGroup.push(...alternating(found.records.slice(0, maxTargets)).map(address => ({ host, address })));
+      } else if (found !== 'ENOTFOUND' && found !== 'ENODATA') unknown ??= found;
     }
     if (isOurs && isFirstGroup)
       return failed('5.4.6', `mail for ${domain} comes back to this server, which does not host it`);
     if (isOurs) break;
     isFirstGroup = false;
-    const allowed = found
+    const allowed = targetsOfGroup
       .filter(({ address }) => !forbidden.check(address, family(address)))
       .toSorted((a, b) => Number(isUnreached(a.address)) - Number(isUnreached(b.address)));
     yield* allowed.slice(0, maxTargets - targets);

@@ -12,12 +12,27 @@ import { statSync } from 'node:fs';
 
 export type MxRecord = { readonly exchange: string; readonly priority: number };
 
-/** All reject with Node's error codes: ENOTFOUND (no such name), ENODATA (no such record), ESERVFAIL, ETIMEOUT … */
+/** What DNS has said to one question; at least one record. */
+export type Answer<T> = {
+  readonly records: readonly T[];
+  /** The owner of the records, in lower case: the name that was asked for, or the one that its aliases lead to. */
+  readonly name: string;
+  /** The resolver has verified all of it with DNSSEC, aliases included, and it is one whose word counts (the AD bit, RFC 6840 §5.8). */
+  readonly isAuthentic: boolean;
+};
+
+/**
+ * Names come from mail, but for `systemAddresses`. All reject with Node's error codes: ENOTFOUND (no such name), ENODATA (no such
+ * record), ESERVFAIL, ETIMEOUT … The first two are answers; all others mean that DNS cannot tell.
+ */
 export interface Dns {
-  /** Empty: the domain is an alias of a name that has no MX record. */
-  mx(domain: string): Promise<readonly MxRecord[]>;
-  /** IPv6 and IPv4 addresses, at least one; rejects with 'no' only when both questions were answered so. */
-  addresses(host: string): Promise<readonly string[]>;
+  mx(domain: string): Promise<Answer<MxRecord>>;
+  /** IPv6 and IPv4 addresses; with a family, those alone. Rejects with 'no' only when each question was answered so. */
+  addresses(host: string, family?: 4 | 6): Promise<Answer<string>>;
+  /** Each record as one text: its strings are joined. */
+  txt(name: string): Promise<Answer<string>>;
+  /** The names of an address. */
+  ptr(address: string): Promise<Answer<string>>;
   /** The addresses, at least one, of a host that our operator named: as the operating system finds them, also in its hosts file. */
   systemAddresses(host: string): Promise<readonly string[]>;
 }
@@ -79,26 +94,41 @@ export function openDns(options: DnsOptions = {}): Dns & Records {
       turns.take(() => (isLate() ? Promise.reject(timedOut()) : question(currentResolver()))),
     );
 
-  async function addresses(host: string, aliases = 0): Promise<readonly string[]> {
+  async function addresses(host: string, family?: 4 | 6, aliases = 0): Promise<Answer<string>> {
     const errors: unknown[] = [];
     const note = (error: unknown): string[] => {
       errors.push(error);
       return [];
     };
-    const answers = [ask(each => each.resolve6(host)).catch(note), ask(each => each.resolve4(host)).catch(note)];
-    const found = (await Promise.all(answers)).flat();
-    if (found.length > 0) return found;
+    const answers = [
+      family === 4 ? [] : ask(each => each.resolve6(host)).catch(note),
+      family === 6 ? [] : ask(each => each.resolve4(host)).catch(note),
+    ];
+    const records = (await Promise.all(answers)).flat();
+    if (records.length > 0) return answer(host, records);
     if (errors.length > 0) throw errors.find(error => !isNo(error)) ?? errors[0];
     // Neither an address nor an error: the host is an alias of a name without addresses, or the aliases go round in a circle.
     const [target] = aliases < maxAliases ? await ask(each => each.resolveCname(host)) : [];
     if (target === undefined) throw failure('ELOOP');
-    return addresses(target, aliases + 1);
+    return addresses(target, family, aliases + 1);
+  }
+
+  /** No records and no error: the name is an alias of one that has no such record. */
+  function answer<T>(name: string, records: readonly T[]): Answer<T> {
+    if (records.length === 0) throw failure('ENODATA');
+    return { records, name: name.toLowerCase(), isAuthentic: false };
   }
 
   return {
-    mx: domain => ask(each => each.resolveMx(domain)),
-    addresses: host => addresses(host),
+    mx: async domain => answer(domain, await ask(each => each.resolveMx(domain))),
+    addresses: (host, family) => addresses(host, family),
+    txt: async name =>
+      answer(
+        name,
+        (await ask(each => each.resolveTxt(name))).map(strings => strings.join('')),
+      ),
     records: (name, type) => ask(each => each.resolve(name, type) as Promise<unknown[]>),
+    ptr: async address => answer(address, await ask(each => each.reverse(address))),
     // A thread of the pool waits for the answer, and the same pool writes our files: so one question for a host at a time.
     systemAddresses(host) {
       const found = lookups.get(host);

@@ -12,12 +12,11 @@ import { MailQueue } from '../queue/queue.ts';
 import { createReport } from '../queue/report.ts';
 import { Suspects } from '../queue/suspects.ts';
 import { MaildirStorage } from '../storage/maildir.ts';
-import { openDns } from '../system/dns.ts';
 import { readSettingFile } from '../system/setting-file.ts';
 import { Gatherer } from '../system/gather.ts';
 import { type Context, system } from './context.ts';
 
-export function openSending({ settings, steward, log, onReload }: Context, resolve: Resolve) {
+export function openSending({ settings, steward, log, dns, onReload }: Context, resolve: Resolve) {
   const { hostname, relay, externalTls, dataFolder, maxRecipientsOut: maxRecipients } = settings;
   const common = { hostname, ...system, log };
   const maildir = new MaildirStorage({ ...common, log: new Gatherer(log).asLog('storage') });
@@ -28,7 +27,7 @@ export function openSending({ settings, steward, log, onReload }: Context, resol
   const isSelf = (host: string): boolean => host === hostname || own.has(host);
   const { user, passwordFile } = relay ?? {};
   const readLogin = async () => (user && passwordFile ? { user, password: readSettingFile(passwordFile) } : undefined);
-  const hops = { relay, externalTls, port: 25, dns: openDns(), isSelf, maxRecipients, readLogin };
+  const hops = { relay, externalTls, port: 25, dns, isSelf, maxRecipients, readLogin };
   const remote = new OutboundTransport({ ...common, ...hops });
   onReload(() => void remote.readLogin());
   const isRelayed = relay !== undefined;

@@ -38,6 +38,7 @@ async function serve(t: TestContext): Promise<Server> {
     // A pointer to the name in the question, or to what follows its first label.
     if (first === 'loop') records.push(record(5, Buffer.from([0xc0, 12])));
     if (first === 'alias') records.push(record(5, Buffer.from(`\x05empty\xc0${String.fromCharCode(18)}`, 'latin1')));
+    if (first === 'host' && type === 'TXT') records.push(record(16, Buffer.from('\x09one text,\x0c two strings')));
     if (first === 'host' && type === 'A') records.push(record(1, Buffer.from([192, 0, 2, 1])));
     if (first === 'text' && type === 'TXT') records.push(record(16, Buffer.from('\x03v=1\x02 x')));
     answer.writeUInt16BE(records.length, 6);
@@ -59,12 +60,14 @@ describe('answers of the DNS', () => {
   it('are addresses, or an error that says which kind of no it is', async t => {
     const { address } = await serve(t);
     const dns = openDns({ servers: [address] });
-    assert.deepEqual(await dns.addresses('host.example'), ['192.0.2.1']);
+    assert.deepEqual((await dns.addresses('host.example')).records, ['192.0.2.1']);
     assert.equal(await code(dns.addresses('none.example')), 'ENOTFOUND');
     assert.equal(await code(dns.addresses('empty.example')), 'ENODATA');
-    assert.deepEqual(await dns.mx('alias.example'), []);
     assert.deepEqual(await dns.records('text.example', 'TXT'), [['v=1', ' x']]);
     assert.equal(await code(dns.records('none.example', 'TXT')), 'ENOTFOUND');
+    assert.equal(await code(dns.mx('alias.example')), 'ENODATA');
+    assert.deepEqual((await dns.txt('host.example')).records, ['one text, two strings']);
+    assert.equal(await code(dns.txt('empty.example')), 'ENODATA');
   });
 
   it('with an alias that leads to a name without addresses are a no (5.4.4), and not an outage', async t => {
@@ -117,7 +120,7 @@ describe('a name server that says nothing', () => {
     const silent = Array.from({ length: 1000 }, (_, at) => code(dns.addresses(`silent.x${at}.example`)));
     await pause(20);
     const startedAt = performance.now();
-    assert.deepEqual(await dns.addresses('host.example'), ['192.0.2.1']);
+    assert.deepEqual((await dns.addresses('host.example')).records, ['192.0.2.1']);
     assert.ok(performance.now() - startedAt < 3500, `${performance.now() - startedAt} ms`);
     assert.ok(descriptors() - before < 100, `${descriptors() - before} descriptors`);
     assert.ok(ports.size >= 20, 'the port changes, so that nobody can guess it');

@@ -5,13 +5,14 @@ import type { Delivery, NextHop } from '../../src/mail/message.ts';
 import type { Refusal } from '../../src/outbound/dialogue.ts';
 import { type HopOptions, type Relay, type Server, findServers, summarize } from '../../src/outbound/hops.ts';
 import { deferred, failed } from '../../src/outbound/replies.ts';
+import { answerOf, nullDns } from '../contract/null-dns.ts';
 
 const options: HopOptions = {
-  dns: {
-    mx: async () => [{ exchange: 'mx.example', priority: 10 }],
-    addresses: async () => ['2001:db8::1', '192.0.2.1'],
+  dns: nullDns({
+    mx: async () => answerOf([{ exchange: 'mx.example', priority: 10 }]),
+    addresses: async () => answerOf(['2001:db8::1', '192.0.2.1']),
     systemAddresses: async () => ['192.0.2.9', '2001:db8::9'],
-  },
+  }),
   random: { hex: () => '', below: () => 0 },
   isSelf: () => false,
   externalTls: 'required',

@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { findTargets } from '../../src/outbound/mx.ts';
-import type { Dns } from '../../src/system/dns.ts';
+import type { Answer, Dns } from '../../src/system/dns.ts';
+import { answerOf, noSuch, nullDns } from '../contract/null-dns.ts';
 
 type Zone = {
   /** As `10 host`, or an error code. */
@@ -11,20 +12,17 @@ type Zone = {
 };
 
 function fake({ mx = {}, hosts = {} }: Zone): Dns {
-  const look = async <T>(found: readonly T[] | string | undefined): Promise<readonly T[]> => {
-    if (found === undefined || typeof found === 'string')
-      throw Object.assign(new Error('no'), { code: found ?? 'ENOTFOUND' });
-    return found;
+  const look = async <T>(found: readonly T[] | string | undefined): Promise<Answer<T>> => {
+    if (found === undefined || typeof found === 'string') throw noSuch(found ?? 'ENOTFOUND');
+    return answerOf(found);
   };
-  return {
-    mx: async domain =>
-      (await look(mx[domain])).map(record => ({
-        priority: Number(record.split(' ')[0]),
-        exchange: record.split(' ')[1] ?? '',
-      })),
+  return nullDns({
+    mx: async domain => {
+      const records = (await look(mx[domain])).records.map(record => record.split(' '));
+      return answerOf(records.map(([priority, exchange = '']) => ({ priority: Number(priority), exchange })));
+    },
     addresses: host => look(hosts[host]),
-    systemAddresses: host => look(hosts[host]),
-  };
+  });
 }
 
 async function find(
@@ -51,7 +49,7 @@ const mx = (...records: string[]): NonNullable<Zone['mx']> => ({ 'x.example': re
 
 describe('the hosts of a domain', () => {
   it('come by preference, IPv6 and IPv4 in turn', async () => {
-    const hosts = { a: ['2001:db8::1', '2001:db8::2', '192.0.2.1'], B: [], b: ['192.0.2.2'] };
+    const hosts = { a: ['2001:db8::1', '2001:db8::2', '192.0.2.1'], B: 'ENODATA', b: ['192.0.2.2'] };
     assert.equal(await find({ mx: mx('20 B', '10 a'), hosts }), 'a/2001:db8::1 a/192.0.2.1 a/2001:db8::2 b/192.0.2.2');
   });
 
@@ -141,7 +139,7 @@ describe('the hosts of a domain', () => {
     let now = 0;
     const dns: Dns = {
       ...fake({}),
-      mx: async () => many.map((exchange, at) => ({ exchange, priority: at < 12 ? 1 : 2 })),
+      mx: async () => answerOf(many.map((exchange, at) => ({ exchange, priority: at < 12 ? 1 : 2 }))),
       addresses: async host => {
         asked.push(host);
         assert.equal((now += 1), 1, 'two hosts are asked for at once');

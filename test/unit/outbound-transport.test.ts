@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import type { Delivery } from '../../src/mail/message.ts';
 import type { Place } from '../../src/mail/ports.ts';
+import { nullDns } from '../contract/null-dns.ts';
 import {
   type Say,
   type Server,
@@ -255,7 +256,7 @@ describe('a place', () => {
 
   it('that is taken back while the DNS says nothing, or before, ends the attempt', async t => {
     const never = new Promise<never>(() => undefined);
-    const dns = { mx: () => never, addresses: () => never, systemAddresses: () => never };
+    const dns = nullDns({ mx: () => never, addresses: () => never });
     const { place, control } = watched();
     const sending = start(t, [], { dns });
     const sent = sending.send({ place });
@@ -284,11 +285,7 @@ describe('addresses', () => {
       ...quick,
       timeouts: { ...quick.timeouts, connect: 900 },
       relay: { host: 'relay.example', port: 25, tls: 'none' },
-      dns: {
-        mx: async () => [],
-        addresses: async () => [],
-        systemAddresses: async () => ['2001:db8::1', '192.0.2.1'],
-      },
+      dns: nullDns({ systemAddresses: async () => ['2001:db8::1', '192.0.2.1'] }),
       dial: ({ host }) => {
         dialled.push(host);
         return slowly(host === '192.0.2.1' ? server.port : undefined, 600);
@@ -303,11 +300,7 @@ describe('addresses', () => {
 
   it('of the relay that are literal are not looked up; and a name that cannot be looked up waits', async t => {
     const server = await serve(t);
-    const dns = {
-      mx: async () => [],
-      addresses: async () => [],
-      systemAddresses: async () => Promise.reject(new Error('no')),
-    };
+    const dns = nullDns();
     const relay = { host: '192.0.2.1', port: 25, tls: 'none' } as const;
     assert.match(words(await start(t, [server], { dns, relay }).send()), /^delivered/);
     const { send, lines } = start(t, [server], { dns, relay: { ...relay, host: 'relay.example' } });

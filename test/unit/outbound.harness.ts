@@ -14,6 +14,7 @@ import { freePlace } from '../../src/queue/places.ts';
 import type { Log } from '../../src/system/log.ts';
 import { systemClock, systemRandom } from '../../src/system/world.ts';
 import { createCertificate } from '../../src/tls/certificates.ts';
+import { answerOf, nullDns } from '../contract/null-dns.ts';
 
 export const folder = mkdtempSync(join(tmpdir(), 'outbound-'));
 after(() => rmSync(folder, { recursive: true }));
@@ -147,11 +148,11 @@ export function start(
     hostname: 'mail.example.com',
     externalTls: 'opportunistic',
     port: 25,
-    dns: {
-      mx: async () => servers.map((_, at) => ({ exchange: `mx${at + 1}.example`, priority: at })),
-      addresses: async host => [`192.0.2.${host.slice(2, -8)}`],
+    dns: nullDns({
+      mx: async () => answerOf(servers.map((_, at) => ({ exchange: `mx${at + 1}.example`, priority: at }))),
+      addresses: async host => answerOf([`192.0.2.${host.slice(2, -8)}`]),
       systemAddresses: async () => ['127.0.0.1'],
-    },
+    }),
     maxRecipients: 100,
     isSelf: () => false,
     clock: systemClock,

@@ -5,6 +5,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';
 import { systemClock } from '../../src/system/world.ts';
+import { answerOf, nullDns } from '../contract/null-dns.ts';
 import { NullStore } from '../contract/null-store.ts';
 import { until } from '../contract/queue.ts';
 import { serve, start } from './outbound.harness.ts';
@@ -44,11 +45,11 @@ test('2,100 domains that lead to one address that says nothing take 20 sessions,
   const addresses: Record<string, string> = { 'mx.good.example': '192.0.2.2' };
   const { transport } = start(t, [silent, good], {
     ...opportunistic,
-    dns: {
-      mx: async domain => [{ exchange: domain === 'good.example' ? 'mx.good.example' : `mx.${domain}`, priority: 0 }],
-      addresses: async host => [addresses[host] ?? '192.0.2.1'],
-      systemAddresses: async () => [],
-    },
+    dns: nullDns({
+      mx: async domain =>
+        answerOf([{ exchange: domain === 'good.example' ? 'mx.good.example' : `mx.${domain}`, priority: 0 }]),
+      addresses: async host => answerOf([addresses[host] ?? '192.0.2.1']),
+    }),
   });
   const q = open({
     clock: systemClock,
