@@ -86,3 +86,19 @@ test('every refusal is explained', () => {
     );
   }
 });
+
+test('every source and test file that a page names exists', () => {
+  const files = pages.flatMap(page =>
+    // CHANGELOG may name what has gone.
+    page.endsWith('CHANGELOG.md')
+      ? []
+      : [...readFileSync(page, 'utf8').matchAll(/\b(?:src|test)\/[\w/.-]+\.(?:ts|mjs|txt|sh)\b/g)].map(
+          ([name]) => name,
+        ),
+  );
+  assert.ok(files.length > 100);
+  assert.deepEqual(
+    [...new Set(files)].filter(name => !existsSync(join(root, name))),
+    [],
+  );
+});
