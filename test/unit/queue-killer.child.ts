@@ -47,5 +47,7 @@ while (queue.size > 1) await wait(5);
 const held: string[] = [];
 for await (const { id, isHeld } of queue.list({})) if (isHeld) held.push(id);
 if (held.length === 0) await wait(10_000); // the killer is about to do its work
+// What has been delivered is being removed: it ends with its turn.
+await queue.stop(10_000);
 console.log(JSON.stringify({ held, killers }));
 process.exit();
