@@ -81,8 +81,7 @@ export class ReplyReader {
       this.#searched = end;
       if (found < 0) return undefined;
       const textEnd = this.#buffer[end - 1] === 0x0d && end > this.#start ? end - 1 : end;
-      const octets = this.#buffer.toString('utf8', this.#start, textEnd);
-      const line = octets.replaceAll('\t', ' ').replaceAll(/[\p{Cc}\p{Zl}\p{Zp}\ufffd]/gu, '?');
+      const line = toPrintable(this.#buffer.toString('utf8', this.#start, textEnd));
       const [first = line] = this.#lines;
       const code = line.slice(0, 3);
       if (!/^[2-5][0-5]\d(?:[ -]|$)/.test(line)) return nonsense(line.slice(0, 100));
@@ -99,3 +98,9 @@ export class ReplyReader {
 }
 
 const nonsense = (what: string): ServerReply => none('4.5.0', `not a reply: ${what}`);
+
+/** Text without tabs and without anything that could forge a line of a log. Nearly every reply is printable ASCII already. */
+function toPrintable(text: string): string {
+  if (/^[ -~]*$/.test(text)) return text;
+  return text.replaceAll('\t', ' ').replaceAll(/[\p{Cc}\p{Zl}\p{Zp}\ufffd]/gu, '?');
+}

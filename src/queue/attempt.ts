@@ -91,8 +91,7 @@ async function tell({ job }: Turn, record: StoredEntry, results: Results, option
   const changed: StoredRecipient[] = [];
   for (const [recipient, { delivery, how }] of results) {
     if (recipient.isDone) continue; // removed meanwhile
-    const { copies = [], ...said } = delivery;
-    if (copies.length > 0) record.madeCopies = [...new Set([...(record.madeCopies ?? []), ...copies])];
+    const said = withoutCopies(delivery, record);
     const times = { now, receivedAt: record.receivedAt, jitter: random.below(jitterRange) };
     const { changes, action } = judge(recipient, said, how, times, options);
     if (how === 'uncounted' && action === undefined) continue; // nothing has happened to it
@@ -118,9 +117,20 @@ async function tell({ job }: Turn, record: StoredEntry, results: Results, option
   return changed.length > 0;
 }
 
+/** What is said of a recipient. The copies that were made for it are a matter of the whole message, and are recorded there. */
+function withoutCopies(delivery: Delivery, record: StoredEntry): Delivery {
+  if (delivery.copies === undefined) return delivery;
+  const { copies, ...said } = delivery;
+  record.madeCopies = [...new Set([...(record.madeCopies ?? []), ...copies])];
+  return said;
+}
+
 /** A line for each outcome, with the recipients who share it. */
 function logOutcomes(mail: Record<string, string>, recipients: Recipients, age: number, log: Log): void {
-  for (const group of Map.groupBy(recipients, ({ last }) => JSON.stringify(last)).values()) {
+  // Most messages have one recipient, who needs no comparison.
+  const groups =
+    recipients.length > 1 ? Map.groupBy(recipients, ({ last }) => JSON.stringify(last)).values() : [recipients];
+  for (const group of groups) {
     const [first] = group;
     if (first === undefined) continue;
     const { kind, status, text, remote, tls } = first.last ?? unexplained;
