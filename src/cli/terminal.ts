@@ -24,6 +24,9 @@ const options = {
   all: flag,
   domain: text,
   sender: text,
+  client: text,
+  from: text,
+  helo: text,
 };
 
 /** The words and flags after `slimsmtp`. Throws UsageError. */
@@ -31,7 +34,9 @@ export function readArguments() {
   try {
     const { values, positionals } = parseArgs({ options, allowPositionals: true });
     // All of them are names: of verbs, accounts, logins, messages, domains, or addresses.
-    const wrong = [...positionals, values.domain ?? '', values.sender ?? ''].find(hasControls);
+    const wrong = [...positionals, ...Object.values(values).filter(value => typeof value === 'string')].find(
+      hasControls,
+    );
     if (wrong !== undefined) throw new Error(`a name may hold no control character: ${encodeURI(wrong)}`);
     return { flags: values, words: positionals };
   } catch (error) {

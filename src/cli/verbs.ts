@@ -15,6 +15,7 @@ import { account } from './account.ts';
 import { introduce, makeDotenv } from './demo.ts';
 import { queue } from './queue.ts';
 import { type Flags, UsageError, one, print, readPassword } from './terminal.ts';
+import { verify } from './verify.ts';
 
 const help = `SlimSMTP: a small SMTP server. Usage: slimsmtp [VERB] [--json] [--help] [--version]
 
@@ -28,6 +29,8 @@ const help = `SlimSMTP: a small SMTP server. Usage: slimsmtp [VERB] [--json] [--
   password [NAME]             make a verifier for SLIM_USERS or the table users, of a password from standard input
   password --show NAME        print the password that @GENERATE has made
   auth NAME                   test a login; its password is read from standard input
+  verify FILE --client ADDRESS --from ADDRESS --helo NAME
+                              judge a message as if it came from outside: SPF, DKIM, ARC, DMARC, and what follows
   queue list                  the messages that wait; also of --domain DOMAIN or --sender ADDRESS
   queue show ID               one of them, with what became of each recipient
   queue retry|hold|release|remove ID     or --domain DOMAIN, --sender ADDRESS, --all; all but retry without a server too
@@ -66,6 +69,8 @@ export async function run(words: readonly string[], flags: Flags, environment: E
       return flags.show ? showPassword(one(rest), flags, settings()) : makePassword(rest[0], flags);
     case 'auth':
       return auth(one(rest), flags, settings());
+    case 'verify':
+      return verify(one(rest), flags, settings());
     case 'queue':
       return queue(rest, flags, settings());
     default:

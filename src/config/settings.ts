@@ -82,6 +82,7 @@ function load(environment: Environment) {
     extraAuthorities: clean.NODE_EXTRA_CA_CERTS, // a file
     users: clean.SLIM_USERS ?? [],
     senderCheck: clean.SLIM_SENDER_CHECK,
+    verify: clean.SLIM_VERIFY,
     trustedNetworks: clean.SLIM_TRUSTED_NETWORKS ?? [], // address/bits
     relay: clean.SLIM_RELAY_HOST === undefined ? undefined : relay(clean.SLIM_RELAY_HOST, clean, sources),
     externalTls: clean.SLIM_EXTERNAL_TLS,

@@ -68,6 +68,11 @@ export const table = {
     oneOf('strict', 'domain', 'off'),
     { initially: 'strict' },
   ),
+  SLIM_VERIFY: required(
+    'Mail from outside: on (SPF, DKIM, ARC and DMARC are judged, and DMARC is obeyed), strict, tag (only a header field), off.',
+    oneOf('on', 'strict', 'tag', 'off'),
+    { initially: 'on' },
+  ),
   SLIM_TRUSTED_NETWORKS: optional('Networks that may send outward without a login, on every socket.', networks, {
     separator,
   }),

@@ -15,8 +15,9 @@ import type { Log } from '../system/log.ts';
 import { mailDate, messageId, newId } from '../system/names.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { type Check, ReceivedLines, runChecks } from './checks.ts';
+import { type Found, findFields } from './fields.ts';
 import { type Peer, clientKey } from './peer.ts';
-import { type Plan, behindHead, entryFor, plan, sharedHead, successes } from './plan.ts';
+import { type Plan, behindHead, entryFor, plan, sharedHead, successes, toJunk } from './plan.ts';
 import type { Destination } from './policy.ts';
 import { Spool } from './spool.ts';
 import { SubmittedHeader } from './submission.ts';
@@ -44,13 +45,13 @@ const maxHeaderOctets = 64 * 1024;
 export class Incoming {
   readonly startedAt: number;
   readonly #options: AcceptOptions;
-  readonly #envelope: Envelope<Destination>;
+  #envelope: Envelope<Destination>;
   readonly #peer: Peer;
   readonly #id: string;
   /** What all copies have in front of them; the message has it instead. */
   readonly #head: string;
-  readonly #plan: Plan;
-  readonly #facts: Readonly<Record<string, unknown>>; // for the log
+  #plan: Plan;
+  #facts: Readonly<Record<string, unknown>>; // for the log
   readonly #spool: Spool;
   readonly #header: SubmittedHeader | undefined; // of a message that its author hands in
   readonly #received = new ReceivedLines();
@@ -90,7 +91,7 @@ export class Incoming {
     // Only a single recipient is named, so that no Bcc is given away.
     const domain = recipients.length === 1 ? recipients[0]?.ticket?.domain : undefined;
     const trace = receivedLine(envelope, peer, { id, hostname, receivedAt: this.startedAt }, domain);
-    const linesBytes = checks.reduce((sum, check) => sum + check.linesBytes, 0);
+    const linesBytes = checks.reduce((sum, check) => sum + check.linesBytes(peer), 0);
     this.#spool = new Spool(
       () => this.#place(spoolFolder),
       { returnPath: this.#head + returnPathLine(envelope), trace },
@@ -152,17 +153,31 @@ export class Incoming {
     await this.write(Buffer.alloc(0), true);
     if (this.#refusal !== undefined) return this.#refusal;
     if (this.#failure !== undefined) throw this.#failure;
+    let found: Promise<Found> | undefined;
     const arrived = {
       envelope: this.#envelope,
       peer: this.#peer,
+      receivedAt: this.startedAt,
       receivedLines: this.#received.count,
       header: () => this.#spool.header(maxHeaderOctets),
+      fields: () => (found ??= this.#spool.content().then(findFields)),
+      content: () => this.#spool.content(),
+      overwrite: (at: number, octets: string) => this.#spool.overwrite(at, octets),
     };
     const verdict = await runChecks(this.#options.checks, arrived);
+    if (verdict.why !== undefined) this.#facts = { ...this.#facts, why: verdict.why };
     if ('code' in verdict) return verdict;
+    if (verdict.isJunk) this.#toJunk();
     const { message, returnPathBytes } = await this.#spool.finish(verdict.lines);
     const common = { receivedAt: this.startedAt, is8Bit: !this.#isAscii, returnPathBytes };
     return this.#store(message, common);
+  }
+
+  /** From now on each copy goes to the folder for junk of its mailbox. */
+  #toJunk(): void {
+    this.#envelope = toJunk(this.#envelope);
+    this.#plan = behindHead(plan(this.#envelope), this.#head);
+    this.#facts = { ...this.#facts, routes: this.#plan.copies.slice(0, 20).map(routeKey) };
   }
 
   /** Prepares every copy and the queue's entries, and then commits all. Rejects when nothing was kept. */

@@ -2,44 +2,56 @@
 // Promises: checks run one after the other, in their order; the first refusal ends it. Each has a deadline; a check that is
 // late, or fails in an unforeseen way, is no answer, so the client hears 4xx and sends the message again.
 // A new check is a value of type `Check` in a file of its own, and its place in the array in src/wiring/receiving.ts.
+import type { Content } from '../mail/judgement.ts';
 import type { Envelope } from '../smtp/envelope.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
+import type { Found } from './fields.ts';
 import type { Peer } from './peer.ts';
 
 export type Arrived = Readonly<{
   envelope: Envelope;
   peer: Peer;
+  receivedAt: number;
   /** How many Received lines its header has; ours is not among them. */
   receivedLines: number;
   /** The first octets of the message as it came, up to the end of its header; as latin1. */
   header: () => Promise<string>;
+  /** The fields of its header that say how it is to be judged. */
+  fields: () => Promise<Found>;
+  /** All of it, as it came. */
+  content: () => Promise<Content>;
+  /** Writes over as many octets of it, from there on. What is long is not written anew. */
+  overwrite: (at: number, octets: string) => Promise<void>;
 }>;
 
-/** A refusal, lines for the header (each ends in LF), or nothing to say. */
-export type Verdict = Reply | { readonly lines: string } | undefined;
+/** Lines for the header, each ending in LF; and whether the message goes to the folder for junk of its mailboxes. */
+export type Findings = { readonly lines: string; readonly isJunk?: boolean };
+/** A refusal, findings, or nothing to say; `why`: for the log. */
+export type Verdict = ((Reply | Findings) & { readonly why?: string }) | undefined;
 
 export type Check = Readonly<{
   /** For the log. */
   name: string;
   deadlineMs: number;
   /** Room for its lines in the file of a large message: with more lines, the message is written twice. */
-  linesBytes: number;
+  linesBytes: (peer: Peer) => number;
   judge: (arrived: Arrived) => Verdict | Promise<Verdict>;
 }>;
 
-/** What all checks together say: a refusal, or the lines of all. Rejects when one is late or fails. */
-export async function runChecks(
-  checks: readonly Check[],
-  arrived: Arrived,
-): Promise<Reply | { readonly lines: string }> {
+/** What all checks together say: a refusal, or the findings of all. Rejects when one is late or fails. */
+export async function runChecks(checks: readonly Check[], arrived: Arrived): Promise<Verdict & {}> {
   let lines = '';
+  let isJunk = false;
+  let why: string | undefined;
   for (const check of checks) {
     const verdict = await judge(check, arrived);
     if (verdict === undefined) continue;
     if ('code' in verdict) return verdict;
     lines += verdict.lines;
+    isJunk ||= verdict.isJunk === true;
+    why ??= verdict.why;
   }
-  return { lines };
+  return { lines, ...(isJunk && { isJunk }), ...(why !== undefined && { why }) };
 }
 
 async function judge({ name, deadlineMs, judge: ask }: Check, arrived: Arrived): Promise<Verdict> {
@@ -58,7 +70,7 @@ const maxHeadOctets = 64 * 1024;
 export const loopCheck: Check = {
   name: 'loop',
   deadlineMs: 0,
-  linesBytes: 0,
+  linesBytes: () => 0,
   judge: ({ receivedLines }) => (receivedLines > maxReceivedLines ? replies.loop : undefined),
 };
 

@@ -46,6 +46,22 @@ export function plan(envelope: Envelope<Destination>, unmade: ReadonlySet<string
   };
 }
 
+/** The Maildir++ folder of a mailbox for mail that its author's domain does not vouch for. Mail readers show it as Junk. */
+const junkFolder = '.Junk';
+
+/** The same envelope with that folder in place of each mailbox. */
+export function toJunk(envelope: Envelope<Destination>): Envelope<Destination> {
+  const junk = (route: Route): Route =>
+    route.kind === 'maildir'
+      ? { ...route, path: `${route.path}/${junkFolder}` }
+      : { ...route, folder: route.folder === '' ? junkFolder : `${route.folder}/${junkFolder}` };
+  const recipients = envelope.recipients.map(accepted => {
+    const { domain, found } = destinationOf(accepted);
+    return found ? { ...accepted, ticket: { domain, found: { ...found, routes: found.routes.map(junk) } } } : accepted;
+  });
+  return { ...envelope, recipients };
+}
+
 /** The lines that every copy has in front of it. They may stand in the message itself: then a large one is written once. */
 export function sharedHead({ copies }: Plan): string {
   const [head = '', ...others] = new Set(copies.map(copy => copy.head ?? ''));

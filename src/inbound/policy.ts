@@ -40,6 +40,13 @@ export function termsFor({ isTrusted }: Peer, kind: ListenSocket['kind'], tlsReq
 /** Whether that peer may send to other servers. */
 const mayRelay = ({ login, isTrusted }: Peer): boolean => isTrusted || login !== undefined;
 
+/** Whether mail of that peer comes from outside: then it is judged. */
+export const isFromOutside = (peer: Peer): boolean => !mayRelay(peer);
+
+/** Whether anyone may have the address of that peer, so that it proves nothing. */
+export const saysNothing = ({ client, isShared }: Peer): boolean =>
+  isShared || client === '::1' || client.startsWith('127.');
+
 /** Decides on one recipient. */
 export async function answerRecipient(address: Address, peer: Peer, { resolve, gatherer }: Policy): Promise<Answer> {
   if (address.domain.startsWith('[')) return { reply: replies.relayDenied }; // address literals are nobody's domain here

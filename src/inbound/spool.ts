@@ -11,6 +11,7 @@
 import { type FileHandle, open, unlink } from 'node:fs/promises';
 import { copyBehind } from '../durable/copy.ts';
 import { datasync, noSpace, sizeOf } from '../durable/sync.ts';
+import type { Content } from '../mail/judgement.ts';
 import { type Message, readMessage } from '../mail/message.ts';
 import { Collector, type Octets, prepend, slice } from '../mail/octets.ts';
 
@@ -74,6 +75,26 @@ export class Spool {
       : slice(this.#content as Octets, 0, maxOctets);
     const end = head.indexOf('\n\n');
     return head.toString('latin1', 0, end < 0 ? head.length : end);
+  }
+
+  /** The content, after its last octet. */
+  async content(): Promise<Content> {
+    const file = await this.#end();
+    if (file) return { message: messageOf(file), start: file.contentAt };
+    const octets = this.#content as Octets;
+    return { message: { kind: 'memory', octets, sizeBytes: octets.sizeBytes }, start: 0 };
+  }
+
+  /** Other octets in place of as many of the content, from there on, after its last octet. */
+  async overwrite(at: number, octets: string): Promise<void> {
+    const file = await this.#end();
+    if (file) return writeAt(file, [Buffer.from(octets, 'latin1')], file.contentAt + at);
+    let start = at;
+    for (const piece of (this.#content as Octets).pieces) {
+      const from = Math.max(0, -start);
+      if (start < piece.length && from < octets.length) piece.write(octets.slice(from), Math.max(0, start), 'latin1');
+      start -= piece.length;
+    }
   }
 
   /** The whole message, after its last octet, with these lines between Return-Path and trace; each ends in LF. */

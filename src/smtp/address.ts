@@ -1,9 +1,8 @@
 // Addresses as they stand in MAIL and RCPT. Only this parser makes an Address.
 // Promise: linear time, never throws; a local part has no quotes or escapes left, so that "a.b"@x and a.b@x are equal.
-// Source routes are parsed and dropped (RFC 5321 §3.6.1, appendix C). Domains are checked for shape only.
+// Source routes are parsed and dropped (RFC 5321 §3.6.1, appendix C). Domains are checked for shape only. RFC 5321 §4.1.2 and §4.5.3.1, RFC 6531 §3.3.
 // More liberal than the RFC where real mail is: local parts of more than 64 octets (VERP, SRS, confirmations of lists), two
 // dots in a row or a dot before the @ (old phone addresses), an empty quoted local part, a path without its brackets.
-// RFC 5321 §4.1.2 and §4.5.3.1, RFC 6531 §3.3.
 
 declare const parsed: unique symbol;
 

@@ -5,7 +5,7 @@
 // Promises: an account is only what may receive mail (nss.ts), and mail is put only where mail is kept: into an
 // account's Maildir, that Maildir's subfolders, and folders that the settings name. What a dead network process left
 // open is aborted.
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Prepared } from '../mail/ports.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { decoy } from './account-files.ts';
@@ -49,7 +49,8 @@ export function openAnswers(options: AnswersOptions): Answers {
   async function findFolder({ account: name, folder }: Target): Promise<AccountFolder> {
     const account = await accounts.find(name);
     if (!account) throw new Error(`there is no account ${name} for mail (any more)`);
-    if (!isInMaildir.test(folder) && !mailFolders.has(join(account.home, folder)))
+    const isNamed = (each: string): boolean => mailFolders.has(join(account.home, each));
+    if (!isInMaildir.test(folder) && !isNamed(folder) && !(isSubfolder.test(folder) && isNamed(dirname(folder))))
       throw new Error(`${folder || 'the home itself'} is no folder for the mail of ${name}`);
     return { account, folder };
   }
@@ -109,4 +110,5 @@ export function openAnswers(options: AnswersOptions): Answers {
 }
 
 /** A Maildir and its subfolders, which Maildir++ keeps side by side in it, each with a dot before its name. */
+const isSubfolder = /(?:^|\/)\.[^/.][^/]*$/;
 const isInMaildir = /^Maildir(?:\/\.[^/.][^/]*)?$/;

@@ -7,6 +7,7 @@
 // Never changes its own uid, which is the whole process's and would hit other calls; never links a file of one owner to
 // another.
 import fs, { constants } from 'node:fs';
+import { basename } from 'node:path';
 import { promisify } from 'node:util';
 import type { Account, Prepared } from '../mail/ports.ts';
 import { uniqueName } from '../system/names.ts';
@@ -55,6 +56,14 @@ export async function deposit(
     return folder;
   }
 
+  /** A subfolder by Maildir++ has an empty file that says so. */
+  function mark({ uid, gid }: Account, maildir: number): void {
+    const path = within(maildir, 'maildirfolder');
+    if (fs.lstatSync(path, { throwIfNoEntry: false })) return;
+    fs.fchownSync(open(path, O_WRONLY | O_CREAT | O_EXCL), uid, gid);
+    changed.add(maildir);
+  }
+
   const close = (): void => opened.splice(0).forEach(fd => fs.closeSync(fd));
   function discard(): void {
     for (const { tmp, fresh, name } of copies) for (const folder of [tmp, fresh]) remove(within(folder, name));
@@ -69,6 +78,7 @@ export async function deposit(
     for (const { account, folder } of folders) {
       let maildir = enter(account, account.home);
       for (const part of folder.split('/').filter(Boolean)) maildir = enter(account, within(maildir, part), maildir);
+      if (basename(folder).startsWith('.')) mark(account, maildir);
       const [tmp = 0, fresh = 0] = ['tmp', 'new', 'cur'].map(part => enter(account, within(maildir, part), maildir));
       sweep(tmp, options.clock.now() - staleMs);
       const name = uniqueName(options.clock, options.random);

@@ -9,7 +9,7 @@
 // file: the first copy is written, and the others are hard links to it, made in new/ when it is committed.
 import { closeSync, constants, existsSync, mkdirSync, openSync, renameSync, statSync } from 'node:fs';
 import { copyFile, unlink } from 'node:fs/promises';
-import { dirname, resolve } from 'node:path';
+import { basename, dirname, resolve } from 'node:path';
 import { CannotTell, type Journal, type JournalRecord, type Prepared, type Storage } from '../mail/ports.ts';
 import { type Copy, type Message, withHead } from '../mail/message.ts';
 import type { Octets } from '../mail/octets.ts';
@@ -134,6 +134,8 @@ export class MaildirStorage implements Storage {
       throw new CannotTell(`the mail folder ${root} is gone: mount it, or restart to have it made`);
     }
     for (const name of ['new', 'cur', 'tmp']) mkdirSync(`${maildir}/${name}`, { recursive: true, mode: 0o700 });
+    // A subfolder by Maildir++ has an empty file that says so.
+    if (basename(maildir).startsWith('.')) closeSync(openSync(`${maildir}/maildirfolder`, 'a', 0o600));
     for (let folder = maildir; folder.length >= root.length; folder = dirname(folder)) await this.#folders.sync(folder);
     return statSync(maildir).dev;
   }

@@ -6,7 +6,7 @@ import { lstat, opendir, unlink } from 'node:fs/promises';
 import type { Log } from '../system/log.ts';
 import type { Clock } from '../system/world.ts';
 
-/** Sweeps the Maildirs at and below a folder, as deep as the server makes them: `<root>/<domain>/<mailbox>/`. */
+/** Sweeps the Maildirs at and below a folder, as deep as the server makes them: `<root>/<domain>/<mailbox>/.Junk/`. */
 export async function sweep(folder: string, system: { clock: Clock; log: Log }, depth = 2): Promise<void> {
   const isMaildir = existsSync(`${folder}/new`) && existsSync(`${folder}/cur`);
   try {
@@ -17,9 +17,11 @@ export async function sweep(folder: string, system: { clock: Clock; log: Log }, 
       await unlink(path);
       system.log.info({ path }, 'removed the stale file of a crashed delivery');
     }
-    for await (const entry of depth > 0 ? await opendir(folder) : []) {
+    for await (const entry of depth > 0 || isMaildir ? await opendir(folder) : []) {
       const isOurs = isMaildir && ['new', 'cur', 'tmp'].includes(entry.name);
-      if (entry.isDirectory() && !isOurs) await sweep(`${folder}/${entry.name}`, system, depth - 1);
+      const isWanted = depth > 0 || entry.name === '.Junk';
+      if (entry.isDirectory() && !isOurs && isWanted)
+        await sweep(`${folder}/${entry.name}`, system, Math.max(0, depth - 1));
     }
   } catch (error) {
     system.log.warn({ folder, error: String(error) }, 'could not look for stale files of crashed deliveries');

@@ -17,6 +17,7 @@ import { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
 import { Certificates, type Pair } from '../tls/certificates.ts';
 import { type Context, system } from './context.ts';
+import { openJudging } from './judging.ts';
 import type { openSending } from './sending.ts';
 import { newId } from '../system/names.ts';
 
@@ -65,7 +66,7 @@ export async function openInbound({ settings, steward, log, onReload }: Context,
     .map(({ name }) => ({ name, parameter: parameters[name] ?? '' }));
   const gatherer = new Gatherer(log);
   /** In the order in which they are asked. */
-  const checks = [loopCheck];
+  const checks = [loopCheck, ...(await openJudging(settings, gatherer, log))];
   const accept = { ...common, gatherer, spoolFolder: join(dataFolder, 'spool'), storages, queue, report, checks };
   const policy = { resolve, senderCheck, gatherer };
   const secureContext = (kind: ListenSocket['kind']) => certificates.contextFor(kind);

@@ -98,7 +98,10 @@ export async function arrived(container: Pick<Container, 'shell'>, maildir: stri
   const lines = (await container.shell(script, text, maildir)).split('\n').filter(Boolean);
   return lines.map(line => {
     const whole = Buffer.from(line, 'base64').toString('latin1');
-    const trace = /^(?:(?:Return-Path|X-Original-To|Delivered-To): .*\n|Received: .*\n(?:[\t ].*\n)*)*/.exec(whole);
+    const trace =
+      /^(?:(?:Return-Path|X-Original-To|Delivered-To): .*\n|(?:Received|Authentication-Results): .*\n(?:[\t ].*\n)*)*/.exec(
+        whole,
+      );
     return Buffer.from(whole.slice(trace?.[0].length), 'latin1');
   });
 }

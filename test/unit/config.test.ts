@@ -75,6 +75,8 @@ test('SLIM_DOMAINS alone is enough, and everything else has the default of the c
   const { mailRoot, subaddress, dataFolder, accounts, maxSessions, maxSessionsPerClient, runAs, drainMs } = settings;
   assert.deepEqual([mailRoot, subaddress, dataFolder], ['/var/mail', '+', '/var/lib/slimsmtp']);
   assert.deepEqual([accounts, maxSessions, maxSessionsPerClient, runAs, drainMs], [[], 10_000, 50, undefined, 8_000]);
+  assert.equal(settings.verify, 'on');
+  assert.equal(load({ SLIM_VERIFY: 'strict' }).verify, 'strict');
   assert.deepEqual([settings.logLevel, settings.logFormat], ['info', 'json']);
   assert.equal(load({}, { isTerminal: true }).logFormat, 'pretty');
 });
@@ -91,6 +93,7 @@ test('every mistake is reported in one go, with what is wanted', () => {
     SLIM_DOMAINS: '',
     SLIM_MAX_SIZE: '50X',
     SLIM_DRAIN: '90',
+    SLIM_VERIFY: 'yes',
     SLIM_TLS_MIN: 'TLSv1.1',
     SLIM_LISTEN: 'smtp://:25, http://:80, smtp://:66000, smtp://[1.2.3.4]:25, smtp://25',
     SLIM_MAX_SESSIONS: '-1',
@@ -103,6 +106,7 @@ test('every mistake is reported in one go, with what is wanted', () => {
     'SLIM_DOMAINS="": a domain name is wanted',
     'SLIM_MAX_SIZE="50X": a size is wanted, such as 50M (K, M, G)',
     'SLIM_DRAIN="90": a duration',
+    'SLIM_VERIFY="yes": one of on, strict, tag, off is wanted',
     'SLIM_TLS_MIN="TLSv1.1": one of TLSv1.2, TLSv1.3 is wanted',
     'SLIM_LISTEN="http://:80": a socket is wanted',
     'SLIM_LISTEN="66000": a port',
@@ -115,7 +119,7 @@ test('every mistake is reported in one go, with what is wanted', () => {
     'SLIM_LOG_LEVEL="loud": one of debug, info, warn, error',
   ])
     assert.equal(found.filter(line => line.startsWith(start)).length, 1, `${start}\n${found.join('\n')}`);
-  assert.equal(found.length, 13, found.join('\n'));
+  assert.equal(found.length, 14, found.join('\n'));
 });
 
 test('an unknown SLIM_ name is an error that names the nearest known one, wherever it stands', () => {

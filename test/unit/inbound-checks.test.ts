@@ -1,13 +1,27 @@
 // The checks between the end of a message and its copies: refusals, lines, deadlines; and how Received lines are counted.
 import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
-import { type Check, ReceivedLines, loopCheck, runChecks } from '../../src/inbound/checks.ts';
+import { type Arrived, type Check, ReceivedLines, loopCheck, runChecks } from '../../src/inbound/checks.ts';
 import { stranger } from '../../src/inbound/peer.ts';
 import { replies } from '../../src/smtp/reply.ts';
 import { Client, type Running, startServer } from './inbound.harness.ts';
 
-const check = (judge: Check['judge'], linesBytes = 0): Check => ({ name: 'test', deadlineMs: 50, linesBytes, judge });
-const arrived = { envelope: {} as never, peer: stranger, receivedLines: 0, header: async () => '' };
+const check = (judge: Check['judge'], linesBytes = 0): Check => ({
+  name: 'test',
+  deadlineMs: 50,
+  linesBytes: () => linesBytes,
+  judge,
+});
+const arrived: Arrived = {
+  envelope: {} as never,
+  peer: stranger,
+  receivedAt: 0,
+  receivedLines: 0,
+  header: async () => '',
+  fields: async () => ({ fields: [], headerOctets: 0 }),
+  content: () => assert.fail('nobody asks for it'),
+  overwrite: () => assert.fail('nobody asks for it'),
+};
 
 describe('checks', () => {
   it('give their lines together, in their order', async () => {

@@ -52,6 +52,14 @@ test('a message is in tmp/ once prepared, in new/ once committed, and its folder
   assert.equal(descriptors(), before);
 });
 
+test('a subfolder by Maildir++ has the file that says so, once', async () => {
+  for (const _ of [1, 2]) await (await to(place('Maildir/.Junk'))).commit();
+  const found = files(home).toSorted();
+  assert.equal(found.length, 3);
+  assert.equal(found[0], 'Maildir/.Junk/maildirfolder');
+  assert.match(found.slice(1).join(), /^Maildir\/\.Junk\/new\/[^,]+,Maildir\/\.Junk\/new\/[^,]+$/);
+});
+
 test('an aborted deposit leaves nothing, neither a file nor a descriptor', async () => {
   const before = descriptors();
   await (await to(place(), place('other'))).abort();

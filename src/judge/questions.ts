@@ -1,0 +1,116 @@
+// The questions to the DNS that judging a message asks: each message within its budget, and all together without waiting for a
+// DNS that is down.
+//
+// Whether the DNS is down shows in a question whose answer every resolver has at hand: the name servers of the root. It is asked
+// when another question has had no answer for a while. So a domain whose own servers are silent (which may be a forger's) says
+// nothing about the others. While the DNS is down no message waits: its questions fail at once, and one look a second, which
+// nobody waits for, finds out whether it is back.
+import type { RecordType, Records } from '../system/dns.ts';
+import type { Clock } from '../system/world.ts';
+import { maxQuestions, partsMs, questionMs } from './limits.ts';
+
+/** As mailauth calls it. */
+export type Ask = (name: string, type: string) => Promise<readonly unknown[]>;
+
+const suspiciousMs = 1500;
+const lookMs = 2500;
+const betweenLooksMs = 1000;
+const types: ReadonlySet<string> = new Set(['A', 'AAAA', 'MX', 'NS', 'PTR', 'TXT']);
+/** Names that no DNS can have: somebody made them up. An outage they are not. */
+const impossible = new Set(['EBADNAME', 'EBADQUERY', 'EBADSTR']);
+/** No server has answered. */
+const unanswered = new Set(['ETIMEOUT', 'ECONNREFUSED', 'ECANCELLED']);
+
+export class Questions {
+  readonly #records: Records;
+  readonly #clock: Clock;
+  #isDown = false;
+  #isLooking = false;
+  #lookedAt = 0;
+  readonly #pending = new Set<() => void>();
+
+  constructor(records: Records, clock: Clock) {
+    this.#records = records;
+    this.#clock = clock;
+  }
+
+  /** The questions of one message, for each part of the judgement. Nothing is asked twice. */
+  forMessage(): (part: keyof typeof maxQuestions) => Ask {
+    const answers = new Map<string, Promise<readonly unknown[]>>();
+    const endsAt = this.#clock.now() + partsMs;
+    return part => {
+      let left: number = maxQuestions[part];
+      return async (name, type) => {
+        const key = `${type} ${name.toLowerCase().replace(/\.$/, '')}`;
+        const known = answers.get(key);
+        if (known) return known;
+        if ((left -= 1) < 0) throw tooMany(part);
+        const restMs = part === 'dmarc' ? questionMs : Math.min(questionMs, endsAt - this.#clock.now());
+        const asked = restMs > 0 ? this.#ask(name, type, restMs) : Promise.reject(failure('ETIMEOUT'));
+        answers.set(key, asked);
+        return asked;
+      };
+    };
+  }
+
+  async #ask(name: string, type: string, restMs: number): Promise<readonly unknown[]> {
+    if (!types.has(type)) throw failure('ENODATA');
+    if (this.#isDown) {
+      if (this.#clock.now() - this.#lookedAt >= betweenLooksMs) this.#look();
+      throw failure('ETIMEOUT');
+    }
+    const end = Promise.withResolvers<never>();
+    const giveUp = (): void => end.reject(failure('ETIMEOUT'));
+    this.#pending.add(giveUp);
+    const suspicion = setTimeout(() => this.#look(), suspiciousMs);
+    const timer = setTimeout(giveUp, restMs);
+    try {
+      const answer = await Promise.race([this.#records.records(name, type as RecordType), end.promise]);
+      if (answer.length === 0) throw failure('ENODATA');
+      return answer;
+    } catch (error) {
+      const { code = '' } = error as NodeJS.ErrnoException;
+      throw impossible.has(code) ? failure('ENOTFOUND') : error;
+    } finally {
+      clearTimeout(suspicion);
+      clearTimeout(timer);
+      this.#pending.delete(giveUp);
+    }
+  }
+
+  /** Finds out whether the DNS answers at all. */
+  #look(): void {
+    this.#lookedAt = this.#clock.now();
+    if (this.#isLooking) return;
+    this.#isLooking = true;
+    void this.#isAnswered().then(isAnswered => this.#looked(isAnswered));
+  }
+
+  #looked(isAnswered: boolean): void {
+    this.#isLooking = false;
+    this.#isDown = !isAnswered;
+    if (this.#isDown) for (const giveUp of this.#pending) giveUp();
+  }
+
+  async #isAnswered(): Promise<boolean> {
+    const late = Promise.withResolvers<boolean>();
+    const timer = setTimeout(() => late.resolve(false), lookMs);
+    const answer = this.#records.records('.', 'NS').then(
+      () => true,
+      (error: NodeJS.ErrnoException) => !unanswered.has(error.code ?? ''),
+    );
+    return Promise.race([answer, late.promise]).finally(() => clearTimeout(timer));
+  }
+}
+
+const failure = (code: string): Error => Object.assign(new Error(code), { code });
+
+/**
+ * What wants more than its budget: an SPF record is wrong (RFC 7208 §4.6.4), a key is none. Of DMARC nothing can be told.
+ */
+function tooMany(part: keyof typeof maxQuestions): Error {
+  const error = failure({ spf: 'ETOOMANY', keys: 'ENOTFOUND', dmarc: 'ETIMEOUT' }[part]);
+  return part === 'spf'
+    ? Object.assign(error, { spfResult: { error: 'permerror', text: 'too many DNS questions' } })
+    : error;
+}
