@@ -1,8 +1,9 @@
 // The extensions that are announced (SLIM_SUPPORTS): a whole list, or `default` with some taken away (`-NAME`), added
 // or changed. RFC 5321 §4.1.1.1 (EHLO keywords).
+import { extensionNames } from '../smtp/extensions.ts';
 import { listOf, parser } from './parser.ts';
 
-const keywords = 'PIPELINING|SIZE|8BITMIME|SMTPUTF8|CHUNKING|DSN|ENHANCEDSTATUSCODES|STARTTLS|AUTH|LIMITS|HELP';
+const keywords = extensionNames.join('|');
 const mechanism = '(?:PLAIN|LOGIN|SCRAM-SHA-256(?:-PLUS)?)';
 const parameters = String.raw`(?<=^SIZE )[1-9]\d{0,14}|(?<=^AUTH )${mechanism}(?: ${mechanism})*`;
 const extension = parser(
@@ -18,7 +19,7 @@ export function supports(text: string) {
   for (const { sign, name, parameter } of entries(text))
     if (sign && !chosen.delete(name)) throw new Error(`"-${name}": only default has names to take away`);
     else if (name === 'DEFAULT')
-      for (const each of keywords.split('|')) chosen.set(each, chosen.get(each) ?? { name: each });
+      for (const each of extensionNames) chosen.set(each, chosen.get(each) ?? { name: each });
     else if (!sign && name !== 'DOMAIN') chosen.set(name, { name, ...(parameter && { parameter }) });
   return [...chosen.values()];
 }

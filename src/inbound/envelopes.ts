@@ -1,7 +1,7 @@
 // The memory of all envelopes of all sessions together: a thousand recipients of full length are more than a megabyte.
 // Promise: together they stay within one budget. A session may hold at most an eighth of what is free at that moment, so
 // that fifty greedy sessions of one client leave a good part to everybody else, who need little.
-import type { Recipient, Sender } from '../smtp/envelope.ts';
+import type { MessageWishes, Recipient, RecipientWishes, Sender } from '../smtp/envelope.ts';
 
 /** All envelopes together. */
 const maxTotalBytes = 64 * 1024 * 1024;
@@ -35,9 +35,14 @@ export class EnvelopeBudget {
 }
 
 /** What a sender costs. An address is kept as sent and in parts, at up to two octets a character. */
-export const senderBytes = ({ reversePath, wishes: { envelopeId = '' } }: Sender): number =>
-  overheadBytes + 2 * ((reversePath === '' ? 0 : 2 * reversePath.text.length) + envelopeId.length);
+export const senderBytes = ({ reversePath, wishes }: Sender): number =>
+  overheadBytes + 2 * ((reversePath === '' ? 0 : 2 * reversePath.text.length) + lengthOf(wishes));
 
 /** What a recipient costs. */
-export const recipientBytes = ({ address, wishes: { originalRecipient = '' } }: Recipient): number =>
-  overheadBytes + 2 * (2 * address.text.length + originalRecipient.length);
+export const recipientBytes = ({ address, wishes }: Recipient): number =>
+  overheadBytes + 2 * (2 * address.text.length + lengthOf(wishes));
+
+/** Counts every wish there is, so that none which is added later can be forgotten. */
+function lengthOf(wishes: MessageWishes | RecipientWishes): number {
+  return Object.values(wishes).reduce((sum: number, wish) => sum + String(wish).length, 0);
+}

@@ -1,5 +1,5 @@
-// The registry of SMTP extensions: all that can be announced, in EHLO's order. To add one: its name here; a parameter of MAIL
-// or RCPT in `shapes` and in the wishes (envelope.ts; the queue keeps those by itself); one of EHLO in wiring/receiving.ts; a dialogue.
+// The registry of SMTP extensions: all that can be announced, in EHLO's order. SLIM_SUPPORTS takes its names, and its
+// `default`, from here. CONTRIBUTING.md says what else a new extension needs.
 export const extensionNames = [
   'PIPELINING', // RFC 2920
   'SIZE', // RFC 1870

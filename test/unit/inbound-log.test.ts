@@ -6,7 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, describe, it } from 'node:test';
 import type { SecureContext } from 'node:tls';
-import { EnvelopeBudget } from '../../src/inbound/envelopes.ts';
+import { EnvelopeBudget, recipientBytes, senderBytes } from '../../src/inbound/envelopes.ts';
+import { type Recipient, type Sender, parseRecipient, parseSender } from '../../src/smtp/envelope.ts';
 import { type Authenticator, CannotTell, type Resolution } from '../../src/mail/ports.ts';
 import { replies } from '../../src/smtp/reply.ts';
 import { Client, type Line, type Running, makeContext, startServer, until } from './inbound.harness.ts';
@@ -229,6 +230,18 @@ describe('a probe', () => {
 });
 
 describe('the envelopes of all sessions', () => {
+  it('cost what they say, every wish of MAIL and RCPT included', () => {
+    const [mail, rcpt] = ['FROM:<a@b>', 'TO:<a@b>'];
+    const wishes = {
+      mail: ` RET=HDRS ENVID=${'x'.repeat(100)}`,
+      rcpt: ` NOTIFY=DELAY ORCPT=rfc822;${'x'.repeat(400)}`,
+    };
+    const sender = (text: string) => parseSender(text, () => true) as Sender;
+    const recipient = (text: string) => parseRecipient(text, () => true, false) as Recipient;
+    assert.ok(senderBytes(sender(mail + wishes.mail)) - senderBytes(sender(mail)) >= 2 * 104);
+    assert.ok(recipientBytes(recipient(rcpt + wishes.rcpt)) - recipientBytes(recipient(rcpt)) >= 2 * 412);
+  });
+
   const long = (n: number): string =>
     `RCPT TO:<${String(n).padStart(64, 'a')}@${`${'b'.repeat(60)}.`.repeat(3)}com>\r\n`;
 
