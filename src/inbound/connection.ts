@@ -20,9 +20,9 @@
 import type { Socket } from 'node:net';
 import { setImmediate as turn } from 'node:timers/promises';
 import type { SecureContext } from 'node:tls';
-import type { Authenticator, Exchange } from '../mail/ports.ts';
+import { type Authenticator, CannotTell, type Exchange } from '../mail/ports.ts';
 import { splitPath } from '../smtp/address.ts';
-import type { Recipient, Sender } from '../smtp/envelope.ts';
+import type { Envelope, Recipient, Sender } from '../smtp/envelope.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
 import { type Action, Session, type SessionOptions } from '../smtp/session.ts';
 import type { Gatherer } from '../system/gather.ts';
@@ -133,13 +133,8 @@ export class Connection {
         return this.#answerSender(action.sender);
       case 'recipient':
         return this.#answerRecipient(action.recipient);
-      case 'begin': {
-        const { accept } = this.#service;
-        if (this.#peer.helo !== this.#session.helo) this.#peer = { ...this.#peer, helo: this.#session.helo };
-        const isSubmitted = isAuthors(this.#peer, this.#listener.kind !== 'smtp');
-        this.#incoming = new Incoming(accept, action.envelope, this.#peer, this.#id, isSubmitted);
-        return this.#session.answer(replies.sendMessage);
-      }
+      case 'begin':
+        return this.#session.answer(this.#begin(action.envelope));
       case 'chunk':
         return this.#incoming?.write(action.data);
       case 'refused':
@@ -206,6 +201,22 @@ export class Connection {
     this.#service.envelopes.giveBack(this.#envelopeBytes);
     this.#envelopeBytes = 0;
     this.#from = ''; // it would keep the whole line of MAIL in memory
+  }
+
+  /** 354, or why the message cannot be taken now. */
+  #begin(envelope: Envelope<Destination>): Reply {
+    if (this.#peer.helo !== this.#session.helo) this.#peer = { ...this.#peer, helo: this.#session.helo };
+    const isSubmitted = isAuthors(this.#peer, this.#listener.kind !== 'smtp');
+    try {
+      this.#incoming = new Incoming(this.#service.accept, envelope, this.#peer, this.#id, isSubmitted);
+      return replies.sendMessage;
+    } catch (error) {
+      this.#service.log.error(
+        { session: this.#id, err: error },
+        'a message could not be stored; its sender will try again',
+      );
+      return replies.notStored(error instanceof CannotTell ? error.status : '4.3.0');
+    }
   }
 
   async #commit(): Promise<void> {

@@ -1,8 +1,9 @@
 // What becomes of a message once its recipients are known: the copies that are made here, and what the queue gets. Pure: a
 // function of the envelope, of where each recipient leads, and of the copies that could not be made.
 // Promises: a copy is made once, whoever led to it; a copy that cannot be made now waits for each recipient whose mail it
-// carries; what MAIL and RCPT wished for goes along whole. A copy names, in Delivered-To, the addresses that led to that
-// mailbox and no others, so that nobody learns of a Bcc to somebody else.
+// carries; no recipient is without both a copy and an entry, or the plan throws and the client hears 451; what MAIL and RCPT
+// wished for goes along whole. A copy names, in Delivered-To, the addresses that led to that mailbox and no others, so that
+// nobody learns of a Bcc to somebody else.
 import {
   type Copy,
   type Outcome,
@@ -12,6 +13,7 @@ import {
   deliveredTo,
   routeKey,
 } from '../mail/message.ts';
+import { CannotTell } from '../mail/ports.ts';
 import type { Accepted, Envelope } from '../smtp/envelope.ts';
 import type { Destination } from './policy.ts';
 
@@ -31,14 +33,10 @@ export function plan(envelope: Envelope<Destination>, unmade: ReadonlySet<string
   const isUnmade = (route: Route): boolean => unmade.has(routeKey(route));
   const waiting: QueueRecipient[] = [];
   for (const accepted of envelope.recipients) {
-    const routes = destinationOf(accepted).found?.routes.filter(isUnmade);
-    if (routes?.length !== 0)
-      waiting.push(
-        toQueue(
-          accepted,
-          routes?.map(route => copies.get(routeKey(route)) ?? route),
-        ),
-      );
+    const routes = destinationOf(accepted).found?.routes;
+    if (routes?.length === 0) throw new CannotTell(`${accepted.address.text} leads nowhere`); // 250 would lose its mail
+    const left = routes?.filter(isUnmade).map(route => copies.get(routeKey(route)) ?? route);
+    if (left?.length !== 0) waiting.push(toQueue(accepted, left));
   }
   return {
     copies: [...copies.values()].filter(copy => !isUnmade(copy)),
@@ -130,6 +128,6 @@ function toQueue(accepted: Accepted<Destination>, routes: readonly Copy[] | unde
 }
 
 function destinationOf({ address, ticket }: Accepted<Destination>): Destination {
-  if (ticket === undefined) throw new Error(`${address.text} was accepted, and leads nowhere`);
+  if (ticket === undefined) throw new CannotTell(`${address.text} was accepted, and leads nowhere`);
   return ticket;
 }

@@ -77,6 +77,7 @@ function copier(storages: LocalOptions['storages'], entry: QueueEntry, message: 
     place.progressed();
   };
   return async (all: readonly Copy[]): Promise<Delivery> => {
+    if (all.length === 0) throw new CannotTell('the address leads nowhere'); // nothing was made, so nothing is delivered
     const keys = all.map(routeKey);
     for (const [index, copy] of all.entries()) await make(copy, keys[index] ?? '');
     const copies = keys.filter(key => made.has(key));

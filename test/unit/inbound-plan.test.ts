@@ -4,7 +4,7 @@ import { describe, it } from 'node:test';
 import { behindHead, plan, sharedHead, successes } from '../../src/inbound/plan.ts';
 import type { Destination } from '../../src/inbound/policy.ts';
 import { type Route, routeKey } from '../../src/mail/message.ts';
-import type { Found } from '../../src/mail/ports.ts';
+import { CannotTell, type Found } from '../../src/mail/ports.ts';
 import { type Envelope, parseRecipient, parseSender } from '../../src/smtp/envelope.ts';
 
 const maildir = (name: string): Route => ({ kind: 'maildir', path: `/m/${name}`, root: '/m' });
@@ -160,7 +160,12 @@ describe('the queue', () => {
   it('never takes a recipient of whom nothing is known', () => {
     const { recipients, ...rest } = envelope('<me@y>', ['<a@x>']);
     const unknown = recipients.map(recipient => ({ ...recipient, ticket: undefined }));
-    assert.throws(() => plan({ ...rest, recipients: unknown }), /leads nowhere/);
+    assert.throws(() => plan({ ...rest, recipients: unknown }), CannotTell);
+  });
+
+  it('never takes a recipient that has neither a copy nor an entry', () => {
+    for (const unmade of [new Set<string>(), new Set([routeKey(home('b'))])])
+      assert.throws(() => plan(envelope('<me@y>', ['<b@x>', own(home('b'))], ['<a@x>', own()]), unmade), CannotTell);
   });
 });
 

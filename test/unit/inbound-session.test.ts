@@ -166,6 +166,16 @@ describe('a message', () => {
     assert.match(await client.hear(/^554 .*\r\n/m), /^451 4\.3\.0 /m);
     await bye(client);
   });
+
+  it('that could be kept nowhere is refused for now, whatever RCPT has said', async () => {
+    const routes: Route[] = [{ kind: 'maildir', path: '/nowhere', root: '/nowhere' }];
+    const client = await start({ resolve: async () => ({ kind: 'local', routes }) });
+    client.say('EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<anton@example.com>\r\n');
+    await client.hear(/^250 2\.1\.5 .*\r\n/m);
+    routes.pop();
+    assert.match(await client.ask('DATA'), /^451 4\.3\.0 /m);
+    await bye(client);
+  });
 });
 
 describe('the messages in memory', () => {

@@ -100,6 +100,10 @@ describe('where mail goes', () => {
     assert.deepEqual(kinds(await open(down).attempt([to('a')])), ['deferred 4.4.3']);
     assert.deepEqual(kinds(await open().attempt([{ ...to('a'), address: 'no address' }])), ['failed 5.1.1']);
   });
+
+  it('is never delivered by making no copy', async () => {
+    assert.deepEqual(kinds(await open({ kind: 'local', routes: [] }).attempt([to('a')])), ['deferred 4.3.0']);
+  });
 });
 
 it('an attempt that must end makes no more copies', async () => {
