@@ -138,11 +138,11 @@ export class Connection {
     const end = (): void => this.destroy('it made no progress, and other mail needed its place');
     // It also closes what a surprise leaves open.
     const cap = setTimeout(() => this.destroy('it took too long in all'), this.#options.timeouts.attempt).unref();
-    place.signal.addEventListener('abort', end);
+    place.onEnd = end;
     this.#place = place;
-    if (place.signal.aborted) end();
+    if (place.isEnded) end();
     return () => {
-      place.signal.removeEventListener('abort', end);
+      place.onEnd = undefined;
       clearTimeout(cap);
     };
   }

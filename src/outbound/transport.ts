@@ -144,7 +144,7 @@ export class OutboundTransport implements Transport {
     const startedAt = clock.now();
     const refusals: (Refusal & { readonly server: Server })[] = [];
     while (clock.now() - startedAt <= maxTryingMs) {
-      const next = await orAborted(servers.next(), place.signal);
+      const next = await orEnded(servers.next(), place);
       if (next === undefined) return ended;
       if (next.done) {
         if (refusals.length > 0) break;
@@ -164,7 +164,7 @@ export class OutboundTransport implements Transport {
       const isRefused = opened.because !== 'host' || opened.delivery.kind === 'failed';
       if (server.isRelay && isRefused) log.warn(fields, relayTrouble);
       else log.info(fields, 'a server cannot be used');
-      if (place.signal.aborted) return { ...ended, remote: server.host };
+      if (place.isEnded) return { ...ended, remote: server.host };
       refusals.push({ ...opened, server });
       // Hosts that are preferred less would bring it back here; and each address of the relay would count one more wrong login.
       if (opened.because === 'loop' || (opened.because === 'login' && opened.delivery.status === '4.7.8')) break;
@@ -175,7 +175,7 @@ export class OutboundTransport implements Transport {
   /** A session with this server, in the way that its policy allows. */
   async #openAt(server: Server, place: Place): Promise<Connection | Refusal> {
     const opened = await this.#dial(server, place);
-    if (opened instanceof Connection || place.signal.aborted) return opened;
+    if (opened instanceof Connection || place.isEnded) return opened;
     // On a new connection: the old one is in the middle of a handshake.
     if (opened.because === 'tls' && server.tls.use === 'offered')
       return this.#dial({ ...server, tls: { ...server.tls, use: 'never' } }, place);
@@ -269,11 +269,10 @@ function forgive(delivery: Delivery): Delivery {
   return wantsLogin ? { ...delivery, kind: 'deferred', status: '4.7.0' } : delivery;
 }
 
-/** What a promise gives; undefined once the signal says so. */
-function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T | undefined> {
-  const aborted = Promise.withResolvers<undefined>();
-  const end = (): void => aborted.resolve(undefined);
-  signal.addEventListener('abort', end);
-  if (signal.aborted) end();
-  return Promise.race([promise, aborted.promise]).finally(() => signal.removeEventListener('abort', end));
+/** What a promise gives; undefined once the attempt is to end. */
+function orEnded<T>(promise: Promise<T>, place: Place): Promise<T | undefined> {
+  const end = Promise.withResolvers<undefined>();
+  place.onEnd = () => end.resolve(undefined);
+  if (place.isEnded) place.onEnd();
+  return Promise.race([promise, end.promise]).finally(() => (place.onEnd = undefined));
 }

@@ -67,7 +67,7 @@ function copier(storages: LocalOptions['storages'], entry: QueueEntry, message: 
   const make = async (copy: Copy, key: string): Promise<void> => {
     if (made.has(key) || failures.has(key)) return;
     try {
-      if (place.signal.aborted) throw new CannotTell('the attempt took long, and others wait for its place');
+      if (place.isEnded) throw new CannotTell('the attempt took long, and others wait for its place');
       const prepared = await storages[copy.kind].prepare([copy], message);
       await prepared.commit();
       made.add(key);

@@ -29,9 +29,7 @@ export type Lane = 'mail' | 'notice';
 export type Occupied = Place & {
   /** The address at which `enter` said no; the attempt may have tried others before. */
   readonly crowdedAt: string | undefined;
-  /** Whether it was ended to make room. */
-  readonly isEnded: boolean;
-  /** Ends the attempt: its transport sees the signal. */
+  /** Ends the attempt: its transport hears of it by `onEnd`. */
   end(): void;
   /** Once, when the attempt has ended. */
   leave(): void;
@@ -44,9 +42,9 @@ class Occupant implements Occupied {
   readonly lane: Lane;
   readonly #clock: Clock;
   readonly #owner: Owner;
-  readonly #ending = new AbortController();
   address: string | undefined;
   crowdedAt: string | undefined;
+  onEnd: (() => void) | undefined;
   startedAt: number;
   progressedAt: number;
   isSlow = false;
@@ -59,10 +57,6 @@ class Occupant implements Occupied {
     this.#owner = owner;
     this.startedAt = clock.now();
     this.progressedAt = this.startedAt;
-  }
-
-  get signal(): AbortSignal {
-    return this.#ending.signal;
   }
 
   get isEnded(): boolean {
@@ -80,8 +74,9 @@ class Occupant implements Occupied {
   }
 
   end(): void {
-    this.endedAt ??= this.#clock.now();
-    this.#ending.abort();
+    if (this.isEnded) return;
+    this.endedAt = this.#clock.now();
+    this.onEnd?.();
   }
 
   leave(): void {
@@ -242,5 +237,5 @@ export class Places<Waiting> {
 
 /** A place that nobody takes back, for tests and tools. */
 export function freePlace(): Place {
-  return { signal: new AbortController().signal, enter: () => true, progressed: () => undefined };
+  return { isEnded: false, onEnd: undefined, enter: () => true, progressed: () => undefined };
 }

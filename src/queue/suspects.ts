@@ -10,7 +10,7 @@ import type { Log } from '../system/log.ts';
 const maxDeathsAlone = 3;
 const lineLength = 80;
 /** While more are in flight, so that none is alone anyway, one that is over may seem to be in flight for a moment. */
-const fewInFlight = 4;
+const fewInFlight = 2;
 const staleMs = 50;
 
 type Mark = {

@@ -202,18 +202,25 @@ describe('a server that allows fewer sessions', () => {
 describe('a place', () => {
   /** A place that can be taken back, and that notes what the attempt tells it. */
   function watched(enter: (address: string) => boolean = () => true) {
-    const control = new AbortController();
+    let isEnded = false;
     const entered: string[] = [];
     let steps = 0;
     const place: Place = {
-      signal: control.signal,
+      get isEnded() {
+        return isEnded;
+      },
+      onEnd: undefined,
       enter: address => {
         entered.push(address);
         return enter(address);
       },
       progressed: () => void (steps += 1),
     };
-    return { place, control, entered, steps: () => steps };
+    const end = (): void => {
+      isEnded = true;
+      place.onEnd?.();
+    };
+    return { place, end, entered, steps: () => steps };
   }
 
   it('hears of each address before it is used, also of a session that is open already', async t => {
@@ -241,11 +248,11 @@ describe('a place', () => {
   for (const verb of ['CONNECT', 'EHLO', 'STARTTLS', 'MAIL', 'RCPT', 'DATA', 'CONTENT'])
     it(`that is taken back while ${verb} hangs ends the attempt`, async t => {
       const server = await serve(t, { answer: on(verb, 'hang'), tls: 'starttls', extensions: [] });
-      const { place, control } = watched();
+      const { place, end } = watched();
       const startedAt = performance.now();
       const sent = start(t, [server, server], { externalTls: 'required' }).send({ place });
       await sleep(150);
-      control.abort();
+      end();
       const [delivery] = await sent;
       assert.equal(delivery?.kind, 'deferred');
       assert.match(delivery?.text ?? '', /no progress, and other mail needed its place/);
@@ -257,11 +264,11 @@ describe('a place', () => {
   it('that is taken back while the DNS says nothing, or before, ends the attempt', async t => {
     const never = new Promise<never>(() => undefined);
     const dns = nullDns({ mx: () => never, addresses: () => never });
-    const { place, control } = watched();
+    const { place, end } = watched();
     const sending = start(t, [], { dns });
     const sent = sending.send({ place });
     await sleep(10);
-    control.abort();
+    end();
     assert.match(words(await sent), /^deferred 4\.4\.5 - the attempt made no progress/);
     assert.match(words(await sending.send({ place })), /^deferred 4\.4\.5 - the attempt made no progress/);
   });

@@ -222,7 +222,7 @@ describe('hops that hang', () => {
         return { kind: 'deferred', status: '4.4.5', text: 'too many sessions with it', isCrowded: true };
       seen.inside += 1;
       seen.most = Math.max(seen.most, seen.inside);
-      await new Promise(resolve => place.signal.addEventListener('abort', resolve));
+      await new Promise<void>(resolve => (place.onEnd = resolve));
       seen.inside -= 1;
       return unreachable;
     };

@@ -84,10 +84,10 @@ describe('after a death', () => {
         ? delivered
         : new Promise(resolve => {
             alone += 1;
-            place.signal.addEventListener('abort', () => {
+            place.onEnd = () => {
               alone -= 1;
               resolve(greylisted);
-            });
+            };
           });
     await next.q.queue.start();
     await next.q.add('new', ['x@good']);
