@@ -19,9 +19,11 @@ import { trustAuthorities } from './tls/authorities.ts';
 import { type Context, system } from './wiring/context.ts';
 import { explain } from './wiring/explain.ts';
 import { openMailRoots } from './wiring/mail-roots.ts';
+import { answerDns } from './wiring/publishing.ts';
 import { openInbound, openLogins } from './wiring/receiving.ts';
 import { openRouting } from './wiring/routing.ts';
 import { openSending } from './wiring/sending.ts';
+import { answerDkim, openSigning } from './wiring/signing.ts';
 
 const dayMs = 24 * 3600_000;
 /** What signals or the steward may order at any time, also before we are ready. */
@@ -109,10 +111,11 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
 async function open(context: Context, isFirstStart: boolean) {
   const roots = await openMailRoots(context, isFirstStart);
   const routing = await openRouting(context);
-  const sending = openSending(context, routing.resolve);
+  const signing = await openSigning(context, routing.domains);
+  const sending = openSending(context, { resolve: routing.resolve, signer: signing?.signer });
   const authenticator = await openLogins(context, routing.tablePasswords);
   const listeners = await openInbound(context, { ...routing, ...sending, authenticator });
-  return { roots, routing, sending, authenticator, listeners };
+  return { roots, routing, signing, sending, authenticator, listeners };
 }
 type Opened = Awaited<ReturnType<typeof open>>;
 
@@ -120,7 +123,7 @@ type Opened = Awaited<ReturnType<typeof open>>;
 function listParts(context: Context, opened: Opened): readonly Part[] {
   const { settings, log } = context;
   const { dataFolder, drainMs } = settings;
-  const { sending, listeners } = opened;
+  const { signing, sending, listeners } = opened;
   const { queue } = sending;
   let journal: DiskJournal | undefined;
   const loaded = Promise.withResolvers<void>();
@@ -130,6 +133,11 @@ function listParts(context: Context, opened: Opened): readonly Part[] {
       'lock on SLIM_DATA',
       () => openControl(controlPath(settings), answers(context, opened, loaded.promise)),
       server => server.close(),
+    ),
+    part(
+      'keys that sign',
+      () => signing?.start(),
+      () => signing?.stop(),
     ),
     part(
       'connections to other servers',
@@ -172,7 +180,8 @@ function listParts(context: Context, opened: Opened): readonly Part[] {
 }
 
 /** What the command line is answered. `loaded`: the queue knows its messages; before, an answer about them would be that there are none. */
-function answers({ settings, log }: Context, opened: Opened, loaded: Promise<void>): Handlers {
+function answers(context: Context, opened: Opened, loaded: Promise<void>): Handlers {
+  const { settings, log } = context;
   const { roots, routing, sending, authenticator, listeners } = opened;
   const { queue } = sending;
   return {
@@ -186,6 +195,8 @@ function answers({ settings, log }: Context, opened: Opened, loaded: Promise<voi
     }),
     resolve: address => explain(address, { resolve: routing.resolve, settings, log }),
     auth: (name, password) => authenticator?.check(name, password) ?? { ok: false, source: 'no SLIM_USERS' },
+    dns: order => answerDns(order, context, { signing: opened.signing, domains: routing.domains }),
+    dkim: order => answerDkim(order, { signing: opened.signing, domains: routing.domains }),
     async *list(selector) {
       await loaded;
       yield* queue.list(selector);

@@ -13,6 +13,8 @@ import { version } from '../system/version.ts';
 import { systemRandom as random } from '../system/world.ts';
 import { account } from './account.ts';
 import { introduce, makeDotenv } from './demo.ts';
+import { dkim } from './dkim.ts';
+import { dns } from './dns.ts';
 import { queue } from './queue.ts';
 import { type Flags, UsageError, one, print, readPassword } from './terminal.ts';
 import { verify } from './verify.ts';
@@ -34,6 +36,9 @@ const help = `SlimSMTP: a small SMTP server. Usage: slimsmtp [VERB] [--json] [--
   queue list                  the messages that wait; also of --domain DOMAIN or --sender ADDRESS
   queue show ID               one of them, with what became of each recipient
   queue retry|hold|release|remove ID     or --domain DOMAIN, --sender ADDRESS, --all; all but retry without a server too
+  dns [DOMAIN]                the DNS records that the domain needs, and whether they are there
+  dkim list [DOMAIN]          the keys that sign outgoing mail, and their states
+  dkim rotate DOMAIN          make new ones; they sign once their records are in DNS
   health                      0 while the running server listens and can write
 
 Settings are environment variables, SLIM_DOMAINS first of all: see docs/settings.md.`;
@@ -71,6 +76,10 @@ export async function run(words: readonly string[], flags: Flags, environment: E
       return auth(one(rest), flags, settings());
     case 'verify':
       return verify(one(rest), flags, settings());
+    case 'dns':
+      return dns(rest, flags, settings());
+    case 'dkim':
+      return dkim(rest, flags, settings());
     case 'queue':
       return queue(rest, flags, settings());
     default:

@@ -38,11 +38,12 @@ export type Described = Readonly<Record<'name' | 'value' | 'origin' | 'about', s
 /** Every variable. Throws SettingsError as loadSettings does. */
 export function describeSettings(environment: Environment): readonly Described[] {
   const { settings, sources } = load(environment);
-  const { hostname, maxSizeBytes, relay: hop } = settings;
+  const { hostname, maxSizeBytes, relay: hop, dkim } = settings;
   const given = {
     SLIM_HOSTNAME: hostname,
     SLIM_MAX_SIZE: String(maxSizeBytes),
     SLIM_RELAY_TLS: hop?.tls ?? 'starttls',
+    SLIM_DKIM: dkim ? 'on' : 'off',
   };
   const computed = new Map(Object.entries(given));
   return [...readings].map(([name, { about, mask = String }]) => {
@@ -85,6 +86,7 @@ function load(environment: Environment) {
     verify: clean.SLIM_VERIFY,
     trustedNetworks: clean.SLIM_TRUSTED_NETWORKS ?? [], // address/bits
     relay: clean.SLIM_RELAY_HOST === undefined ? undefined : relay(clean.SLIM_RELAY_HOST, clean, sources),
+    dkim: signs(clean),
     externalTls: clean.SLIM_EXTERNAL_TLS,
     queue: { lifetimeMs: clean.SLIM_QUEUE_LIFETIME, retryMs: clean.SLIM_RETRY, delayNoticeMs: clean.SLIM_DELAY_NOTICE },
     maxSessionsOut: clean.SLIM_MAX_SESSIONS_OUT, // at once, to one destination
@@ -108,6 +110,10 @@ function load(environment: Environment) {
   };
   return { settings: freeze(settings), sources };
 }
+
+/** Many relays sign themselves, or refuse a signature of somebody else. */
+const signs = ({ SLIM_DKIM: asked, SLIM_RELAY_HOST: relayHost }: Clean): boolean =>
+  asked === undefined ? relayHost === undefined : asked === 'on';
 
 /** The defaults of the table, and those that depend on where the server runs. */
 function addDefaults(sources: Map<string, Source>, hasDatabase: boolean, { isTerminal }: Environment): void {

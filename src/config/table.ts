@@ -73,6 +73,10 @@ export const table = {
     oneOf('on', 'strict', 'tag', 'off'),
     { initially: 'on' },
   ),
+  SLIM_DKIM: optional(
+    'Whether outgoing mail of hosted domains is signed: on, off. Unset: on by MX, off through a smart host.',
+    oneOf('on', 'off'),
+  ),
   SLIM_TRUSTED_NETWORKS: optional('Networks that may send outward without a login, on every socket.', networks, {
     separator,
   }),

@@ -3,13 +3,23 @@
 // A request is one line of JSON, `{"verb": …}` with the fields of that verb. The answer is a line for each item,
 // `{"item": …}`, and at last `{"isEnd": true}` or `{"error": "why"}`.
 // A new verb: a member of `Request`, a line in `Answers`, a case in `parseRequest` and in `carryOut` (server.ts).
+import { toDomain } from '../mail/address.ts';
 import type { RootTrouble } from '../system/mail-roots.ts';
-import { type QueueAction, type QueuedMessage, type Selector, queueActions } from '../mail/admin.ts';
+import {
+  type ListedKey,
+  type QueueAction,
+  type QueuedMessage,
+  type Selector,
+  type WantedRecord,
+  queueActions,
+} from '../mail/admin.ts';
 
 export type Request =
   | { readonly verb: 'health' }
   | { readonly verb: 'resolve'; readonly address: string }
   | { readonly verb: 'auth'; readonly name: string; readonly password: string }
+  | { readonly verb: 'dns'; readonly domain?: string | undefined }
+  | { readonly verb: 'dkim'; readonly action: 'list' | 'rotate'; readonly domain?: string | undefined }
   | { readonly verb: 'list'; readonly selector: Selector }
   | { readonly verb: 'act'; readonly action: QueueAction; readonly selector: Selector };
 
@@ -24,13 +34,15 @@ export type Health = {
   readonly unwritable: readonly RootTrouble[];
 };
 
-/** What an item of the answer is. `list` has many, every other verb one. */
+/** What an item of the answer is. `list`, `dkim` and `dns` have many, every other verb one. */
 export type Answers = {
   readonly health: Health;
   /** `code` is that of the reply to RCPT. */
   readonly resolve: { readonly code: number; readonly steps: readonly string[] };
   /** `source` is what knew the name. */
   readonly auth: { readonly ok: boolean; readonly source: string };
+  readonly dns: WantedRecord;
+  readonly dkim: ListedKey;
   readonly list: QueuedMessage;
   /** How many messages that concerned. */
   readonly act: number;
@@ -44,6 +56,7 @@ export function parseRequest(line: string): Request {
     if (typeof value !== 'string') throw new Error(`${name} must be text`);
     return value;
   };
+  const domain = (): string | undefined => (fields['domain'] === undefined ? undefined : domainOf(text('domain')));
   const verb = text('verb') as Request['verb'];
   switch (verb) {
     case 'health':
@@ -52,6 +65,13 @@ export function parseRequest(line: string): Request {
       return { verb, address: text('address') };
     case 'auth':
       return { verb, name: text('name'), password: text('password') };
+    case 'dns':
+      return { verb, domain: domain() };
+    case 'dkim': {
+      const action = (['list', 'rotate'] as const).find(each => each === fields['action']);
+      if (!action) throw new Error('action must be list or rotate');
+      return { verb, action, domain: domain() };
+    }
     case 'list':
       return { verb, selector: parseSelector(fields['selector']) };
     case 'act': {
@@ -62,6 +82,12 @@ export function parseRequest(line: string): Request {
     default:
       throw new Error(`unknown verb ${verb satisfies never}`);
   }
+}
+
+function domainOf(text: string): string {
+  const domain = toDomain(text);
+  if (domain === undefined) throw new Error(`${JSON.stringify(text)} is not a domain name`);
+  return domain;
 }
 
 /**

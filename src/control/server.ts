@@ -21,6 +21,8 @@ export type Handlers = {
   health(): Maybe<Answers['health']>;
   resolve(address: string): Maybe<Answers['resolve']>;
   auth(name: string, password: string): Maybe<Answers['auth']>;
+  dns(order: Request & { verb: 'dns' }): AsyncIterable<Answers['dns']>;
+  dkim(order: Request & { verb: 'dkim' }): AsyncIterable<Answers['dkim']>;
   list(selector: (Request & { verb: 'list' })['selector']): AsyncIterable<Answers['list']>;
   act(
     action: (Request & { verb: 'act' })['action'],
@@ -116,6 +118,10 @@ async function* carryOut(request: Request, handlers: Handlers): AsyncGenerator<A
       return yield await handlers.resolve(request.address);
     case 'auth':
       return yield await handlers.auth(request.name, request.password);
+    case 'dns':
+      return yield* handlers.dns(request);
+    case 'dkim':
+      return yield* handlers.dkim(request);
     case 'list':
       return yield* handlers.list(request.selector);
     case 'act':

@@ -18,7 +18,7 @@ import { type Check, ReceivedLines, runChecks } from './checks.ts';
 import { type Found, findFields } from './fields.ts';
 import { type Peer, clientKey } from './peer.ts';
 import { type Plan, behindHead, entryFor, plan, sharedHead, successes, toJunk } from './plan.ts';
-import type { Destination } from './policy.ts';
+import { type Destination, isOurs } from './policy.ts';
 import { Spool } from './spool.ts';
 import { SubmittedHeader } from './submission.ts';
 import { receivedLine, returnPathLine } from './trace.ts';
@@ -37,7 +37,7 @@ export type AcceptOptions = Readonly<{
 }>;
 
 /** What only the arrived message tells of an entry. */
-type Common = Pick<QueueEntry, 'receivedAt' | 'is8Bit' | 'returnPathBytes'>;
+type Common = Pick<QueueEntry, 'receivedAt' | 'is8Bit' | 'returnPathBytes' | 'isOurs'>;
 /** So much of a header a check gets to see. */
 const maxHeaderOctets = 64 * 1024;
 
@@ -169,7 +169,8 @@ export class Incoming {
     if ('code' in verdict) return verdict;
     if (verdict.isJunk) this.#toJunk();
     const { message, returnPathBytes } = await this.#spool.finish(verdict.lines);
-    const common = { receivedAt: this.startedAt, is8Bit: !this.#isAscii, returnPathBytes };
+    const ours = isOurs(this.#peer) && { isOurs: true as const };
+    const common = { receivedAt: this.startedAt, is8Bit: !this.#isAscii, returnPathBytes, ...ours };
     return this.#store(message, common);
   }
 

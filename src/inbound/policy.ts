@@ -37,11 +37,11 @@ export function termsFor({ isTrusted }: Peer, kind: ListenSocket['kind'], tlsReq
   };
 }
 
-/** Whether that peer may send to other servers. */
-const mayRelay = ({ login, isTrusted }: Peer): boolean => isTrusted || login !== undefined;
+/** Whether we answer for mail of that peer: it may go to other servers, and is signed. */
+export const isOurs = ({ login, isTrusted }: Peer): boolean => isTrusted || login !== undefined;
 
 /** Whether mail of that peer comes from outside: then it is judged. */
-export const isFromOutside = (peer: Peer): boolean => !mayRelay(peer);
+export const isFromOutside = (peer: Peer): boolean => !isOurs(peer);
 
 /** Whether anyone may have the address of that peer, so that it proves nothing. */
 export const saysNothing = ({ client, isShared }: Peer): boolean =>
@@ -57,7 +57,7 @@ export async function answerRecipient(address: Address, peer: Peer, { resolve, g
     const found = await resolve(mailbox);
     if (found.kind === 'unknown') return { reply: replies.noSuchMailbox };
     if (found.kind === 'elsewhere')
-      return mayRelay(peer) ? { reply: replies.recipientOk, destination: { domain } } : { reply: replies.relayDenied };
+      return isOurs(peer) ? { reply: replies.recipientOk, destination: { domain } } : { reply: replies.relayDenied };
     if (found.routes.length === 0) throw new CannotTell('it leads nowhere'); // never a 250 for nothing
     return { reply: replies.recipientOk, destination: { domain, found } };
   } catch (error) {

@@ -1,4 +1,4 @@
-// What an operator sees of the queue and may order (`slimsmtp queue …`). Plain data: it crosses the control socket as
+// What an operator sees and may order: the queue (`slimsmtp queue …`), keys (`dkim …`), DNS records (`dns`). Plain data: it crosses the control socket as
 // JSON.
 
 /** Which messages are meant: those that have everything that is given. Empty: all. */
@@ -35,4 +35,36 @@ export type QueuedRecipient = {
   readonly remote?: string | undefined;
   /** Why it waits, a sentence; unset where it does not wait any more. */
   readonly reason?: string | undefined;
+};
+
+export type KeyState = 'new' | 'published' | 'active' | 'retired';
+
+/** A key that signs, or will, or has. */
+export type ListedKey = {
+  readonly domain: string;
+  readonly selector: string;
+  readonly algorithm: 'rsa' | 'ed25519';
+  readonly state: KeyState;
+  /** Whether mail is signed with it now. */
+  readonly signs: boolean;
+  /** Where its TXT record stands, and what that is; unset where the key is retired. */
+  readonly name: string;
+  readonly record?: string;
+};
+
+/** A DNS record that a domain needs, and what DNS has in its place (`slimsmtp dns`). */
+export type WantedRecord = {
+  /** In full, with the final dot. */
+  readonly name: string;
+  readonly type: 'MX' | 'A' | 'AAAA' | 'PTR' | 'TXT';
+  /** On one line; a text without quotes. */
+  readonly value: string;
+  /** As it stands in a zone file. */
+  readonly zone: string;
+  /** For people; perhaps of several lines. */
+  readonly note?: string;
+  /** `unknown`: DNS could not tell now. */
+  readonly status: 'ok' | 'missing' | 'differs' | 'unknown';
+  /** What stands there; of `unknown` the error. */
+  readonly found: readonly string[];
 };

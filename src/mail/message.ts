@@ -79,6 +79,8 @@ export type QueueEntry = MessageWishes & {
   readonly receivedAt: number;
   /** Octets at the start of the message that are for Maildirs alone (Return-Path). */
   readonly returnPathBytes: number;
+  /** A login or a trusted network has handed it in, or it is a notice of ours: so we answer for it, and sign it. */
+  readonly isOurs?: true;
   readonly recipients: readonly QueueRecipient[];
   /** The `routeKey` of each copy that has been made already, while some of its recipients wait for others: each is made once. */
   readonly madeCopies?: readonly string[];

@@ -153,3 +153,12 @@ export interface Transport {
 
 /** Tells the sender, where one is due (NOTIFY, null reverse-path); resolves when the notice is stable. Rejects with CannotTell. */
 export type Report = (entry: QueueEntry, message: Message, outcomes: readonly Outcome[]) => Promise<void>;
+
+/** Signs mail on its way to another server. */
+export interface Signer {
+  /**
+   * Header fields to put in front of the message, each with its line end; '' where it is not ours to sign. `form` names what was
+   * converted in it: one entry with one form is the same octets each time. Rejects with CannotTell where the mail has to wait.
+   */
+  sign(message: Message & { readonly returnPathBytes: number }, entry: QueueEntry, form: string): Promise<string>;
+}

@@ -20,6 +20,8 @@ export type Adapted =
       readonly kind: 'fit';
       readonly message: Stored;
       readonly is8Bit: boolean;
+      /** What was converted: an entry with the same form is the same octets. */
+      readonly form: string;
       /** Why something in it stays that the hop should not get. */
       readonly left: string | undefined;
       readonly remove: () => Promise<void>;
@@ -40,14 +42,15 @@ export async function adapt(
     maxLineOctets: areLinesShort ? maxLineOctets : Infinity,
   };
   if (limits.is8BitOk && !areLinesShort)
-    return { kind: 'fit', message, is8Bit, left: undefined, remove: async () => undefined };
+    return { kind: 'fit', message, is8Bit, form: 'as it is', left: undefined, remove: async () => undefined };
   const remove = async (): Promise<void> => {
     if (path !== undefined) await unlink(path).catch(() => undefined);
   };
   const { reencode } = await import('./reencode.ts');
   try {
     const { isAscii, ...converted } = await reencode(message, limits, path);
-    return { kind: 'fit', ...converted, is8Bit: limits.is8BitOk ? is8Bit : !isAscii, remove };
+    const form = `${limits.is8BitOk ? '' : '7bit '}${areLinesShort ? 'short lines' : ''}`;
+    return { kind: 'fit', ...converted, form, is8Bit: limits.is8BitOk ? is8Bit : !isAscii, remove };
   } catch (error) {
     await remove();
     throw error;

@@ -17,17 +17,21 @@ export type Stored = Message & { readonly returnPathBytes: number };
 /** `sizeBytes` is for the parameter SIZE. Of a large message it leaves out the CRs, which are counted only when it is read. */
 export type Content = { readonly sizeBytes: number; readonly pieces: Iterable<Buffer> | AsyncIterable<Buffer> };
 
-export function openContent(message: Stored): Content {
+/** `front`: fields that go out in front of the message, each with its line end, LF. */
+export function openContent(message: Stored, front = ''): Content {
   const octets = message.sizeBytes - message.returnPathBytes;
   if (message.kind === 'file' && octets > pieceBytes)
-    return { sizeBytes: octets, pieces: pieces(message.path, message.returnPathBytes) };
+    return { sizeBytes: octets + front.length, pieces: pieces(message.path, message.returnPathBytes, front) };
   const encoder = new Encoder();
-  const piece = encoder.encode(read(message, octets), true);
+  const text = read(message, octets);
+  // In one piece: a second write to the socket costs more than the copy.
+  const piece = encoder.encode(front === '' ? text : Buffer.concat([Buffer.from(front), text]), true);
   return { sizeBytes: encoder.sizeBytes, pieces: [piece] };
 }
 
-async function* pieces(path: string, start: number): AsyncGenerator<Buffer> {
+async function* pieces(path: string, start: number, front: string): AsyncGenerator<Buffer> {
   const encoder = new Encoder();
+  if (front !== '') yield encoder.encode(Buffer.from(front));
   const file: AsyncIterable<Buffer> = createReadStream(path, { start, highWaterMark: pieceBytes });
   for await (const octets of file) yield encoder.encode(octets);
   yield encoder.encode(Buffer.alloc(0), true);

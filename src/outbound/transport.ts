@@ -10,11 +10,11 @@
 // its long lines and they can be made short: its recipients are tried once again.
 import { type Socket, connect } from 'node:net';
 import { type SecureContext, createSecureContext } from 'node:tls';
-import { type Delivery, type NextHop, nextHopKey } from '../mail/message.ts';
-import type { Place, Transport } from '../mail/ports.ts';
+import { type Delivery, type NextHop, type QueueEntry, nextHopKey } from '../mail/message.ts';
+import { CannotTell, type Place, type Signer, type Transport } from '../mail/ports.ts';
 import type { Log } from '../system/log.ts';
 import type { Clock } from '../system/world.ts';
-import { adapt, canShortenLines, refusesLongLines } from './adapt.ts';
+import { type Adapted, adapt, canShortenLines, refusesLongLines } from './adapt.ts';
 import { Connection, type Timeouts, standardTimeouts } from './connection.ts';
 import { type Content, openContent } from './content.ts';
 import type { Login, Refusal } from './dialogue.ts';
@@ -38,6 +38,8 @@ export type OutboundOptions = HopOptions & {
   readonly log: Log;
   /** The relay's login as its file has it now; called when the relay has refused the one that we have. */
   readonly readLogin?: () => Promise<Login | undefined>;
+  /** Signs what is ours; undefined: nothing is signed. */
+  readonly signer?: Signer | undefined;
   /** Instead of the authorities that the system trusts, for the relay. */
   readonly ca?: string | undefined;
   readonly timeouts?: Timeouts;
@@ -206,9 +208,10 @@ export class OutboundTransport implements Transport {
     let sent: Sent | undefined;
     try {
       const adapted = await adapt(stored, entry, { offers, areLinesShort }, path);
-      if (adapted.kind === 'unfit') {
-        const delivery = failed(adapted.status, adapted.text);
-        sent = { deliveries: recipients.map(() => delivery), untried: [], isReusable: true, transactions: 0 };
+      const front = adapted.kind === 'fit' ? await this.#sign(adapted, entry) : failed(adapted.status, adapted.text);
+      if (adapted.kind === 'unfit' || typeof front === 'object') {
+        if (adapted.kind === 'fit') await adapted.remove();
+        sent = { deliveries: recipients.map(() => front as Delivery), untried: [], isReusable: true, transactions: 0 };
       } else {
         const { left: reason } = adapted;
         if (reason !== undefined)
@@ -216,11 +219,11 @@ export class OutboundTransport implements Transport {
             { message: entry.id, remote: server.host, reason },
             'something in a message cannot be converted for this server and goes as it is',
           );
-        const first = openContent(adapted.message);
+        const first = openContent(adapted.message, front);
         let isFirst = true;
         // Each transaction after the first reads it anew.
         const content = (): Content => {
-          const opened = isFirst ? first : openContent(adapted.message);
+          const opened = isFirst ? first : openContent(adapted.message, front);
           isFirst = false;
           return opened;
         };
@@ -235,6 +238,16 @@ export class OutboundTransport implements Transport {
     const who = { remote: server.host, ...(tls && { tls }) };
     const deliveries = sent.deliveries.map(each => ({ ...(server.isRelay ? forgive(each) : each), ...who }));
     return { ...sent, deliveries };
+  }
+
+  /** The signatures of a message in the form in which it leaves; or why it has to wait. */
+  async #sign({ message, form }: Adapted & { kind: 'fit' }, entry: QueueEntry): Promise<string | Delivery> {
+    try {
+      return (await this.#options.signer?.sign(message, entry, form)) ?? '';
+    } catch (error) {
+      if (!(error instanceof CannotTell)) throw error;
+      return deferred(error.status, error.message);
+    }
   }
 
   #takeIdle(hop: NextHop): Connection | undefined {

@@ -51,9 +51,27 @@ const kinds: Readonly<Record<Outcome['action'], Readonly<{ notify: Notify; subje
   expanded: { notify: 'SUCCESS', subject: 'was delivered', words: 'was delivered to the members of:' },
   delivered: { notify: 'SUCCESS', subject: 'was delivered', words: 'was delivered to:' },
 };
-/** What the sender can do, by enhanced status code; the first that fits. */
-const advice: readonly (readonly [status: RegExp, words: string])[] = [
-  [/^5\.1\.(9|10)$/, 'This domain takes no mail at all. Ask the recipient for another address.'],
+const askPostmaster = 'Show this to your postmaster:';
+/** What the sender can do, by enhanced status code and words; the first that fits. */
+const advice: readonly (readonly [said: RegExp, words: string])[] = [
+  [
+    /^[45]\.7\.(?:26|515)\b/,
+    `The other server found no valid SPF or DKIM for your domain. ${askPostmaster} \`slimsmtp dns\` says which record is amiss.`,
+  ],
+  [
+    /^[45]\.7\.25\b/,
+    `The address of this server has no name in DNS that leads back to it. ${askPostmaster} \`slimsmtp dns\` shows the PTR record.`,
+  ],
+  [/^[45]\.7\.29\b/, `The other server takes mail over TLS alone. ${askPostmaster} see SLIM_EXTERNAL_TLS.`],
+  [
+    /^[45]\.7\.28\b/,
+    'The other server has seen too much unasked mail of this server or domain. Wait; your postmaster should look who sends it.',
+  ],
+  [
+    /\bDuplicate header\b.*\bDKIM-Signature\b/i,
+    `The relay signs mail itself, and refuses a second signature. ${askPostmaster} SLIM_DKIM=off leaves signing to the relay.`,
+  ],
+  [/^5\.1\.(9|10)\b/, 'This domain takes no mail at all. Ask the recipient for another address.'],
   [/^5\.1\./, 'Look for a mistake in the address, or ask the recipient for the present one.'],
   [/^5\.2\./, 'The mailbox is full or closed. Tell the recipient by another way.'],
   [/^5\.3\.4/, 'The mail is too large for the other server. Send a smaller one.'],
@@ -125,7 +143,7 @@ function wordsFor({ entry, outcomes, hostname, lifetimeMs, clean, wordsLength }:
     for (const { recipient, delivery } of group) {
       const who = delivery.remote === undefined ? 'The reason' : `${clean(delivery.remote)} said`;
       const said = `${who}: ${clean(delivery.text.slice(0, wordsLength))}`;
-      const [, help = ''] = advice.find(([pattern]) => pattern.test(delivery.status)) ?? [];
+      const [, help = ''] = advice.find(([pattern]) => pattern.test(`${delivery.status} ${delivery.text}`)) ?? [];
       lines.push('', `  ${clean(recipient.address)}`, ...wrap(said, '    '), ...wrap(help, '    '));
     }
     if (action === 'delayed' && lifetimeMs !== undefined)

@@ -49,6 +49,7 @@ async function tellPostmaster(subject: string, options: PostmasterOptions, words
       is8Bit: false,
       receivedAt,
       returnPathBytes: returnPath.length,
+      isOurs: true,
       // Where it goes is looked up when it is delivered: 'postmaster' alone always has a home.
       recipients: [{ address: 'postmaster', domain: '', routes: [] }],
     },

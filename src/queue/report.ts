@@ -47,7 +47,7 @@ export function createReport({ resolve, queue, log, ...options }: ReportOptions)
     const routes = sender.kind === 'local' && { routes: copiesFor(entry.from, sender) };
     const recipients = [{ address: entry.from, domain: mailbox.domain, ...routes }];
     const prepared = await queue().prepare(
-      { id, from: '', ...kind, receivedAt, returnPathBytes, recipients },
+      { id, from: '', ...kind, receivedAt, returnPathBytes, isOurs: true, recipients },
       inMemory(returnPath, content),
     );
     await prepared.commit();

@@ -7,7 +7,6 @@ export type Reply = {
   readonly status?: string; // enhanced, such as '5.1.1'; none where RFC 2034 §4 forbids it (greeting, EHLO, 3xx)
   readonly text: string; // lines are separated by LF
 };
-
 const reply = (code: number, status: string, text: string): Reply => ({ code, status, text });
 
 export const replies = {
@@ -61,6 +60,7 @@ export const replies = {
   needTlsForLogin: reply(538, '5.7.11', 'Authentication needs TLS; send STARTTLS first'),
   noSuchMailbox: reply(550, '5.1.1', 'No such mailbox'),
   badDomain: reply(550, '5.1.2', 'The domain of this address is not a valid name'),
+  notYourFrom: reply(550, '5.7.1', 'From must be one field with addresses that this login may send from'),
   relayDenied: reply(550, '5.7.1', 'This server does not relay to other domains'),
   bareLineEnd: reply(550, '5.6.11', 'The message has a bare CR or LF; lines must end in CRLF'),
   severalAuthors: reply(550, '5.7.1', 'The message has several authors, and a domain of theirs forbids that'),

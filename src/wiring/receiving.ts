@@ -65,10 +65,12 @@ export async function openInbound({ settings, steward, log, onReload }: Context,
     .filter(({ name }) => name !== 'AUTH' || mechanisms !== '')
     .map(({ name }) => ({ name, parameter: parameters[name] ?? '' }));
   const gatherer = new Gatherer(log);
+  const policy = { resolve, senderCheck, gatherer };
   /** In the order in which they are asked. */
   const checks = [loopCheck, ...(await openJudging(settings, gatherer, log))];
+  // Where we sign, we answer for the author, too.
+  if (settings.dkim && senderCheck !== 'off') checks.push((await import('../inbound/from-check.ts')).fromCheck(policy));
   const accept = { ...common, gatherer, spoolFolder: join(dataFolder, 'spool'), storages, queue, report, checks };
-  const policy = { resolve, senderCheck, gatherer };
   const secureContext = (kind: ListenSocket['kind']) => certificates.contextFor(kind);
   const envelopes = new EnvelopeBudget();
   const service = { accept, policy, authenticator, secureContext, envelopes, gatherer, log };

@@ -31,6 +31,7 @@ export async function openRouting({ settings, steward, log }: Context) {
   directories.push(domainDirectory(storages, accounts), defaultDirectory(storages, accounts));
   directories.push(postmasterDirectory(mailRoot));
   return {
+    domains,
     resolve: createResolver({ directories, domains, subaddress, mainDomain: own[0] ?? '' }),
     tablePasswords: database && openTablePasswords(database.query, log),
     database: (): Answers['health']['database'] => {

@@ -2,7 +2,7 @@
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import type { Route } from '../mail/message.ts';
-import type { Resolve, Storage } from '../mail/ports.ts';
+import type { Resolve, Signer, Storage } from '../mail/ports.ts';
 import { OutboundTransport } from '../outbound/transport.ts';
 import { FileStore } from '../queue/files.ts';
 import { FreshStore } from '../queue/fresh.ts';
@@ -16,7 +16,10 @@ import { readSettingFile } from '../system/setting-file.ts';
 import { Gatherer } from '../system/gather.ts';
 import { type Context, system } from './context.ts';
 
-export function openSending({ settings, steward, log, dns, onReload }: Context, resolve: Resolve) {
+export function openSending(
+  { settings, steward, log, dns, onReload }: Context,
+  { resolve, signer }: { resolve: Resolve; signer: Signer | undefined },
+) {
   const { hostname, relay, externalTls, dataFolder, maxRecipientsOut: maxRecipients } = settings;
   const common = { hostname, ...system, log };
   const maildir = new MaildirStorage({ ...common, log: new Gatherer(log).asLog('storage') });
@@ -27,7 +30,7 @@ export function openSending({ settings, steward, log, dns, onReload }: Context, 
   const isSelf = (host: string): boolean => host === hostname || own.has(host);
   const { user, passwordFile } = relay ?? {};
   const readLogin = async () => (user && passwordFile ? { user, password: readSettingFile(passwordFile) } : undefined);
-  const hops = { relay, externalTls, port: 25, dns, isSelf, maxRecipients, readLogin };
+  const hops = { relay, externalTls, port: 25, dns, isSelf, maxRecipients, readLogin, signer };
   const remote = new OutboundTransport({ ...common, ...hops });
   onReload(() => void remote.readLogin());
   const isRelayed = relay !== undefined;

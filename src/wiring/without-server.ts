@@ -41,4 +41,12 @@ const refuse = (): never => {
   throw new Error('no server runs, and an order to its queue is being carried out: try again');
 };
 /** What others who ask meanwhile are told. */
-const busy: Handlers = { health: refuse, resolve: refuse, auth: refuse, list: refuse, act: refuse };
+const busy: Handlers = {
+  health: refuse,
+  resolve: refuse,
+  auth: refuse,
+  dkim: refuse,
+  dns: refuse,
+  list: refuse,
+  act: refuse,
+};

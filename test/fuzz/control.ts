@@ -18,6 +18,12 @@ const handlers: Handlers = {
   health: () => ({ listening: true, sessions: 0, database: 'off', queued: 0, writable: true, unwritable: [] }),
   resolve: address => ({ code: 250, steps: [address.toUpperCase()] }),
   auth: (name, password) => ({ ok: name === password, source: name }),
+  async *dns({ domain = '' }) {
+    yield { name: 'x.', type: 'MX', value: domain, zone: '', status: 'ok', found: [] };
+  },
+  async *dkim({ action, domain = '' }) {
+    yield { domain, selector: action, algorithm: 'rsa', state: 'new', signs: true, name: domain };
+  },
   async *list(selector) {
     for (const id of Object.values(selector))
       yield { id, from: '', ageSeconds: 0, sizeBytes: 0, isHeld: false, recipients: [] };
@@ -48,6 +54,8 @@ export const control: Target = {
       { verb: 'list', selector: { id: 'x' } },
       { verb: 'act', action: 'hold', selector: { domain: 'x' } },
       { verb: 'resolve', address: 'x' },
+      { verb: 'dns', domain: 'x' },
+      { verb: 'dkim', action: 'rotate', domain: 'x' },
       { verb: 'toString' },
     ].map(each => Buffer.from(`${JSON.stringify(each)}\n`)),
   ],

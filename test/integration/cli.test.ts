@@ -275,7 +275,7 @@ describe('slimsmtp', () => {
     mkdirSync(join(data, 'run'), { recursive: true });
     const nobody = () => assert.fail('not asked for');
     async function* list() {}
-    const handlers = { health: nobody, resolve: nobody, auth: nobody, act: nobody, list };
+    const handlers = { health: nobody, resolve: nobody, auth: nobody, dkim: nobody, dns: nobody, act: nobody, list };
     const server = await openControl(join(data, 'run', 'control'), handlers);
     after(() => server.close());
     const show = await slimsmtpAtLeisure(['queue', 'show', 'gone1'], { SLIM_DATA: data });

@@ -638,3 +638,12 @@ test('SMTPUTF8 is not announced without 8BITMIME', () => {
   assert.match(problems({ SLIM_SUPPORTS: 'default,-8BITMIME' }).join(), /^SLIM_SUPPORTS: SMTPUTF8 needs 8BITMIME/);
   assert.deepEqual(problems({ SLIM_SUPPORTS: 'default,-8BITMIME,-SMTPUTF8' }), []);
 });
+
+test('SLIM_DKIM is on by MX and off through a relay, unless it is said', () => {
+  const relay = { SLIM_RELAY_HOST: 'relay.example.net' };
+  assert.deepEqual([load({}).dkim, load(relay).dkim], [true, false]);
+  assert.deepEqual([load({ SLIM_DKIM: 'off' }).dkim, load({ ...relay, SLIM_DKIM: 'on' }).dkim], [false, true]);
+  assert.deepEqual(described({}, 'SLIM_DKIM'), ['on', 'default']);
+  assert.deepEqual(described(relay, 'SLIM_DKIM'), ['off', 'default']);
+  assert.match(problems({ SLIM_DKIM: 'yes' }).join(), /^SLIM_DKIM="yes": one of on, off/);
+});

@@ -28,6 +28,12 @@ const handlers: Handlers = {
   health: () => healthy,
   resolve: async address => ({ code: 250, steps: [`for ${address}`] }),
   auth: (name, password) => ({ ok: password === 'right', source: name }),
+  async *dns({ domain = 'every' }) {
+    yield { name: 'x.', type: 'MX', value: domain, zone: '', status: 'ok', found: [] };
+  },
+  async *dkim({ action, domain = 'every' }) {
+    yield { domain, selector: action, algorithm: 'rsa', state: 'new', signs: true, name: '' };
+  },
   async *list({ id = '3' }) {
     for (let n = 0; n < Number(id); n += 1) yield message(n);
   },
@@ -62,6 +68,10 @@ describe('the control socket', () => {
     await open();
     assert.deepEqual(await ask(path, { verb: 'health' }), healthy);
     assert.deepEqual(await ask(path, { verb: 'resolve', address: 'a@b' }), { code: 250, steps: ['for a@b'] });
+    const keys = await ask(path, { verb: 'dkim', action: 'rotate', domain: 'EXAMPLE.com' });
+    assert.deepEqual([keys.domain, keys.selector], ['example.com', 'rotate']);
+    assert.equal((await ask(path, { verb: 'dkim', action: 'list' })).domain, 'every');
+    assert.equal((await ask(path, { verb: 'dns', domain: 'Example.com.' })).value, 'example.com');
     const login = { verb: 'auth', name: 'anton', password: 'right' } as const;
     assert.deepEqual(await ask(path, login), { ok: true, source: 'anton' });
     const order = { verb: 'act', action: 'hold', selector: { domain: 'd.example' } } as const;
@@ -86,6 +96,8 @@ describe('the control socket', () => {
         'a selector has id, domain, sender, each of them text',
       ],
       [{ verb: 'act', action: 'remove', selector: { id: 1 } }, 'a selector has id, domain, sender, each of them text'],
+      [{ verb: 'dkim', action: 'burn' }, 'action must be list or rotate'],
+      [{ verb: 'dkim', action: 'rotate', domain: ['a'] }, 'domain must be text'],
       [{ verb: 'list', selector: ['a'] }, 'a selector has id, domain, sender, each of them text'],
     ] as const)
       assert.equal(await answerTo(JSON.stringify(request)), `{"error":"${error}"}\n`);

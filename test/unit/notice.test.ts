@@ -323,3 +323,22 @@ describe('a notice', () => {
     assert.deepEqual([latin.isUtf8, latin.is8Bit, latin.parts[2]?.encoding], [false, true, '8bit']);
   });
 });
+
+describe('advice', () => {
+  const advised = (status: string, said: string): string =>
+    build([outcome('failed', {}, { status, text: said })])
+      ?.content.toString()
+      .replaceAll(/\s+/g, ' ') ?? '';
+  const cases: readonly (readonly [status: string, text: string, words: string])[] = [
+    ['5.7.26', '550 5.7.26 This mail has been blocked because the sender is unauthenticated.', 'no valid SPF or DKIM'],
+    ['5.7.515', '550 5.7.515 Access denied, sending domain example.com', 'no valid SPF or DKIM'],
+    ['5.7.25', '550 5.7.25 The IP address sending this message does not have a PTR record', 'shows the PTR record'],
+    ['5.7.29', '550 5.7.29 This message was not sent over a TLS connection.', 'SLIM_EXTERNAL_TLS'],
+    ['5.7.28', '550 5.7.28 an unusual rate of unsolicited mail', 'too much unasked mail'],
+    ['5.0.0', "554 Transaction failed: Duplicate header 'DKIM-Signature'.", 'SLIM_DKIM=off'],
+    ['5.7.1', '550 5.7.1 no', 'its words say why'],
+    ['5.1.10', '550 5.1.10 null MX', 'takes no mail at all'],
+  ];
+  for (const [status, said, wanted] of cases)
+    it(`for ${said}`, () => assert.ok(advised(status, said).includes(wanted), advised(status, said)));
+});

@@ -1,0 +1,92 @@
+// A DKIM-Signature field for a header and the digest of its body. Pure but for the signing itself, which the thread pool does.
+// Promises: what a reader shows of a message is signed as often as it stands there and once more, so that nobody can add
+// another From or Subject; no `l=`, so that nobody can add to the body.
+// RFC 6376 §3.5 and §5.4, RFC 8463 (Ed25519).
+import { type KeyObject, createHash, sign } from 'node:crypto';
+import type { Field } from '../mail/header.ts';
+import { relaxedField } from './canonical.ts';
+
+export type Algorithm = 'rsa' | 'ed25519';
+export type SigningKey = {
+  readonly domain: string;
+  readonly selector: string;
+  readonly algorithm: Algorithm;
+  readonly key: KeyObject;
+};
+export type Signed = {
+  readonly fields: readonly Field[];
+  /** As base64. */
+  readonly bodyDigest: string;
+  readonly now: number;
+};
+
+/** Signed once more than they stand there: what a reader sees, and what says how the body is read. */
+const oversigned = [
+  'from',
+  'to',
+  'cc',
+  'subject',
+  'date',
+  'message-id',
+  'reply-to',
+  'mime-version',
+  'content-type',
+  'content-transfer-encoding',
+  'content-disposition',
+];
+const isOversigned = (name: string): boolean => oversigned.includes(name) || name.startsWith('content-');
+/** Besides these the fields of lists are signed where they stand there (RFC 8058). Never Received, Return-Path and Bcc, which change. */
+const isSigned = (name: string): boolean => isOversigned(name) || name.startsWith('list-');
+/** More fields than that make no mail that somebody reads, and `h=` would grow with them. */
+export const maxSignedFields = 500;
+
+/** The fields that a signature covers, in the order of `h=`: of several with one name the last comes first (§5.4.2). */
+export function fieldsToSign(fields: readonly Field[]): readonly { readonly name: string; readonly field?: Field }[] {
+  const byName = Map.groupBy(fields, ({ name }) => name);
+  const names = new Set([...oversigned, ...[...byName.keys()].filter(isSigned)]);
+  return [...names].flatMap(name => {
+    const found = (byName.get(name) ?? []).toReversed().map(field => ({ name, field }));
+    return isOversigned(name) ? [...found, { name }] : found;
+  });
+}
+
+/** The field with its line end, LF. */
+export async function signatureField({ fields, bodyDigest, now }: Signed, by: SigningKey): Promise<string> {
+  const covered = fieldsToSign(fields);
+  const hash = by.algorithm === 'rsa' ? 'rsa-sha256' : 'ed25519-sha256';
+  const start = [
+    `DKIM-Signature: v=1; a=${hash}; c=relaxed/relaxed; d=${by.domain};`,
+    ` s=${by.selector}; t=${Math.floor(now / 1000)};`,
+    ...folded(covered.map(({ name }) => name)),
+    ` bh=${bodyDigest};`,
+    ' b=',
+  ].join('\n');
+  const lines = covered.flatMap(({ field }) => (field ? `${relaxedField(field.text)}\r\n` : []));
+  const signature = await signOctets(Buffer.from(lines.join('') + relaxedField(start), 'latin1'), by);
+  return `${start}${
+    signature
+      .toString('base64')
+      .match(/.{1,72}/g)
+      ?.join('\n ') ?? ''
+  }\n`;
+}
+
+/** `h=` in lines of about that many characters. */
+function folded(names: readonly string[], width = 76): readonly string[] {
+  const lines = [' h='];
+  for (const [at, name] of names.entries()) {
+    const text = at < names.length - 1 ? `${name}:` : `${name};`;
+    const last = lines.at(-1) ?? '';
+    if (last.length + text.length <= width) lines[lines.length - 1] = last + text;
+    else lines.push(`  ${text}`);
+  }
+  return lines;
+}
+
+/** With Ed25519 what is signed is the digest (RFC 8463 §3). */
+function signOctets(octets: Buffer, { algorithm, key }: SigningKey): Promise<Buffer> {
+  const [name, data] = algorithm === 'rsa' ? ['sha256', octets] : [null, createHash('sha256').update(octets).digest()];
+  return new Promise((resolve, reject) => {
+    sign(name, data as Buffer, key, (error, signature) => (error ? reject(error) : resolve(signature)));
+  });
+}

@@ -1,0 +1,52 @@
+// What signs outgoing mail: the keys and the signer; loaded only where SLIM_DKIM is on.
+import { join } from 'node:path';
+import type { Handlers } from '../control/server.ts';
+import type { Domains } from '../mail/ports.ts';
+import { type Context, system } from './context.ts';
+
+/** So long after the start, and then so often, the records of keys that wait for them are looked for. */
+const [firstLookMs, lookEveryMs] = [60_000, 10 * 60_000];
+
+export async function openSigning({ settings, dns, log, onReload }: Context, domains: Domains) {
+  if (!settings.dkim) return undefined;
+  const [{ Keys }, { createSigner }] = await Promise.all([import('../dkim/keys.ts'), import('../dkim/signer.ts')]);
+  // A relay such as SES refuses mail with two signatures.
+  const algorithms = settings.relay ? (['rsa'] as const) : (['rsa', 'ed25519'] as const);
+  const txt = async (name: string): Promise<readonly string[]> => (await dns.txt(name)).records;
+  const keys = new Keys({ folder: join(settings.dataFolder, 'dkim'), algorithms, txt, ...system, log });
+  onReload(() => keys.forget());
+  let timer: NodeJS.Timeout | undefined;
+  return {
+    keys,
+    signer: createSigner({ keys, domains, ...system, log }),
+    /** Makes the first keys of SLIM_DOMAINS, side by side with all else. */
+    start(): void {
+      const look = (): void => {
+        timer = setTimeout(() => void keys.look().then(look), timer ? lookEveryMs : firstLookMs).unref();
+      };
+      look();
+      void (async () => {
+        for (const domain of settings.domains)
+          await keys.signing(domain).catch((error: unknown) => log.error({ domain, error: String(error) }, noKeys));
+      })();
+    },
+    stop: (): void => clearTimeout(timer),
+  };
+}
+export type Signing = NonNullable<Awaited<ReturnType<typeof openSigning>>>;
+
+const noKeys = 'a domain has no keys to sign with: its mail waits until they can be read';
+
+/** What `slimsmtp dkim` is answered. */
+export async function* answerDkim(
+  { action, domain }: Parameters<Handlers['dkim']>[0],
+  { signing, domains }: { readonly signing: Signing | undefined; readonly domains: Domains },
+): ReturnType<Handlers['dkim']> {
+  if (signing === undefined) throw new Error('SLIM_DKIM is off: nothing is signed');
+  const { keys } = signing;
+  if (domain !== undefined && !(await domains.hosts(domain))) throw new Error(`${domain} is not hosted here`);
+  if (action === 'rotate') {
+    if (domain === undefined) throw new Error('which domain?');
+    yield* await keys.rotate(domain);
+  } else for (const each of domain === undefined ? keys.domains() : [domain]) yield* await keys.list(each);
+}
