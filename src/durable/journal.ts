@@ -1,7 +1,7 @@
 // The journal of small messages: a write-ahead log that makes them stable before their own files are.
 // Promises: a message whose append() has resolved survives a power cut; what is missing or torn of its files is written at
-// the next start. A file that the journal was told is not its business any more is never written again. Mail is never
-// refused: where the journal has trouble, append() rejects, and whoever called it syncs each file instead.
+// the next start. A file that has a mark is never written again. Mail is never refused: where the journal has trouble,
+// append() rejects, and its caller syncs each file instead.
 //
 // Group commit. append() puts its records into a queue. While one group is being written and synced, the next one gathers.
 // A group costs one write and one fdatasync, however many sessions wait for it; without the journal each of them would sync
@@ -63,7 +63,7 @@ type Segment = {
   isSpoilt?: boolean;
   isSuspect?: boolean;
   /** For each file system that it has files on, one of its folders. */
-  readonly places: Map<number, string>;
+  readonly folders: Map<number, string>;
 };
 type Waiting = {
   readonly records: readonly JournalRecord[];
@@ -136,7 +136,7 @@ export class DiskJournal implements Journal {
 
   async #write(): Promise<void> {
     this.#isWriting = true;
-    await new Promise(setImmediate); // who comes in this turn of the event loop is in the first group
+    await new Promise(setImmediate); // all who come in this turn of the event loop are in the first group
     for (let group; (group = this.#waiting.splice(0)).length > 0;) {
       const records = group.flatMap(waiting => waiting.records);
       let begun: Segment | undefined;
@@ -170,7 +170,8 @@ export class DiskJournal implements Journal {
   async #append(segment: Segment, records: readonly JournalRecord[]): Promise<void> {
     for (const { files } of records)
       for (const { final, fileSystem } of files)
-        if (fileSystem !== undefined && !segment.places.has(fileSystem)) segment.places.set(fileSystem, dirname(final));
+        if (fileSystem !== undefined && !segment.folders.has(fileSystem))
+          segment.folders.set(fileSystem, dirname(final));
     const parts = records.flatMap(record => encodeRecord(record, segment.salt));
     const at = segment.octets;
     segment.octets += sizeOf(parts);
@@ -185,7 +186,7 @@ export class DiskJournal implements Journal {
 
   async #begin(): Promise<Segment> {
     const salt = newSalt(this.#system);
-    const begun = { salt, users: 0, octets: saltBytes, places: new Map<number, string>() };
+    const begun = { salt, users: 0, octets: saltBytes, folders: new Map<number, string>() };
     const spare = this.#spare.pop();
     if (spare) {
       fs.writeSync(spare.fd, encodeSalt(salt), 0, saltBytes, 0);
@@ -229,7 +230,7 @@ export class DiskJournal implements Journal {
     const { log } = this.#system;
     let isSuspect = done.some(segment => segment.isSuspect);
     if (!isSuspect) {
-      const synced = await syncFileSystems(done.flatMap(({ places }) => [...places.values()]));
+      const synced = await syncFileSystems(done.flatMap(({ folders }) => [...folders.values()]));
       if (synced.kind === 'synced') return this.#clear(done);
       const error = String(synced.error);
       if (synced.kind === 'failed') log.error({ error }, 'sync -f has failed: what it was to sync is written anew');

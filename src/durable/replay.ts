@@ -1,7 +1,8 @@
 // Carries out what journal segments mean (restore.ts): looks at the files, writes what is missing, makes it stable, and keeps
 // what could not be written in a new segment. It runs at a start, after `sync -f` has failed, and for what was left then.
-// Promises: a segment goes only when each of its files is stable, taken away, or kept in another segment that is stable. At a
-// start no file that we wrote stays in its place unless it is stable: nobody shall act on mail that may vanish and come back.
+// Promises: a segment is removed only when each of its files is stable, taken away, or kept in another segment that is stable.
+// At a start no file that we wrote stays in its place unless it is stable: nobody shall act on mail that may vanish and come
+// back.
 import fs from 'node:fs';
 import { basename, dirname } from 'node:path';
 import type { JournalRecord } from '../mail/ports.ts';
@@ -26,7 +27,10 @@ export type System = { readonly clock: Clock; readonly random: Random; readonly 
 export type Replay = {
   readonly folder: string;
   readonly paths: readonly string[];
-  /** Each file has stood in its place: one that is missing was taken away by somebody. Else nobody can tell, and it is written. */
+  /**
+   * true: every file was once in its place, so a missing one was taken by a reader or the queue. false (at a start): a missing
+   * file is written.
+   */
   readonly isPlaced: boolean;
   /** A sync of their file systems has failed. */
   readonly isSuspect?: boolean;
@@ -43,7 +47,7 @@ export type Replayed = {
   readonly settled: readonly string[];
 };
 
-/** Rejects where there is too little of something just now (descriptors, memory), or a segment cannot be read: all are left. */
+/** Rejects, and leaves all segments, where descriptors or memory are short just now, or a segment cannot be read. */
 export async function replay({ folder, paths, ...options }: Replay, system: System): Promise<Replayed> {
   const { log } = system;
   const files = new Files(options.isPlaced);
@@ -91,7 +95,8 @@ async function condense(
   system: System,
 ): Promise<readonly string[]> {
   const dropped = segments.filter(({ path, records }) => drop.includes(path) && records.length > 0);
-  // While they go one by one, a power cut could leave a record without its mark. So marks for all come first, and go last.
+  // They are removed one by one, and a power cut could leave a record without its mark. So marks for all are written first, and
+  // removed last.
   const isOneStep = dropped.length <= 1 && keep.length === 0;
   const marks = { files: done.map(final => ({ final, temporary: '' })), parts: [] };
   const marked = isOneStep
@@ -147,8 +152,8 @@ async function writeSegment(
 /** The files of one replay: where they stand, and what became of them. */
 class Files {
   readonly #isPlaced: boolean;
-  /** Where each file stands, or is to stand: a reader may have moved it to cur/. */
-  readonly #places = new Map<string, string>();
+  /** The path of each file, or the one that it is to have: a reader may have moved it to cur/. */
+  readonly #paths = new Map<string, string>();
   readonly #written = new Set<string>();
   /** The names in each cur/ without their flags, and with them. */
   readonly #read = new Map<string, ReadonlyMap<string, string>>();
@@ -163,7 +168,7 @@ class Files {
   }
 
   get folders(): readonly string[] {
-    return [...new Set([...this.#places.values()].map(place => dirname(place)))];
+    return [...new Set([...this.#paths.values()].map(path => dirname(path)))];
   }
 
   readonly look = ({ final, temporary }: FileName, content: StoredContent): Standing => {
@@ -171,13 +176,13 @@ class Files {
       if (this.failed.has(final)) return 'unreachable';
       // A folder that is not there: its volume may not be mounted.
       fs.accessSync(dirname(final));
-      const place = this.#find(final);
-      if (place === undefined && this.#isPlaced) return 'taken';
-      this.#places.set(final, place ?? final);
+      const path = this.#find(final);
+      if (path === undefined && this.#isPlaced) return 'taken';
+      this.#paths.set(final, path ?? final);
       if (!this.#isPlaced) fs.rmSync(temporary, { force: true });
-      if (place === undefined) return 'missing';
-      // One that is suspect is written anew, whatever is read of it now.
-      return this.#isPlaced || fs.readFileSync(place).equals(readContent(content)) ? 'whole' : 'torn';
+      if (path === undefined) return 'missing';
+      // A suspect file is written anew, whatever is read of it now.
+      return this.#isPlaced || fs.readFileSync(path).equals(readContent(content)) ? 'whole' : 'torn';
     } catch (error) {
       return this.#fail(final, error);
     }
@@ -204,31 +209,31 @@ class Files {
       if (isSynced) await sync(temporary, fd);
       else fs.closeSync(fd);
       if (!this.#isStillThere(final)) return fs.unlinkSync(temporary);
-      fs.renameSync(temporary, this.#places.get(final) ?? final);
+      fs.renameSync(temporary, this.#paths.get(final) ?? final);
       this.#written.add(final);
     } catch (error) {
       this.#fail(final, error);
     }
   }
 
-  /** False where a reader has taken it away since we looked. Where he has moved it, it is replaced in its new place. */
+  /** False where a reader has taken it away since we looked. Where a reader has moved it, it is replaced there. */
   #isStillThere(final: string): boolean {
-    const place = this.#places.get(final);
-    if (!this.#isPlaced || place === undefined || fs.existsSync(place)) return true;
+    const path = this.#paths.get(final);
+    if (!this.#isPlaced || path === undefined || fs.existsSync(path)) return true;
     const moved = this.#find(final, true);
-    if (moved === undefined) this.#places.delete(final);
-    else this.#places.set(final, moved);
+    if (moved === undefined) this.#paths.delete(final);
+    else this.#paths.set(final, moved);
     return moved !== undefined;
   }
 
   /** Each file and each folder by itself. */
   async sync(): Promise<void> {
-    for (const [final, place] of this.#places) if (!this.failed.has(final)) await this.#sync(place, [final]);
+    for (const [final, path] of this.#paths) if (!this.failed.has(final)) await this.#sync(path, [final]);
     await this.syncFolders();
   }
 
   async syncFolders(): Promise<void> {
-    const all = Map.groupBy(this.#places, ([, place]) => dirname(place));
+    const all = Map.groupBy(this.#paths, ([, path]) => dirname(path));
     for (const [folder, files] of all)
       await this.#sync(
         folder,
@@ -240,7 +245,7 @@ class Files {
   takeBack(kept: readonly FileName[]): void {
     for (const { final } of kept)
       try {
-        if (this.#written.has(final)) fs.rmSync(this.#places.get(final) ?? final, { force: true });
+        if (this.#written.has(final)) fs.rmSync(this.#paths.get(final) ?? final, { force: true });
       } catch {} // a disk that takes nothing: then it may come twice
   }
 
@@ -254,7 +259,7 @@ class Files {
   }
 
   #fail(final: string, error: unknown): 'unreachable' {
-    // Too few descriptors, say: that is no fault of the file, and all is tried again later.
+    // Too few descriptors, for example, are no fault of the file: all is tried again later.
     if (isShortage(error)) throw error;
     this.failed.set(final, error);
     return 'unreachable';

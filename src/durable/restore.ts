@@ -6,8 +6,7 @@
 // stands in the set, since no name is ever used for a second message.
 // Promises: every file is written, or its record is kept, or somebody has taken it. A record that is kept names only the
 // files that could not be written. So what was restored once, and delivered then, is never restored again because of another
-// file that could not be. No order of the segments matters, neither here nor when they are dropped, provided that marks for
-// the files in `done` are stable before the first one goes.
+// file that could not be. Segments may come, and be removed, in any order, if the marks for `done` are stable first.
 
 /** Where a file is to stand at last, and on its way there; `temporary` is empty in a mark: the file is not ours any more. */
 export type FileName = { readonly final: string; readonly temporary: string };
@@ -26,7 +25,7 @@ export type Standing =
   | 'torn'
   /** It stood there, and somebody has taken it away since: a mail reader, or the queue. */
   | 'taken'
-  /** Nobody can tell, or it cannot be written now: its volume is not mounted, its disk is full. */
+  /** It cannot be read or written now: its volume is not mounted, its disk is full. */
   | 'unreachable';
 
 export type Restoration<Content> = {
@@ -35,9 +34,9 @@ export type Restoration<Content> = {
   readonly keep: readonly StoredRecord<Content>[];
   /** Whether some of `keep` are of a suspect segment. */
   readonly isSuspect: boolean;
-  /** All segments but those of which every single file is to be kept: these stay as they are. */
+  /** Segments to remove. A segment stays if all of its files are to be kept. */
   readonly drop: readonly string[];
-  /** All other files that the segments of `drop` speak of. They are done once `write` is carried out. */
+  /** All other files that the segments of `drop` name. The journal is done with them once `write` is carried out. */
   readonly done: readonly string[];
 };
 

@@ -36,7 +36,7 @@ export type AcceptOptions = Readonly<{
   log: Log;
 }>;
 
-/** What only the arrived message tells of an entry. */
+/** The fields of an entry that only the arrived message can tell. */
 type Common = Pick<QueueEntry, 'receivedAt' | 'is8Bit' | 'returnPathBytes' | 'isOurs'>;
 /** So much of a header a check gets to see. */
 const maxHeaderOctets = 64 * 1024;
@@ -48,7 +48,7 @@ export class Incoming {
   #envelope: Envelope<Destination>;
   readonly #peer: Peer;
   readonly #id: string;
-  /** What all copies have in front of them; the message has it instead. */
+  /** Delivered-To lines that all copies share. They stand in the message, and not in each copy. */
   readonly #head: string;
   #plan: Plan;
   #facts: Readonly<Record<string, unknown>>; // for the log
@@ -93,14 +93,14 @@ export class Incoming {
     const trace = receivedLine(envelope, peer, { id, hostname, receivedAt: this.startedAt }, domain);
     const linesBytes = checks.reduce((sum, check) => sum + check.linesBytes(peer), 0);
     this.#spool = new Spool(
-      () => this.#place(spoolFolder),
+      () => this.#spoolPath(spoolFolder),
       { returnPath: this.#head + returnPathLine(envelope), trace },
       linesBytes,
     );
   }
 
-  /** Where a large message is written: in the Maildir of a copy, where a link will do; one that has had no mail has no tmp/ yet. */
-  #place(spoolFolder: string): string {
+  /** Where a large message is written: in the Maildir of a copy, which can then be a link. One without mail so far has no tmp/. */
+  #spoolPath(spoolFolder: string): string {
     const maildir = this.#plan.copies.find(({ kind, head }) => kind === 'maildir' && head === undefined);
     const hasFolder = maildir?.kind === 'maildir' && existsSync(`${maildir.path}/tmp`);
     return `${hasFolder ? `${maildir.path}/tmp` : spoolFolder}/${this.#id}`;
@@ -136,7 +136,7 @@ export class Incoming {
     return reply;
   }
 
-  /** After commit(): leaves nothing in memory and spool. Who waits for the reply need not wait for that. Never rejects. */
+  /** After commit(): leaves nothing in memory and spool. The reply need not wait for that. Never rejects. */
   release(): Promise<void> {
     this.#header?.release();
     return this.#spool.release();
@@ -229,8 +229,8 @@ export class Incoming {
     );
   }
 
-  #log(outcome: string, reply?: string): void {
-    this.#gather('info', this.#fields(reply), outcome);
+  #log(sentence: string, reply?: string): void {
+    this.#gather('info', this.#fields(reply), sentence);
   }
 
   #fields(reply: string | undefined): Record<string, unknown> {

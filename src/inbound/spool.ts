@@ -3,8 +3,8 @@
 // being written. The file is best made where it will be linked from (tmp/ of a Maildir), so that it is written only once.
 // To make it stable is the storage's work; of a large message most is on the disk by then.
 //
-// Header lines of ours can be put in front of content that has come already (what a check has found), between the
-// Return-Path and the trace. In memory that costs nothing. A file begins with its head, so whoever will have such lines
+// Header lines of ours (what a check has found) can be put in front of content that has come already, between the
+// Return-Path and the trace. In memory that costs nothing. A file begins with its head, so a caller that will have such lines
 // reserves room for them when the message begins. What is left of that room becomes a padding field right behind the
 // Return-Path. It stays on this server: the queue leaves out all octets up to the trace (`returnPathBytes`). Lines that are
 // longer than their room cost a second write of the content.
@@ -26,7 +26,7 @@ const syncEveryBytes = 8 * 1024 * 1024;
 /** What all messages hold now. */
 let totalBytes = 0;
 
-/** The first lines of a message; each ends in LF. `returnPath`, with what stands in front of it, is for Maildirs alone. */
+/** The head of a message; each line ends in LF. `returnPath` and the lines in front of it are for Maildirs alone. */
 export type Head = Readonly<{ returnPath: string; trace: string }>;
 /** `returnPathBytes`: so many octets in front are for Maildirs alone. */
 export type Finished = Readonly<{ message: Message; returnPathBytes: number }>;
@@ -34,7 +34,7 @@ export type Finished = Readonly<{ message: Message; returnPathBytes: number }>;
 type SpoolFile = { readonly handle: FileHandle; readonly path: string; readonly contentAt: number; octets: number };
 
 export class Spool {
-  readonly #place: () => string;
+  readonly #path: () => string;
   readonly #head: Head;
   readonly #reservedBytes: number;
   readonly #collector = new Collector();
@@ -46,9 +46,9 @@ export class Spool {
   #written: Promise<void> = Promise.resolve();
   #synced: Promise<unknown> = Promise.resolve();
 
-  /** `place`: the path of a file, when one is needed. `reservedBytes`: room for the lines that finish() may get. */
-  constructor(place: () => string, head: Head, reservedBytes = 0) {
-    this.#place = place;
+  /** `path`: where a file is to be made, when one is needed. `reservedBytes`: room for the lines that finish() may get. */
+  constructor(path: () => string, head: Head, reservedBytes = 0) {
+    this.#path = path;
     this.#head = head;
     this.#reservedBytes = reservedBytes;
   }
@@ -156,9 +156,9 @@ export class Spool {
     this.#synced.catch(() => undefined);
   }
 
-  /** A file in which the content has its place, behind the head and the room for lines. */
+  /** A new file, in which the content will stand behind the head and the room for lines. */
   async #make(): Promise<SpoolFile> {
-    const path = this.#place();
+    const path = this.#path();
     const handle = await open(path, 'wx+', 0o600);
     return { handle, path, contentAt: this.#headOctets().length + this.#reservedBytes, octets: 0 };
   }

@@ -11,10 +11,10 @@ export type Route =
   /** A Maildir of a Unix account: `folder` is relative to its home. Uid and home are looked up again by the steward. */
   | { readonly kind: 'account'; readonly account: string; readonly folder: string };
 
-/** A copy of a message on its way to a mailbox. `head`: header lines for this copy alone, in front of it; each ends in LF. */
+/** A copy of a message on its way to a mailbox. `head`: the part of its head that no other copy has; each line ends in LF. */
 export type Copy = Route & { readonly head?: string };
 
-/** The head of a copy that addresses other than the mailbox's own have led to. Nothing else may stand in it: no Bcc to others. */
+/** That part, where addresses other than the mailbox's own led to the copy. It names these alone: no Bcc to others. */
 export const deliveredTo = (addresses: readonly string[]): string =>
   addresses.map(address => `Delivered-To: ${address}\n`).join('');
 
@@ -44,7 +44,10 @@ export function inMemory(...pieces: readonly Buffer[]): Message {
   return { kind: 'memory', octets, sizeBytes: octets.sizeBytes };
 }
 
-/** So many octets of a message from `start`, or as many as there are. Three short synchronous calls: asynchronous ones cost more than a small message. */
+/**
+ * So many octets of a message from `start`, or as many as there are. By three short synchronous calls, because asynchronous ones
+ * cost more than a small message.
+ */
 export function readMessage(message: Message, start: number, length: number): Buffer {
   if (message.kind === 'memory') return slice(message.octets, start, length);
   const file = openSync(message.path, 'r');

@@ -67,7 +67,10 @@ export type JournalFile = {
   /** The file system that is synced for it. Unset: nothing is to be synced, since the file is written only after a crash. */
   readonly fileSystem?: number;
 };
-/** Files that are to have the same content. Whoever appends the record holds its parts, and counts them; the journal lets go of them once they are written. */
+/**
+ * Files that are to have the same content. Its caller counts the memory of `parts`; the journal lets go of them once they are
+ * written.
+ */
 export type JournalRecord = Readonly<{ files: readonly JournalFile[]; parts: readonly Buffer[] }>;
 
 /** What makes small messages stable before their files are. */
@@ -88,7 +91,7 @@ export interface Prepared {
   abort(): Promise<void>;
 }
 
-/** A place that keeps mail. */
+/** What keeps copies on this machine, before 250 is said. */
 export interface Storage {
   /**
    * Writes and syncs each copy, with its head in front of the message, or rejects having left none. A `file` message stays the caller's to
@@ -99,7 +102,10 @@ export interface Storage {
 
 /** One login on its way (RFC 4954): octets in, replies out. */
 export interface Exchange {
-  /** The client's response → 334 and the next challenge, or how it ended: 235, 454, 501, 535. Never rejects. undefined: AUTH came without one. */
+  /**
+   * The client's response → 334 and the next challenge, or how it ended: 235, 454, 501, 535. Never rejects. undefined: AUTH came
+   * without a response.
+   */
   step(response: Buffer | undefined): Promise<Reply>;
   /** After 235: the login, as a mailbox; a bare name stands at the first of SLIM_DOMAINS. */
   readonly login: Login | undefined;

@@ -1,4 +1,4 @@
-// What the queue keeps of a message, and the port to the place that keeps it: files today, a database later.
+// What the queue keeps of a message, and the port to the store that keeps it: files today, a database later.
 // The queue alone decides what happens to a message. A store only keeps records and contents, stable where it says so.
 import type { Delivery, Message, QueueEntry, QueueRecipient } from './message.ts';
 import type { Prepared } from './ports.ts';
@@ -39,6 +39,6 @@ export interface QueueStore {
   update(record: StoredEntry): Promise<void>;
   /** Resolves when record and content are gone for good, also where they were gone before. */
   remove(id: string): Promise<void>;
-  /** When nothing more comes: whatever the store had in other places for a while is now where it belongs. Never rejects. */
+  /** When nothing more comes: what the store had elsewhere for a while is now where it belongs. Never rejects. */
   settle(): Promise<void>;
 }

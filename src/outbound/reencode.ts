@@ -22,11 +22,11 @@ export type Limits = {
   /** Of a line, without its end; Infinity where any line may go. */
   readonly maxLineOctets: number;
 };
-/** `isAscii`: it is sure that no octets above 127 are left. `left`: why something stays that the hop does not take. */
-type Outcome = { readonly isAscii: boolean; readonly left: string | undefined };
-export type Examined = Outcome & { readonly plan: Plan };
+/** `isAscii`: it is sure that no octets above 127 are left. `left`: why something stays that the next hop does not take. */
+type Findings = { readonly isAscii: boolean; readonly left: string | undefined };
+export type Examined = Findings & { readonly plan: Plan };
 /** `message` is the one that was given if nothing is to be changed. */
-export type Reencoded = Outcome & { readonly message: Stored };
+export type Reencoded = Findings & { readonly message: Stored };
 
 /** The new encoding of an entity. '7bit' is only a label; 'lines' stays base64, in lines of the usual length. */
 type Change = 'quoted-printable' | 'base64' | 'lines' | '7bit';
@@ -37,12 +37,12 @@ const LF = 10;
 
 /** `path`: a new file for the result, which the caller removes; undefined: the result stays in memory. */
 export async function reencode(message: Stored, limits: Limits, path: string | undefined): Promise<Reencoded> {
-  const { plan, ...outcome } = await examine(message, limits);
-  if (plan.size === 0) return { message, ...outcome };
+  const { plan, ...findings } = await examine(message, limits);
+  if (plan.size === 0) return { message, ...findings };
   if (path === undefined) {
     const pieces: Buffer[] = [];
     for await (const octets of convert(message, plan, limits)) pieces.push(octets);
-    return { message: { ...inMemory(...pieces), returnPathBytes: 0 }, ...outcome };
+    return { message: { ...inMemory(...pieces), returnPathBytes: 0 }, ...findings };
   }
   let sizeBytes = 0;
   const counted = async function* (): AsyncGenerator<Buffer> {
@@ -52,7 +52,7 @@ export async function reencode(message: Stored, limits: Limits, path: string | u
     }
   };
   await writeFile(path, counted(), { flag: 'wx', mode: 0o600 });
-  return { message: { kind: 'file', path, returnPathBytes: 0, sizeBytes }, ...outcome };
+  return { message: { kind: 'file', path, returnPathBytes: 0, sizeBytes }, ...findings };
 }
 
 /** What can be done so that the hop takes the message, and what remains then. */
@@ -81,7 +81,7 @@ async function* blocksOf(message: Stored): AsyncGenerator<Buffer> {
   }
 }
 
-/** Finds out which entities the hop does not take, and what can be done with each. */
+/** Finds out which entities the next hop does not take, and what can be done with each. */
 class Survey {
   readonly #limits: Limits;
   readonly #plan = new Map<number, Change>();

@@ -1,13 +1,13 @@
 // How a message leaves for another server: on a session that is still open, or on a new one with the first server that can be used.
 // Promises: once a server has taken the session its word counts, for each recipient; what the next hop cannot take is adapted where
-// that is lawful, else it goes as it is; sessions are used again while they are warm; each recipient has a result, and each attempt an end.
+// that is lawful, else it goes as it is; sessions are used again while they are warm; each recipient has a result, and each attempt
+// an end.
 // RFC 5321 §5.1 and §4.5.4.1.
 //
-// An attempt is a loop over sessions. It begins with the sessions that wait for a next message, then opens new ones. A session ends
+// An attempt is a loop over sessions. It begins with warm ones, which wait for a next message, then opens new ones. A session ends
 // the loop when it has a result for every recipient that is left. Some may be left because the session was over before the server
-// was asked about them; then another session is opened at once, if that was a warm one or had results for others. So each turn of
-// the loop uses up a warm session or gives a result to a recipient; and after an hour no other session is opened. One more turn comes when a server has refused the message for
-// its long lines and they can be made short: its recipients are tried once again.
+// was asked about them; then another session is opened at once, if that was a warm one or had results for others. Each pass uses up
+// a warm session or decides a recipient. After an hour no session is opened. Refused long lines cost one more pass.
 import { type Socket, connect } from 'node:net';
 import { type SecureContext, createSecureContext } from 'node:tls';
 import { type Delivery, type NextHop, type QueueEntry, nextHopKey } from '../mail/message.ts';

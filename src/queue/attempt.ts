@@ -1,5 +1,6 @@
 // One turn of a job: the attempt, what it means for each recipient, the notice to the sender, the record; in this order.
-// Promise: a final outcome is recorded only after its notice is stable. So a crash makes a notice come twice, and never makes it missing.
+// Promise: that a recipient is done is recorded only after its notice is stable. So a crash may make a notice come twice, and
+// never makes it missing.
 import type { Delivery, NextHop, Outcome } from '../mail/message.ts';
 import type { Report, Transport } from '../mail/ports.ts';
 import type { QueueStore, StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
@@ -7,7 +8,7 @@ import type { Log } from '../system/log.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { afterAttempt, foundBy, waitAfter } from './destination.ts';
 import { type Terms, conclude, jitterRange, judge } from './outcome.ts';
-import type { Turn } from './schedule.ts';
+import type { Turn } from './job.ts';
 
 export type AttemptOptions = Terms &
   Readonly<{
@@ -38,7 +39,7 @@ export async function carryOut(turn: Turn, record: StoredEntry, recipients: Reci
 
 const untried = (delivery: Delivery = unexplained): Result => ({ delivery, how: 'untried' });
 
-/** The attempt. A recipient whose outcome is known, and only its notice is owed, is not tried again. */
+/** The attempt. A recipient that is decided, so that only its notice is owed, is not tried again. */
 async function deliver(turn: Turn, record: StoredEntry, recipients: Recipients, options: AttemptOptions) {
   const { place } = turn;
   const { destination } = turn.job;
@@ -60,7 +61,7 @@ async function deliver(turn: Turn, record: StoredEntry, recipients: Recipients, 
     log.error({ ...fields, error: error instanceof Error ? error.stack : error }, 'an attempt ended in a surprise');
   }
   const said = foundBy(deliveries);
-  // Without an address to wait for it would be tried again at once, over and over.
+  // Where no address is known that it could wait for, it would be tried again at once, without end.
   const found = said === 'crowded' && place.crowdedAt === undefined ? 'reached' : said;
   const attempt = {
     found,
@@ -103,7 +104,7 @@ async function tell({ job }: Turn, record: StoredEntry, results: Results, option
     recipient => results.get(recipient)?.how !== 'untried' || recipient.last?.kind !== 'deferred',
   );
   const age = Math.round((now - record.receivedAt) / 1000);
-  logOutcomes({ message: record.id, destination: job.destination.key, from: record.from }, counted, age, log);
+  logDeliveries({ message: record.id, destination: job.destination.key, from: record.from }, counted, age, log);
   let isTold = true;
   try {
     if (outcomes.size > 0) await report(record, await store.message(record), [...outcomes.values()]);
@@ -125,8 +126,8 @@ function withoutCopies(delivery: Delivery, record: StoredEntry): Delivery {
   return said;
 }
 
-/** A line for each outcome, with the recipients who share it. */
-function logOutcomes(mail: Record<string, string>, recipients: Recipients, age: number, log: Log): void {
+/** A line for each delivery, with the recipients who share it. */
+function logDeliveries(mail: Record<string, string>, recipients: Recipients, age: number, log: Log): void {
   // Most messages have one recipient, who needs no comparison.
   const groups =
     recipients.length > 1 ? Map.groupBy(recipients, ({ last }) => JSON.stringify(last)).values() : [recipients];

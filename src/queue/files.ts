@@ -3,7 +3,7 @@
 // - A message is in the queue once its json has been renamed into place and the folder synced. It is there whole or not at all.
 // - It goes in reverse order, json first. What a crash left half-made is swept at start.
 // - A json that cannot be read is logged and left alone.
-// Small calls are synchronous, because a turn through the thread pool costs more than they do. Only fsyncs go to the pool.
+// Small calls are synchronous, because the way through the thread pool costs more than they do. Only fsyncs go to the pool.
 import fs from 'node:fs';
 import { opendir, unlink } from 'node:fs/promises';
 import { linkOrCopy } from '../durable/link.ts';

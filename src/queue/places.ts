@@ -1,13 +1,13 @@
 // Who may occupy a place, and for how long. Every attempt occupies one from its beginning to its end.
 // The bounds, each of them here alone:
-// - 500 attempts at once. An attempt that goes on for 5 s most likely hangs, and costs no more than a socket: it does not count
-//   among the 500, up to 2,000 attempts in all.
-// - 50 of them for notices to other servers. Strangers decide where these go: whoever sends mail from addresses whose servers hang
-//   fills these places, and no others.
-// - SLIM_MAX_SESSIONS_OUT (20) with one IP address, whatever domains lead to it. An attempt that finds its address full ends at once
-//   and waits for an attempt with that address to end.
-// - When all of 2,000, or of 50, places are taken and others wait, the attempt that has gone longest without progress is ended, if that
-//   is 5 s or longer.
+// - 500 attempts at once. An attempt that is slow, because it has gone on for 5 s, most likely hangs, and costs no more than a
+//   socket. Slow ones do not count among the 500, up to 2,000 attempts in all.
+// - 50 of them for notices to other servers. Strangers decide where these go: a stranger who sends mail from addresses whose
+//   servers hang fills these places, and no others.
+// - SLIM_MAX_SESSIONS_OUT (20) with one IP address, whatever domains lead to it. An attempt that finds its address full ends at
+//   once. Its destination waits until another attempt leaves that address.
+// - When all of 2,000, or of 50, places are taken and others wait, the attempt that has gone longest without progress is ended,
+//   if that is 5 s or longer.
 // How many attempts one destination gets is not decided here, but in destination.ts.
 import type { Place } from '../mail/ports.ts';
 import type { Clock } from '../system/world.ts';
@@ -16,18 +16,18 @@ const maxAttempts = 500;
 const maxAttemptsInAll = 2000;
 const slowMs = 5000;
 const maxNotices = 50;
-/** So long an attempt that was told to end may take to do so, before another is told. */
+/** An attempt that was told to end may take so long to do it, before another is told. */
 const endingMs = 1000;
 
-/** What waits for the lane of notices waits under this name; no address is called so. */
+/** The key of what waits for the lane of notices, among the addresses that others wait for. */
 export const notices = 'notices';
 
-/** `notice`: to another server, with the null reverse-path. */
+/** `notice`: mail to another server with the null reverse-path. */
 export type Lane = 'mail' | 'notice';
 
 /** A place that is occupied. */
 export type Occupied = Place & {
-  /** The address at which `enter` said no; the attempt may have tried others before. */
+  /** The last address at which `enter` said no. */
   readonly crowdedAt: string | undefined;
   /** Ends the attempt: its transport hears of it by `onEnd`. */
   end(): void;
@@ -126,7 +126,7 @@ export class Places<Waiting> {
     return occupant;
   }
 
-  /** Has something wait until an attempt leaves that address; frees it at once where the address is not full any more. */
+  /** Calls `onFree` when an attempt leaves that address, or at once where the address is not full any more. */
   waitForAddress(address: string, waiting: Waiting): void {
     if (this.#roomAt(address) > 0) this.#onFree(waiting);
     else this.#wait(address, waiting);
@@ -153,12 +153,12 @@ export class Places<Waiting> {
 
   /** Ends the attempt that has gone longest without progress, in that lane or in all. Call it while others wait for a place. */
   makeRoom(lane?: Lane): void {
-    // Below that the slow ones, which alone may be ended, take no room from the others.
+    // Only slow attempts may be ended, and below 2,000 they take no room from others.
     if (lane === undefined && this.size < maxAttemptsInAll) return;
     const now = this.#clock.now();
     let idlest: Occupant | undefined;
     for (const occupant of this.#occupants) {
-      // One at a time: there is room as soon as the last one that was told has ended.
+      // One at a time: when the one that was told has ended there is room.
       if (now - (occupant.endedAt ?? 0) < endingMs) return;
       if (occupant.endedAt !== undefined || (lane !== undefined && occupant.lane !== lane)) continue;
       const { progressedAt } = occupant;
@@ -179,7 +179,7 @@ export class Places<Waiting> {
       this.#slow += 1;
     }
     if (this.isNoticeLaneFull && this.#waiting.has(notices)) this.makeRoom('notice');
-    // What was let go on may have turned to another address, and have left room behind.
+    // A destination that was woken may have used another address, so this one has room again.
     for (const [key, all] of this.#waiting)
       for (let room = this.#roomAt(key); room > 0 && all.size > 0; room -= 1) this.#free(key);
   }
@@ -218,7 +218,7 @@ export class Places<Waiting> {
   }
 
   #wait(key: string, waiting: Waiting): void {
-    if (this.#waitsFor.get(waiting) === key) return; // it keeps its place in the line
+    if (this.#waitsFor.get(waiting) === key) return; // it keeps its position in the line
     this.forget(waiting);
     this.#waitsFor.set(waiting, key);
     const all = this.#waiting.get(key);
@@ -226,7 +226,7 @@ export class Places<Waiting> {
     else this.#waiting.set(key, new Set([waiting]));
   }
 
-  /** Lets the one go on that has waited longest. */
+  /** Wakes the one that has waited longest. */
   #free(key: string): void {
     const [first] = this.#waiting.get(key) ?? [];
     if (first === undefined) return;

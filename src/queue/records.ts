@@ -1,6 +1,6 @@
 // The records of messages, in memory only while somebody uses them.
 // Promises:
-// - Everybody who uses a record at the same time uses the same one, so no change is lost.
+// - All who use the record of a message at the same time share it, so no change is lost.
 // - A record that could not be written stays in memory and counts, so that nothing is sent twice because the disk is full.
 // - When nobody uses a record any more, and nothing is left to do for the message, the store removes it.
 import type { QueueStore, StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
@@ -56,7 +56,7 @@ export class Records {
     const use = this.#uses.get(record.id);
     if (use === undefined) throw new Error('a record is saved that nobody uses');
     if (isOver(record) && use.users === 1) return Promise.resolve(); // it is removed at once
-    // Whoever comes while one write is under way shares the next: a message to 1,000 domains is not written 1,000 times.
+    // All who come while one write is under way share the next: a message to 1,000 domains is not written 1,000 times.
     use.nextWrite ??= (use.writing ?? Promise.resolve()).then(() => {
       use.nextWrite = undefined;
       use.isDirty = true;

@@ -1,61 +1,31 @@
 // What is tried when: the jobs of all messages, by destination, and which of them may begin now.
-// An entry is a message that waits. A job is what an entry has for one destination: all of its recipients there, that are not held.
-// A job is in one of these states, and only this file moves it between them:
-// - planned: something is to happen to it later. It stands in the calendar for its next attempt, or for a notice of delay.
-// - ready: its time has come. It waits in its destination for its turn. It stands in the calendar too, for the next thing that its sender
-//   is to hear: that it is late, or that it is given up.
+// A job (job.ts) is in one of these states, and only this file moves it between them:
+// - planned: something is to happen to it later. The calendar has it for its next attempt, or for a notice of delay.
+// - ready: its time has come. It waits in its destination for its turn. The calendar has it too, for the next thing that its
+//   sender is to hear: that it is late, or that it is given up.
 // - overdue: its sender must hear something, but its destination cannot be tried. It runs without an attempt.
 // - on trial: its time has come, and its message was in flight when the process died: trial.ts says when it may run.
-// - running: it has a place, and stands nowhere else.
-// A destination with ready jobs is open (it may begin an attempt when there is a place), blocked (it backs off), waiting (its address,
-// or the lane of notices, is full) or has all the attempts that it may have. Open destinations take turns, so that a long
-// queue for one takes no more than its share. A destination is forgotten with its last job.
+// - running: it has a place, and none of the above has it.
+// A destination with ready jobs is in one of these states:
+// - open: it may begin an attempt when there is a place;
+// - blocked: it backs off;
+// - waiting: too many attempts are with the IP address of its server, or the lane of notices is full;
+// - full: it has all the attempts that it may have.
+// Open destinations are served one after the other, so that a long queue for one takes no more than its share. A destination is
+// forgotten with its last job.
 import { type NextHop, nextHopKey } from '../mail/message.ts';
 import type { StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { sending } from './admin.ts';
 import { Calendar } from './calendar.ts';
 import * as destinations from './destination.ts';
-import { type Lane, type Occupied, Places, notices } from './places.ts';
+import type { Destination, Entry, Job, Turn } from './job.ts';
+import { type Lane, Places, notices } from './places.ts';
 import { pending } from './records.ts';
 import { Trial } from './trial.ts';
 
 /** Attempts at once for mail that stays here: SLIM_MAX_SESSIONS_OUT is for other servers. */
 const maxAttemptsHere = 20;
-
-export type Entry = {
-  readonly id: string;
-  readonly receivedAt: number;
-  readonly isNotice: boolean;
-  readonly jobs: Job[];
-  /** The deaths of the process at which it was in flight; more than 0: its jobs are tried one at a time. */
-  deaths: number;
-};
-export type Job = {
-  readonly entry: Entry;
-  readonly destination: Destination;
-  readonly lane: Lane;
-  isRunning: boolean;
-  attempts: number;
-  nextAt: number;
-  /** When the sender is to be told that it is late; Infinity: never. */
-  noticeAt: number;
-  /** No notice before: the last one could not be kept. */
-  quietUntil: number;
-};
-export type Destination = {
-  readonly hop: NextHop;
-  readonly key: string;
-  readonly limits: destinations.Limits;
-  readonly ready: Readonly<Record<Lane, Set<Job>>>;
-  lastLane: Lane;
-  state: destinations.DestinationState;
-  jobs: number;
-  running: number;
-};
-
-/** A job that runs now. `isAttempt`: its destination is tried; else only its sender is told something. */
-export type Turn = { readonly job: Job; readonly isAttempt: boolean; readonly place: Occupied };
 
 export type ScheduleOptions = Readonly<{
   /** All mail for other servers goes to one: one destination. */
@@ -85,7 +55,7 @@ export class Schedule {
     this.places = new Places(options.clock, options.maxSessions, destination => this.offer(destination));
   }
 
-  /** Brings the jobs of an entry, or that of one destination, up to what its record says. A running job is planned at its end. */
+  /** Makes the jobs of an entry, or its job for one destination, what the record says. A running job is planned at its end. */
   plan(entry: Entry, record: StoredEntry, only?: Destination): void {
     const groups = Map.groupBy(pending(record), recipient => this.#destination(recipient));
     const jobs = new Map(entry.jobs.map(job => [job.destination, job]));
@@ -107,7 +77,7 @@ export class Schedule {
     this.#schedule(job);
   }
 
-  /** Gives the job that an entry has for a recipient. None: the recipient is done, or held. */
+  /** Gives a function that finds the entry's job for a recipient. There is none for one that is done, or held. */
   jobsOf(entry: Entry): (recipient: StoredRecipient) => Job | undefined {
     const jobs = new Map(entry.jobs.map(job => [job.destination.key, job]));
     return recipient => jobs.get(nextHopKey(this.#hop(recipient)));
@@ -118,7 +88,7 @@ export class Schedule {
     return nextHopKey(this.#hop(recipient)) === destination.key;
   }
 
-  /** What became due is ready. Every second. */
+  /** Every second: jobs whose time has come become ready, and destinations whose back-off is over become open. */
   tick(): void {
     const now = this.#options.clock.now();
     this.places.tick();
@@ -129,7 +99,7 @@ export class Schedule {
     for (const destination of this.#blocked) this.offer(destination);
   }
 
-  /** What begins now, if anything may. The caller runs it, and calls `ended`. */
+  /** The turn that may begin now, if any. The caller runs it, and calls `ended`. */
   next(): Turn | undefined {
     const { places } = this;
     const mayBegin = ({ destination, lane }: Job): boolean =>
@@ -156,7 +126,7 @@ export class Schedule {
     return undefined;
   }
 
-  /** The work of a turn is over; its job was planned again, or dropped. `found`: what an attempt says of the destination. */
+  /** A turn is over, and its job was planned again, or dropped. `found`: what the attempt says of the destination. */
   ended({ job, isAttempt, place }: Turn, found: destinations.Found | undefined): void {
     const { destination } = job;
     if (isAttempt) destination.running -= 1;
@@ -236,12 +206,12 @@ export class Schedule {
     return { job, isAttempt, place: this.places.take(lane) };
   }
 
-  /** The job whose turn it is: of mail and notices in turn, and of a destination that was down the one that was tried least often. */
+  /** The job that begins next. Mail and notices alternate. */
   #pick({ ready, lastLane, state }: Destination): Job | undefined {
     const mayNotice = ready.notice.size > 0 && !this.places.isNoticeLaneFull;
     const lane = mayNotice && (lastLane === 'mail' || ready.mail.size === 0) ? 'notice' : 'mail';
     let [job] = ready[lane];
-    // The probe: so the next back-off is as short as anyone here may expect.
+    // The probe is the job with the fewest attempts, because the wait after it grows with the attempts.
     if (state.failures > 0) for (const other of ready[lane]) if (job && other.attempts < job.attempts) job = other;
     return job;
   }
@@ -285,7 +255,7 @@ export class Schedule {
     this.places.forget(destination);
   }
 
-  /** Puts a job among those that are ready, or waits until something is to happen to it. */
+  /** Puts a job among the ready ones where its time has come, and into the calendar for what comes next. */
   #schedule(job: Job): void {
     const { entry, destination, lane } = job;
     const now = this.#options.clock.now();
@@ -297,7 +267,7 @@ export class Schedule {
     if (isDue) destination.state = destinations.notBeyond(destination.state, now, job.attempts + 1, destination.limits);
     if (isDue) this.offer(destination);
     const wakeAt = Math.min(job.noticeAt, isDue ? entry.receivedAt + this.#options.lifetimeMs : job.nextAt);
-    // Not in this second: what could not be done now would be tried over and over.
+    // At the earliest in the next second: else a job that cannot run now would be woken without end.
     if (wakeAt !== Infinity) this.#calendar.plan(job, Math.max(wakeAt, now + 1));
   }
 

@@ -1,6 +1,6 @@
 // Which messages were in flight when the process died, so that one that kills the process is found and put aside.
-// A message is in flight from before its content is read until its outcome is recorded. That is written into a small file, a line
-// of fixed length for each message, without fsync: what is to be survived is the death of the process, not a power cut.
+// A message is in flight from before its content is read until what became of it is recorded. A small file says so, by a line of
+// fixed length for each message. It is written without fsync, because it is to survive the death of the process, no power cut.
 // At the next start the messages whose lines say so are suspects: trial.ts has them tried one at a time. Only a death
 // at which one message alone was in flight counts against it. After three of these it is a killer, and the queue holds it.
 // Promises: never throws because of the disk; a line that cannot be written only means that a death goes unnoticed.
@@ -9,11 +9,12 @@ import type { Log } from '../system/log.ts';
 
 const maxDeathsAlone = 3;
 const lineLength = 80;
-/** While more are in flight, so that none is alone anyway, one that is over may seem to be in flight for a moment. */
+/** With at least this many in flight no message is alone. Then the line of one that is over may stay for a moment. */
 const fewInFlight = 2;
 const staleMs = 50;
 
-type Mark = {
+/** A message that is in flight or suspect. */
+type Watched = {
   readonly line: number;
   /** Attempts of the message that run now. */
   users: number;
@@ -23,9 +24,9 @@ type Mark = {
 };
 
 export class Suspects {
-  readonly #marks = new Map<string, Mark>();
+  readonly #watched = new Map<string, Watched>();
   readonly #free: number[] = [];
-  /** Lines whose message is over. They are written over by the next message, or are blank after a moment: half the writes. */
+  /** Lines of messages that are over. The next message takes one, or it is made blank after a moment: that halves the writes. */
   #stale: number[] = [];
   #timer: NodeJS.Timeout | undefined;
   readonly #path: string | undefined;
@@ -45,47 +46,47 @@ export class Suspects {
     if (this.#path !== undefined) this.#file = this.#open(this.#path);
   }
 
-  /** How many deaths make it suspicious; 0: it is not. */
+  /** The deaths of the process at which it was in flight; with any it is a suspect. */
   deaths(id: string): number {
-    return this.#marks.get(id)?.deaths ?? 0;
+    return this.#watched.get(id)?.deaths ?? 0;
   }
 
-  /** Whether it has killed the process so often, alone, that it must not be tried again. */
+  /** Whether it was the only one in flight at so many deaths that it must not be tried again. */
   isKiller(id: string): boolean {
-    return (this.#marks.get(id)?.deathsAlone ?? 0) >= maxDeathsAlone;
+    return (this.#watched.get(id)?.deathsAlone ?? 0) >= maxDeathsAlone;
   }
 
   begin(id: string): void {
-    const mark = this.#marks.get(id) ?? this.#add(id, 0, 0);
-    mark.users += 1;
-    if (mark.users > 1) return;
+    const watched = this.#watched.get(id) ?? this.#add(id, 0, 0);
+    watched.users += 1;
+    if (watched.users > 1) return;
     this.#inFlight += 1;
-    this.#write(id, mark);
+    this.#write(id, watched);
   }
 
   end(id: string): void {
-    const mark = this.#marks.get(id);
-    if (mark === undefined) return;
-    mark.users -= 1;
-    if (mark.users > 0) return;
+    const watched = this.#watched.get(id);
+    if (watched === undefined) return;
+    watched.users -= 1;
+    if (watched.users > 0) return;
     this.#inFlight -= 1;
-    this.#write(id, mark);
+    this.#write(id, watched);
   }
 
   /** It was tried, and did no harm; or it is gone. */
   clear(id: string): void {
-    const mark = this.#marks.get(id);
-    if (mark === undefined) return;
-    mark.deaths = 0;
-    mark.deathsAlone = 0;
-    if (mark.users === 0) this.#write(id, mark);
+    const watched = this.#watched.get(id);
+    if (watched === undefined) return;
+    watched.deaths = 0;
+    watched.deathsAlone = 0;
+    if (watched.users === 0) this.#write(id, watched);
   }
 
   /** An end that was planned: what is still in flight is no suspect. */
   close(): void {
-    for (const [id, mark] of this.#marks) {
-      mark.users = 0;
-      this.#write(id, mark);
+    for (const [id, watched] of this.#watched) {
+      watched.users = 0;
+      this.#write(id, watched);
     }
     this.#blankStale();
     if (this.#file !== undefined) fs.closeSync(this.#file);
@@ -99,7 +100,7 @@ export class Suspects {
       const file = fs.openSync(path, 'w', 0o600);
       for (const { id, inFlight, deaths, deathsAlone } of before)
         this.#add(id, deaths + (inFlight ? 1 : 0), deathsAlone + (inFlight && isAlone ? 1 : 0));
-      fs.writeSync(file, [...this.#marks].map(([id, mark]) => format(id, mark)).join(''), 0);
+      fs.writeSync(file, [...this.#watched].map(([id, watched]) => format(id, watched)).join(''), 0);
       return file;
     } catch (error) {
       this.#log.warn({ file: path, error: String(error) }, 'a message that kills the server cannot be found out');
@@ -107,18 +108,18 @@ export class Suspects {
     }
   }
 
-  #add(id: string, deaths: number, deathsAlone: number): Mark {
+  #add(id: string, deaths: number, deathsAlone: number): Watched {
     const line = this.#stale.pop() ?? this.#free.pop() ?? this.#lines++;
-    const mark = { line, users: 0, deaths, deathsAlone };
-    this.#marks.set(id, mark);
-    return mark;
+    const watched = { line, users: 0, deaths, deathsAlone };
+    this.#watched.set(id, watched);
+    return watched;
   }
 
-  #write(id: string, mark: Mark): void {
-    const isOver = mark.users === 0 && mark.deaths === 0;
-    if (!isOver) return this.#writeLine(mark.line, format(id, mark));
-    this.#marks.delete(id);
-    this.#stale.push(mark.line);
+  #write(id: string, watched: Watched): void {
+    const isOver = watched.users === 0 && watched.deaths === 0;
+    if (!isOver) return this.#writeLine(watched.line, format(id, watched));
+    this.#watched.delete(id);
+    this.#stale.push(watched.line);
     if (this.#inFlight < fewInFlight) this.#blankStale();
     else this.#timer ??= setTimeout(() => this.#blankStale(), staleMs).unref();
   }
@@ -141,7 +142,7 @@ export class Suspects {
 
 const blank = `${' '.repeat(lineLength - 1)}\n`;
 
-function format(id: string, { users, deaths, deathsAlone }: Mark): string {
+function format(id: string, { users, deaths, deathsAlone }: Watched): string {
   const text = `${users > 0 ? 'in-flight' : 'suspect'} ${deaths} ${deathsAlone} ${id}`;
   return `${text.slice(0, lineLength - 1).padEnd(lineLength - 1)}\n`;
 }

@@ -61,7 +61,7 @@ export function openAnswers(options: AnswersOptions): Answers {
       deposit({ spoolFolder, spoolUid: ownUid, clock, random }, spool, folders),
     );
     deposits.set(id, prepared);
-    // One that failed has left nothing behind: it is only forgotten.
+    // A deposit that failed has left nothing behind: it is only forgotten.
     prepared.catch(() => deposits.get(id) === prepared && deposits.delete(id));
     await prepared;
   }
@@ -74,8 +74,8 @@ export function openAnswers(options: AnswersOptions): Answers {
   }
 
   /**
-   * The password of what is no account is checked against the decoy's: the same work in the same line, or time would
-   * tell.
+   * A password for no account is checked against the decoy's, so the answer takes as long and nobody learns which names
+   * exist.
    */
   async function authenticate({ name, password }: Extract<Request, { kind: 'authenticate' }>): Promise<boolean> {
     const isAccount = (await accounts.find(name)) !== undefined;

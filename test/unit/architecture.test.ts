@@ -145,6 +145,13 @@ describe('every file', () => {
       [],
     );
   });
+  it('can be read in one go: no more than 330 lines', () => {
+    const isLong = ({ text }: Source): boolean => text.split('\n').length > 331;
+    assert.deepEqual(
+      sources.filter(isLong).map(({ file }) => file),
+      [],
+    );
+  });
   it('is finished, or says so elsewhere', () => {
     assert.deepEqual(
       sources.filter(({ text }) => /\b(?:TODO|FIXME|XXX)\b/.test(text)).map(({ file }) => file),
