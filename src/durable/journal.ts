@@ -1,30 +1,32 @@
 // The journal of small messages: a write-ahead log that makes them stable before their own files are.
-// Promises: a message whose append() has resolved survives a power cut; what is missing or torn of its files is written at
-// the next start. A file that has a mark is never written again. Mail is never refused: where the journal has trouble,
-// append() rejects, and its caller syncs each file instead.
+// Promises: a message whose append() has resolved survives a power cut; what is missing or torn of its files is written
+// at the next start. A file that has a mark is never written again. Mail is never refused: where the journal has
+// trouble, append() rejects, and its caller syncs each file instead.
 //
-// Group commit. append() puts its records into a queue. While one group is being written and synced, the next one gathers.
-// A group costs one write and one fdatasync, however many sessions wait for it; without the journal each of them would sync
-// its own file and folder.
+// Group commit. append() puts its records into a queue. While one group is being written and synced, the next one
+// gathers. A group costs one write and one fdatasync, however many sessions wait for it; without the journal each of
+// them would sync its own file and folder.
 //
-// The life of a segment. Records go into the one *open* segment. It becomes *full* at a checkpoint, which comes every five
-// seconds, or when it is large, or when it cannot be written. No group begins in a full segment any more. A full segment is
-// *done* when every message in it has been released (its files are in their places, or are not to be), and all earlier
-// segments are done, too: a later segment may hold the mark that a file of an earlier one is not the journal's business any
-// more, so it must not go first. Then `sync -f` syncs the file systems of its files. There are three ways to go on:
-//   - All is synced. The segment is marked as empty, and kept as a spare to be written over. (A sync of octets where there
-//     were some before leaves the file system's own journal alone, which else makes everybody wait.)
+// The life of a segment. Records go into the one *open* segment. It becomes *full* at a checkpoint, which comes every
+// five seconds, or when it is large, or when it cannot be written. No group begins in a full segment any more. A full
+// segment is *done* when every message in it has been released (its files are in their places, or are not to be), and
+// all earlier segments are done, too: a later segment may hold the mark that a file of an earlier one is not the
+// journal's business any more, so it must not go first. Then `sync -f` syncs the file systems of its files. There are
+// three ways to go on:
+//   - All is synced. The segment is marked as empty, and kept as a spare to be written over. (A sync of octets where
+//     there were some before leaves the file system's own journal alone, which else makes everybody wait.)
 //   - `sync -f` could not be started. Nothing has changed, and it is tried again at the next checkpoint. When too many
 //     segments wait for that, and when the server stops, each file is synced by itself.
-//   - `sync -f` has failed. The segment is *suspect*: the disk may have forgotten any of its files. replay() writes anew all
-//     files that still stand in their places, each with an fsync of its own, and puts the records of those that it cannot
-//     write into a new segment, which is *left*. If even that cannot be written, the suspect segment stays where it is.
+//   - `sync -f` has failed. The segment is *suspect*: the disk may have forgotten any of its files. replay() writes
+//     anew all files that still stand in their places, each with an fsync of its own, and puts the records of those
+//     that it cannot write into a new segment, which is *left*. If even that cannot be written, the suspect segment
+//     stays where it is.
 // A left segment is replayed once a minute, until nothing is left of it. A start replays all segments that it finds.
 //
-// What can be true at once: there is at most one open segment. Full segments stand in the order in which they were begun;
-// the first ones of them may be done or suspect. There are left segments in any order, and at most two spares. At most one
-// group and one checkpoint are under way. They may be under way at the same time, because the segment of the group is not
-// done before the group has ended.
+// What can be true at once: there is at most one open segment. Full segments stand in the order in which they were
+// begun; the first ones of them may be done or suspect. There are left segments in any order, and at most two spares.
+// At most one group and one checkpoint are under way. They may be under way at the same time, because the segment of
+// the group is not done before the group has ended.
 import fs from 'node:fs';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
@@ -98,7 +100,10 @@ export class DiskJournal implements Journal {
     this.#timer = setInterval(() => void this.checkpoint(), checkpointMs).unref();
   }
 
-  /** Puts right what a crash has left, then begins. undefined: this system has no `sync -f`. Call it before mail is taken. */
+  /**
+   * Puts right what a crash has left, then begins. undefined: this system has no `sync -f`. Call it before mail is
+   * taken.
+   */
   static async open(folder: string, system: System): Promise<DiskJournal | undefined> {
     const { log } = system;
     const replayed = await replay({ folder, paths: segmentsIn(folder), isPlaced: false, gone: [] }, system);
@@ -287,7 +292,9 @@ export class DiskJournal implements Journal {
 const marksOf = ({ files }: JournalRecord): string[] =>
   files.filter(({ temporary }) => temporary === '').map(({ final }) => final);
 
-/** Its name says so, too, because a start must know. Where it cannot be renamed, the present server knows all the same. */
+/**
+ * Its name says so, too, because a start must know. Where it cannot be renamed, the present server knows all the same.
+ */
 function suspect(segment: Segment): void {
   segment.isSuspect = true;
   const name = suspectName(segment.path);

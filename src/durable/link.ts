@@ -2,7 +2,10 @@
 import { constants, linkSync } from 'node:fs';
 import { copyFile } from 'node:fs/promises';
 
-/** Whether `path` is a hard link to the file now. Why there can be none (another file system, too many links) does not matter. */
+/**
+ * Whether `path` is a hard link to the file now. Why there can be none (another file system, too many links) does not
+ * matter.
+ */
 export function isLinked(original: string, path: string): boolean {
   try {
     linkSync(original, path);
@@ -12,7 +15,10 @@ export function isLinked(original: string, path: string): boolean {
   }
 }
 
-/** A link costs a fifth of a copy. Copying meets the same trouble as linking, and says what it is, or succeeds. Never replaces a file. */
+/**
+ * A link costs a fifth of a copy. Copying meets the same trouble as linking, and says what it is, or succeeds. Never
+ * replaces a file.
+ */
 export async function linkOrCopy(original: string, path: string): Promise<void> {
   if (!isLinked(original, path)) await copyFile(original, path, constants.COPYFILE_EXCL);
 }

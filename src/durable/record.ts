@@ -2,11 +2,12 @@
 //
 //     segment = salt (4 octets, 0: there is nothing here), records, anything
 //     record  = length of the names, length of the content, checksum (4 octets each, little-endian), names, content
-//     names   = JSON: [[final, temporary], …]. An empty `temporary` says that the file is not the journal's business any more.
+//     names   = JSON: [[final, temporary], …]. An empty `temporary` says that the file is not the journal's business
+//     any more.
 //
-// Promise: a record is read whole or not at all. The checksum begins with the salt of the segment, so nothing that is left
-// of a former life of the file counts. Reading ends at the first record that is torn: it was never acknowledged, and nothing
-// is ever written behind it.
+// Promise: a record is read whole or not at all. The checksum begins with the salt of the segment, so nothing that is
+// left of a former life of the file counts. Reading ends at the first record that is torn: it was never acknowledged,
+// and nothing is ever written behind it.
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
 import type { JournalRecord } from '../mail/ports.ts';

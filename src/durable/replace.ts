@@ -1,6 +1,6 @@
 // Replaces a file: written under another name in the same folder, synced, renamed, and the folder synced.
-// Promise: whatever happens, the file is the old one or the new one, whole. It is the new one, for good, when the call has
-// succeeded. A call that fails leaves the old file.
+// Promise: whatever happens, the file is the old one or the new one, whole. It is the new one, for good, when the call
+// has succeeded. A call that fails leaves the old file.
 import { closeSync, fchmodSync, renameSync, rmSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { create, sync, syncNow } from './sync.ts';

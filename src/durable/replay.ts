@@ -1,8 +1,9 @@
-// Carries out what journal segments mean (restore.ts): looks at the files, writes what is missing, makes it stable, and keeps
-// what could not be written in a new segment. It runs at a start, after `sync -f` has failed, and for what was left then.
-// Promises: a segment is removed only when each of its files is stable, taken away, or kept in another segment that is stable.
-// At a start no file that we wrote stays in its place unless it is stable: nobody shall act on mail that may vanish and come
-// back.
+// Carries out what journal segments mean (restore.ts): looks at the files, writes what is missing, makes it stable, and
+// keeps what could not be written in a new segment. It runs at a start, after `sync -f` has failed, and for what was
+// left then.
+// Promises: a segment is removed only when each of its files is stable, taken away, or kept in another segment that is
+// stable. At a start no file that we wrote stays in its place unless it is stable: nobody shall act on mail that may
+// vanish and come back.
 import fs from 'node:fs';
 import { basename, dirname } from 'node:path';
 import type { JournalRecord } from '../mail/ports.ts';
@@ -28,8 +29,8 @@ export type Replay = {
   readonly folder: string;
   readonly paths: readonly string[];
   /**
-   * true: every file was once in its place, so a missing one was taken by a reader or the queue. false (at a start): a missing
-   * file is written.
+   * true: every file was once in its place, so a missing one was taken by a reader or the queue. false (at a start): a
+   * missing file is written.
    */
   readonly isPlaced: boolean;
   /** A sync of their file systems has failed. */
@@ -38,8 +39,8 @@ export type Replay = {
   readonly gone: Iterable<string>;
 };
 /**
- * The segments that are left. `isWritten`: they say what is left to do, and nothing else. Otherwise the journal's own disk
- * took nothing, the old segments are still there, and their files in `settled` are done all the same.
+ * The segments that are left. `isWritten`: they say what is left to do, and nothing else. Otherwise the journal's own
+ * disk took nothing, the old segments are still there, and their files in `settled` are done all the same.
  */
 export type Replayed = {
   readonly left: readonly string[];
@@ -95,8 +96,8 @@ async function condense(
   system: System,
 ): Promise<readonly string[]> {
   const dropped = segments.filter(({ path, records }) => drop.includes(path) && records.length > 0);
-  // They are removed one by one, and a power cut could leave a record without its mark. So marks for all are written first, and
-  // removed last.
+  // They are removed one by one, and a power cut could leave a record without its mark. So marks for all are written
+  // first, and removed last.
   const isOneStep = dropped.length <= 1 && keep.length === 0;
   const marks = { files: done.map(final => ({ final, temporary: '' })), parts: [] };
   const marked = isOneStep

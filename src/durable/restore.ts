@@ -1,14 +1,18 @@
 // What a set of journal segments means: which files are to be written, which records are still to be kept, and which
 // segments can go. A pure function, so that a model test can run it through random histories.
 //
-// A record says: these files are to stand in their places with this content. Another record may say that a file is not the
-// journal's business any more: its mail was delivered, or its own files were made and synced. Such a mark counts wherever it
-// stands in the set, since no name is ever used for a second message.
-// Promises: every file is written, or its record is kept, or somebody has taken it. A record that is kept names only the
-// files that could not be written. So what was restored once, and delivered then, is never restored again because of another
-// file that could not be. Segments may come, and be removed, in any order, if the marks for `done` are stable first.
+// A record says: these files are to stand in their places with this content. Another record may say that a file is not
+// the journal's business any more: its mail was delivered, or its own files were made and synced. Such a mark counts
+// wherever it stands in the set, since no name is ever used for a second message.
+// Promises: every file is written, or its record is kept, or somebody has taken it. A record that is kept names only
+// the files that could not be written. So what was restored once, and delivered then, is never restored again because
+// of another file that could not be. Segments may come, and be removed, in any order, if the marks for `done` are
+// stable first.
 
-/** Where a file is to stand at last, and on its way there; `temporary` is empty in a mark: the file is not ours any more. */
+/**
+ * Where a file is to stand at last, and on its way there; `temporary` is empty in a mark: the file is not ours any
+ * more.
+ */
 export type FileName = { readonly final: string; readonly temporary: string };
 export type StoredRecord<Content> = { readonly files: readonly FileName[]; readonly content: Content };
 /** `isSuspect`: the disk may have forgotten its files, also those that seem to stand there whole. */
@@ -59,7 +63,8 @@ export function restore<Content>(
   const drop: string[] = [];
   const done = new Set<string>();
   let isSuspect = false;
-  // A crash may have left one record in two segments: the old one, and the one that it was kept in. The first one counts.
+  // A crash may have left one record in two segments: the old one, and the one that it was kept in. The first one
+  // counts.
   const seen = new Set<string>();
   for (const { path, records, ...segment } of segments) {
     const left: StoredRecord<Content>[] = [];

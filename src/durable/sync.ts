@@ -1,6 +1,6 @@
 // What makes files, folders and whole file systems stable. No other room calls fsync (root's deposits excepted).
-// Promise: a failed sync is never tried again as if all were well. The kernel may have dropped the pages, and the next sync
-// succeeds without them ('fsyncgate'). Who hears of a failure writes the file anew, or gives it up.
+// Promise: a failed sync is never tried again as if all were well. The kernel may have dropped the pages, and the next
+// sync succeeds without them ('fsyncgate'). Who hears of a failure writes the file anew, or gives it up.
 import { execFile } from 'node:child_process';
 import {
   closeSync,
@@ -63,7 +63,8 @@ export async function syncFileSystems(places: readonly string[]): Promise<Synced
     await run('sync', ['-f', '--', ...fileSystems.values()], { timeout: fileSystemTimeoutMs }); // Node has no syncfs(2)
     return { kind: 'synced' };
   } catch (error) {
-    // A program that ran has a number for a code, or none when a signal has ended it; only one that never ran has a name.
+    // A program that ran has a number for a code, or none when a signal has ended it; only one that never ran has a
+    // name.
     const { code } = error as { code?: unknown };
     return { kind: typeof code === 'string' ? 'not started' : 'failed', error };
   }
@@ -77,7 +78,10 @@ export function isShortage(error: unknown): boolean {
 /** In octets. */
 export const sizeOf = (parts: readonly Buffer[]): number => parts.reduce((sum, part) => sum + part.length, 0);
 
-/** Makes a file with that content and gives its descriptor, for sync(); where that fails it leaves none. `wx`: never replaces one. */
+/**
+ * Makes a file with that content and gives its descriptor, for sync(); where that fails it leaves none. `wx`: never
+ * replaces one.
+ */
 export function create(path: string, parts: readonly Buffer[], flags: 'wx' | 'w' = 'wx'): number {
   const fd = openSync(path, flags, 0o600);
   try {

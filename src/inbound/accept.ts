@@ -1,7 +1,7 @@
-// Taking responsibility for a message: it is spooled while it comes, checked when it is whole, then every copy and the queue's
-// entries are prepared, then all are committed, and then 250 is said.
-// Promises: 250 is said only when all of it is stable. A copy that cannot be made now waits in the queue; when nothing at all
-// could be kept the answer is 4xx, and nothing was.
+// Taking responsibility for a message: it is spooled while it comes, checked when it is whole, then every copy and the
+// queue's entries are prepared, then all are committed, and then 250 is said.
+// Promises: 250 is said only when all of it is stable. A copy that cannot be made now waits in the queue; when nothing
+// at all could be kept the answer is 4xx, and nothing was.
 // RFC 5321 §6.1 and §6.3, RFC 6409 §8.
 import { isAscii } from 'node:buffer';
 import { existsSync } from 'node:fs';
@@ -41,7 +41,9 @@ type Common = Pick<QueueEntry, 'receivedAt' | 'is8Bit' | 'returnPathBytes' | 'is
 /** So much of a header a check gets to see. */
 const maxHeaderOctets = 64 * 1024;
 
-/** One message: made when its content begins, then write() for each piece, then commit() and release(), or discard(). */
+/**
+ * One message: made when its content begins, then write() for each piece, then commit() and release(), or discard().
+ */
 export class Incoming {
   readonly startedAt: number;
   readonly #options: AcceptOptions;
@@ -99,7 +101,10 @@ export class Incoming {
     );
   }
 
-  /** Where a large message is written: in the Maildir of a copy, which can then be a link. One without mail so far has no tmp/. */
+  /**
+   * Where a large message is written: in the Maildir of a copy, which can then be a link. One without mail so far has
+   * no tmp/.
+   */
   #spoolPath(spoolFolder: string): string {
     const maildir = this.#plan.copies.find(({ kind, head }) => kind === 'maildir' && head === undefined);
     const hasFolder = maildir?.kind === 'maildir' && existsSync(`${maildir.path}/tmp`);
@@ -213,7 +218,10 @@ export class Incoming {
     return entries.length > 0 ? 'Queued' : 'Delivered';
   }
 
-  /** The first entry has the id of the message; further ones, should there be several envelopes, have ids that follow from it. */
+  /**
+   * The first entry has the id of the message; further ones, should there be several envelopes, have ids that follow
+   * from it.
+   */
   #entryId(at: number): string {
     return at === 0 ? this.#id : `${this.#id}${at}`;
   }

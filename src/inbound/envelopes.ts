@@ -1,6 +1,6 @@
 // The memory of all envelopes of all sessions together: a thousand recipients of full length are more than a megabyte.
-// Promise: together they stay within one budget. A session may hold at most an eighth of what is free at that moment, so
-// that fifty greedy sessions of one client leave a good part to everybody else, who need little.
+// Promise: together they stay within one budget. A session may hold at most an eighth of what is free at that moment,
+// so that fifty greedy sessions of one client leave a good part to everybody else, who need little.
 import type { MessageWishes, Recipient, RecipientWishes, Sender } from '../smtp/envelope.ts';
 
 /** All envelopes together. */

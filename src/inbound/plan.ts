@@ -1,9 +1,9 @@
-// What becomes of a message once its recipients are known: the copies that are made here, and what the queue gets. Pure: a
-// function of the envelope, of where each recipient leads, and of the copies that could not be made.
-// Promises: a copy is made once, whoever led to it; a copy that cannot be made now waits for each recipient whose mail it
-// carries; no recipient is without both a copy and an entry, or the plan throws and the client hears 451; what MAIL and RCPT
-// wished for goes along whole. A copy names, in Delivered-To, the addresses that led to that mailbox and no others, so that
-// nobody learns of a Bcc to somebody else.
+// What becomes of a message once its recipients are known: the copies that are made here, and what the queue gets.
+// Pure: a function of the envelope, of where each recipient leads, and of the copies that could not be made.
+// Promises: a copy is made once, whoever led to it; a copy that cannot be made now waits for each recipient whose mail
+// it carries; no recipient is without both a copy and an entry, or the plan throws and the client hears 451; what MAIL
+// and RCPT wished for goes along whole. A copy names, in Delivered-To, the addresses that led to that mailbox and no
+// others, so that nobody learns of a Bcc to somebody else.
 import {
   type Copy,
   type Outcome,
@@ -44,7 +44,9 @@ export function plan(envelope: Envelope<Destination>, unmade: ReadonlySet<string
   };
 }
 
-/** The Maildir++ folder of a mailbox for mail that its author's domain does not vouch for. Mail readers show it as Junk. */
+/**
+ * The Maildir++ folder of a mailbox for mail that its author's domain does not vouch for. Mail readers show it as Junk.
+ */
 const junkFolder = '.Junk';
 
 /** The same envelope with that folder in place of each mailbox. */
@@ -60,7 +62,9 @@ export function toJunk(envelope: Envelope<Destination>): Envelope<Destination> {
   return { ...envelope, recipients };
 }
 
-/** The lines that every copy has in front of it. They may stand in the message itself: then a large one is written once. */
+/**
+ * The lines that every copy has in front of it. They may stand in the message itself: then a large one is written once.
+ */
 export function sharedHead({ copies }: Plan): string {
   const [head = '', ...others] = new Set(copies.map(copy => copy.head ?? ''));
   return others.length === 0 ? head : '';

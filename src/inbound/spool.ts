@@ -1,13 +1,13 @@
 // One message while it comes in. A small one stays in memory, a larger one goes to a file.
-// Promises: memory is bounded for one message and for all together, and everything counts that is held, also while it is
-// being written. The file is best made where it will be linked from (tmp/ of a Maildir), so that it is written only once.
-// To make it stable is the storage's work; of a large message most is on the disk by then.
+// Promises: memory is bounded for one message and for all together, and everything counts that is held, also while it
+// is being written. The file is best made where it will be linked from (tmp/ of a Maildir), so that it is written only
+// once. To make it stable is the storage's work; of a large message most is on the disk by then.
 //
 // Header lines of ours (what a check has found) can be put in front of content that has come already, between the
-// Return-Path and the trace. In memory that costs nothing. A file begins with its head, so a caller that will have such lines
-// reserves room for them when the message begins. What is left of that room becomes a padding field right behind the
-// Return-Path. It stays on this server: the queue leaves out all octets up to the trace (`returnPathBytes`). Lines that are
-// longer than their room cost a second write of the content.
+// Return-Path and the trace. In memory that costs nothing. A file begins with its head, so a caller that will have such
+// lines reserves room for them when the message begins. What is left of that room becomes a padding field right behind
+// the Return-Path. It stays on this server: the queue leaves out all octets up to the trace (`returnPathBytes`). Lines
+// that are longer than their room cost a second write of the content.
 import { type FileHandle, open, unlink } from 'node:fs/promises';
 import { copyBehind } from '../durable/copy.ts';
 import { datasync, noSpace, sizeOf } from '../durable/sync.ts';
@@ -46,7 +46,9 @@ export class Spool {
   #written: Promise<void> = Promise.resolve();
   #synced: Promise<unknown> = Promise.resolve();
 
-  /** `path`: where a file is to be made, when one is needed. `reservedBytes`: room for the lines that finish() may get. */
+  /**
+   * `path`: where a file is to be made, when one is needed. `reservedBytes`: room for the lines that finish() may get.
+   */
   constructor(path: () => string, head: Head, reservedBytes = 0) {
     this.#path = path;
     this.#head = head;
@@ -145,13 +147,15 @@ export class Spool {
     if (file.octets === 0 && this.#reservedBytes === 0) await writeAt(file, [this.#headOctets(), ...pieces], 0);
     else await writeAt(file, pieces, file.contentAt + file.octets);
     file.octets += sizeBytes;
-    // Their memory goes at once, not when it is collected: of 50 MB that is 10 MB less at the peak. Small ones may share the pool.
+    // Their memory goes at once, not when it is collected: of 50 MB that is 10 MB less at the peak. Small ones may
+    // share the pool.
     for (const { buffer, length } of pieces) if (length > Buffer.poolSize / 2) (buffer as ArrayBuffer).transfer(0);
     this.#hold(-heldBytes);
     this.#unsyncedBytes += sizeBytes;
     if (this.#unsyncedBytes < syncEveryBytes) return;
     this.#unsyncedBytes = 0;
-    // The disk works while the client still sends. One that fails here counts: a later one may succeed without those pages.
+    // The disk works while the client still sends. One that fails here counts: a later one may succeed without those
+    // pages.
     this.#synced = Promise.all([this.#synced, datasync(file.handle.fd)]);
     this.#synced.catch(() => undefined);
   }
@@ -195,7 +199,10 @@ async function remove({ handle, path }: SpoolFile): Promise<void> {
   await Promise.allSettled([handle.close(), unlink(path)]);
 }
 
-/** The Return-Path and behind it so many octets that say nothing: blanks, or a field of its own with dots in lines of 78. */
+/**
+ * The Return-Path and behind it so many octets that say nothing: blanks, or a field of its own with dots in lines of
+ * 78.
+ */
 function padded(returnPath: string, octets: number): string {
   const name = 'X-Padding:';
   if (octets <= name.length) return `${returnPath.trimEnd()}${' '.repeat(octets)}\n`;

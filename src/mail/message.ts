@@ -1,17 +1,22 @@
-// The messages that the parts hand to each other: where a copy goes, the content, the envelope as the queue keeps it, and what
-// became of a recipient. Plain data.
+// The messages that the parts hand to each other: where a copy goes, the content, the envelope as the queue keeps it,
+// and what became of a recipient. Plain data.
 import { closeSync, openSync, readSync } from 'node:fs';
 import type { MessageWishes, RecipientWishes } from '../smtp/envelope.ts';
 import { type Octets, collect, prepend, slice } from './octets.ts';
 
 /** Where one copy of a message goes. Fixed when the recipient is accepted; equal routes have an equal `routeKey`. */
 export type Route =
-  /** A Maildir of the server's user: `path` is absolute and holds new/ cur/ tmp/; folders are made only below `root`. */
+  /**
+   * A Maildir of the server's user: `path` is absolute and holds new/ cur/ tmp/; folders are made only below `root`.
+   */
   | { readonly kind: 'maildir'; readonly path: string; readonly root: string }
   /** A Maildir of a Unix account: `folder` is relative to its home. Uid and home are looked up again by the steward. */
   | { readonly kind: 'account'; readonly account: string; readonly folder: string };
 
-/** A copy of a message on its way to a mailbox. `head`: the part of its head that no other copy has; each line ends in LF. */
+/**
+ * A copy of a message on its way to a mailbox. `head`: the part of its head that no other copy has; each line ends in
+ * LF.
+ */
 export type Copy = Route & { readonly head?: string };
 
 /** That part, where addresses other than the mailbox's own led to the copy. It names these alone: no Bcc to others. */
@@ -45,8 +50,8 @@ export function inMemory(...pieces: readonly Buffer[]): Message {
 }
 
 /**
- * So many octets of a message from `start`, or as many as there are. By three short synchronous calls, because asynchronous ones
- * cost more than a small message.
+ * So many octets of a message from `start`, or as many as there are. By three short synchronous calls, because
+ * asynchronous ones cost more than a small message.
  */
 export function readMessage(message: Message, start: number, length: number): Buffer {
   if (message.kind === 'memory') return slice(message.octets, start, length);
@@ -85,7 +90,10 @@ export type QueueEntry = MessageWishes & {
   /** A login or a trusted network has handed it in, or it is a notice of ours: so we answer for it, and sign it. */
   readonly isOurs?: true;
   readonly recipients: readonly QueueRecipient[];
-  /** The `routeKey` of each copy that has been made already, while some of its recipients wait for others: each is made once. */
+  /**
+   * The `routeKey` of each copy that has been made already, while some of its recipients wait for others: each is made
+   * once.
+   */
   readonly madeCopies?: readonly string[];
 };
 
@@ -125,7 +133,10 @@ export type Delivery = {
   readonly tls?: string;
   /** Nobody could be reached at all: the destination backs off, not only this message. */
   readonly isUnreachable?: boolean;
-  /** The next hop allows fewer sessions than we have with it (421 or 432): tried again soon, with fewer. Always with `deferred`. */
+  /**
+   * The next hop allows fewer sessions than we have with it (421 or 432): tried again soon, with fewer. Always with
+   * `deferred`.
+   */
   readonly isBusy?: true;
   /** Nothing was tried, because `Place.enter` said no: it does not count as an attempt. Always with `deferred`. */
   readonly isCrowded?: true;

@@ -4,7 +4,10 @@ import type { Reply } from '../smtp/reply.ts';
 import type { Mailbox } from './address.ts';
 import type { Copy, Delivery, Message, NextHop, Outcome, QueueEntry, QueueRecipient, Route } from './message.ts';
 
-/** 'I cannot tell' (database down, steward gone, disk full): towards clients always 4xx, never 5xx, never a fall-through. */
+/**
+ * 'I cannot tell' (database down, steward gone, disk full): towards clients always 4xx, never 5xx, never a
+ * fall-through.
+ */
 export class CannotTell extends Error {
   override readonly name = 'CannotTell';
   /** Enhanced status code of the reply (RFC 3463), class 4. */
@@ -19,8 +22,8 @@ export class CannotTell extends Error {
 export type Explain = (line: string) => void;
 
 /**
- * What a directory knows of an address. `via`: it is not the own address of the mailbox that it leads to, but one of several
- * (or has a subaddress), stands for a list of members, or was left over for whoever takes everything.
+ * What a directory knows of an address. `via`: it is not the own address of the mailbox that it leads to, but one of
+ * several (or has a subaddress), stands for a list of members, or was left over for whoever takes everything.
  */
 export type Found = { readonly routes: readonly Route[]; readonly via?: 'alias' | 'shared' | 'catch-all' };
 
@@ -58,27 +61,31 @@ export interface Accounts {
 }
 
 /**
- * A file that the journal answers for: where it is to stand at last, and under which name it is written before. An empty
- * `temporary` is a mark: the file is not the journal's business any more. Files with the same `temporary` belong together.
+ * A file that the journal answers for: where it is to stand at last, and under which name it is written before. An
+ * empty `temporary` is a mark: the file is not the journal's business any more. Files with the same `temporary` belong
+ * together.
  */
 export type JournalFile = {
   readonly final: string;
   readonly temporary: string;
-  /** The file system that is synced for it. Unset: nothing is to be synced, since the file is written only after a crash. */
+  /**
+   * The file system that is synced for it. Unset: nothing is to be synced, since the file is written only after a
+   * crash.
+   */
   readonly fileSystem?: number;
 };
 /**
- * Files that are to have the same content. Its caller counts the memory of `parts`; the journal lets go of them once they are
- * written.
+ * Files that are to have the same content. Its caller counts the memory of `parts`; the journal lets go of them once
+ * they are written.
  */
 export type JournalRecord = Readonly<{ files: readonly JournalFile[]; parts: readonly Buffer[] }>;
 
 /** What makes small messages stable before their files are. */
 export interface Journal {
   /**
-   * Resolves when the records are stable: after a crash, files of theirs that are missing are made, but those with a mark.
-   * Call the function that it gives when the files are in their places, or are not to be any more. Rejects where it keeps
-   * nothing: then each file is to be synced by itself.
+   * Resolves when the records are stable: after a crash, files of theirs that are missing are made, but those with a
+   * mark. Call the function that it gives when the files are in their places, or are not to be any more. Rejects where
+   * it keeps nothing: then each file is to be synced by itself.
    */
   append(records: readonly JournalRecord[]): Promise<() => void>;
 }
@@ -94,8 +101,8 @@ export interface Prepared {
 /** What keeps copies on this machine, before 250 is said. */
 export interface Storage {
   /**
-   * Writes and syncs each copy, with its head in front of the message, or rejects having left none. A `file` message stays the caller's to
-   * remove; a storage may link to it or copy it, never change it.
+   * Writes and syncs each copy, with its head in front of the message, or rejects having left none. A `file` message
+   * stays the caller's to remove; a storage may link to it or copy it, never change it.
    */
   prepare(copies: readonly Copy[], message: Message): Promise<Prepared>;
 }
@@ -103,42 +110,58 @@ export interface Storage {
 /** One login on its way (RFC 4954): octets in, replies out. */
 export interface Exchange {
   /**
-   * The client's response → 334 and the next challenge, or how it ended: 235, 454, 501, 535. Never rejects. undefined: AUTH came
-   * without a response.
+   * The client's response → 334 and the next challenge, or how it ended: 235, 454, 501, 535. Never rejects. undefined:
+   * AUTH came without a response.
    */
   step(response: Buffer | undefined): Promise<Reply>;
   /** After 235: the login, as a mailbox; a bare name stands at the first of SLIM_DOMAINS. */
   readonly login: Login | undefined;
-  /** For the log: the name that the client gave, as far as it is known. Cut, without control characters, never a password. */
+  /**
+   * For the log: the name that the client gave, as far as it is known. Cut, without control characters, never a
+   * password.
+   */
   readonly name?: string | undefined;
 }
 
-/** Who has logged in: `name` as given, `address` the sender's own. `account` is the Unix account, where PAM knew the name. */
+/**
+ * Who has logged in: `name` as given, `address` the sender's own. `account` is the Unix account, where PAM knew the
+ * name.
+ */
 export type Login = { readonly name: string; readonly address: Mailbox; readonly account?: string };
 
 /** Who may log in. */
 export interface Authenticator {
   /** SASL mechanisms, best first. Those that end in -PLUS need a channel binding. */
   readonly mechanisms: readonly string[];
-  /** `binding` gives the data of a channel binding type (RFC 5929, RFC 9266); undefined: this connection has none such. */
+  /**
+   * `binding` gives the data of a channel binding type (RFC 5929, RFC 9266); undefined: this connection has none such.
+   */
   begin(mechanism: string, client: string, binding: (type: string) => Buffer | undefined): Exchange;
 }
 
 /** What keeps messages that cannot be delivered at once. */
 export interface Queue {
-  /** Writes and syncs message and envelope, not yet visible, or rejects having left nothing. A `file` message stays the caller's to remove. */
+  /**
+   * Writes and syncs message and envelope, not yet visible, or rejects having left nothing. A `file` message stays the
+   * caller's to remove.
+   */
   prepare(entry: QueueEntry, message: Message): Promise<Prepared>;
 }
 
 /** What an attempt occupies while it goes on. The queue gives it to the transport and may take it back. */
 export interface Place {
-  /** Others wait for a place, and this attempt has made no progress for longest: it ends, deferred, as soon as it can. */
+  /**
+   * Others wait for a place, and this attempt has made no progress for longest: it ends, deferred, as soon as it can.
+   */
   readonly isEnded: boolean;
-  /** Called at the moment at which `isEnded` becomes true. One listener at a time; an AbortSignal costs 4 µs a message. */
+  /**
+   * Called at the moment at which `isEnded` becomes true. One listener at a time; an AbortSignal costs 4 µs a message.
+   */
   onEnd: (() => void) | undefined;
   /**
-   * Call it with the IP address of each server that is about to be used, just before; it replaces the address of the call before.
-   * false: too many attempts are with that address now. The attempt then answers with deliveries that are `isCrowded`.
+   * Call it with the IP address of each server that is about to be used, just before; it replaces the address of the
+   * call before. false: too many attempts are with that address now. The attempt then answers with deliveries that are
+   * `isCrowded`.
    */
   enter(address: string): boolean;
   /** The other side has said something, or has taken some of the content. Cheap: call it as often as that happens. */
@@ -147,7 +170,10 @@ export interface Place {
 
 /** How one message gets to some of its recipients, all of one next hop. */
 export interface Transport {
-  /** One attempt, within bounded time. One Delivery for each of `recipients`, in their order. Rejects only on a surprise: deferred. */
+  /**
+   * One attempt, within bounded time. One Delivery for each of `recipients`, in their order. Rejects only on a
+   * surprise: deferred.
+   */
   deliver(
     hop: NextHop,
     entry: QueueEntry,
@@ -157,14 +183,18 @@ export interface Transport {
   ): Promise<readonly Delivery[]>;
 }
 
-/** Tells the sender, where one is due (NOTIFY, null reverse-path); resolves when the notice is stable. Rejects with CannotTell. */
+/**
+ * Tells the sender, where one is due (NOTIFY, null reverse-path); resolves when the notice is stable. Rejects with
+ * CannotTell.
+ */
 export type Report = (entry: QueueEntry, message: Message, outcomes: readonly Outcome[]) => Promise<void>;
 
 /** Signs mail on its way to another server. */
 export interface Signer {
   /**
-   * Header fields to put in front of the message, each with its line end; '' where it is not ours to sign. `form` names what was
-   * converted in it: one entry with one form is the same octets each time. Rejects with CannotTell where the mail has to wait.
+   * Header fields to put in front of the message, each with its line end; '' where it is not ours to sign. `form` names
+   * what was converted in it: one entry with one form is the same octets each time. Rejects with CannotTell where the
+   * mail has to wait.
    */
   sign(message: Message & { readonly returnPathBytes: number }, entry: QueueEntry, form: string): Promise<string>;
 }

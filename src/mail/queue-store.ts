@@ -27,7 +27,10 @@ export type StoredEntry = Omit<QueueEntry, 'recipients' | 'madeCopies'> & {
 };
 
 export interface QueueStore {
-  /** Makes record and content stable, not yet tried by anyone, or rejects having left nothing: also where it has that id already. */
+  /**
+   * Makes record and content stable, not yet tried by anyone, or rejects having left nothing: also where it has that id
+   * already.
+   */
   prepare(record: StoredEntry, message: Message): Promise<Prepared>;
   /** Every record that this process is to try. Called once, before anything is prepared. */
   claim(): AsyncIterable<StoredEntry>;

@@ -1,10 +1,11 @@
-// Converts the content of a message for a next hop that does not take it as it is: octets above 127 without 8BITMIME, or lines
-// that are too long. Only the parts that need it are changed: text becomes quoted-printable, everything else base64.
+// Converts the content of a message for a next hop that does not take it as it is: octets above 127 without 8BITMIME,
+// or lines that are too long. Only the parts that need it are changed: text becomes quoted-printable, everything else
+// base64.
 // Promises:
 // - What is decoded at the other end is what was sent.
 // - What is signed or encrypted, and what is not understood, stays as it is, octet for octet; `left` says why.
-// - Time is linear. Memory is bounded by a few blocks, whatever the message. A block takes a few milliseconds, and after each
-//   the event loop has its turn.
+// - Time is linear. Memory is bounded by a few blocks, whatever the message. A block takes a few milliseconds, and
+//   after each the event loop has its turn.
 // The message is read twice: first to find the parts that need a change (`Survey`), then to change them (`convert`).
 // RFC 6152 §3, RFC 2045 §6, RFC 1428 §3.
 import { isAscii } from 'node:buffer';
@@ -22,7 +23,9 @@ export type Limits = {
   /** Of a line, without its end; Infinity where any line may go. */
   readonly maxLineOctets: number;
 };
-/** `isAscii`: it is sure that no octets above 127 are left. `left`: why something stays that the next hop does not take. */
+/**
+ * `isAscii`: it is sure that no octets above 127 are left. `left`: why something stays that the next hop does not take.
+ */
 type Findings = { readonly isAscii: boolean; readonly left: string | undefined };
 export type Examined = Findings & { readonly plan: Plan };
 /** `message` is the one that was given if nothing is to be changed. */
@@ -55,7 +58,7 @@ export async function reencode(message: Stored, limits: Limits, path: string | u
   return { message: { kind: 'file', path, returnPathBytes: 0, sizeBytes }, ...findings };
 }
 
-/** What can be done so that the hop takes the message, and what remains then. */
+/** What can be done so that the next hop takes the message, and what remains then. */
 export async function examine(message: Stored, limits: Limits): Promise<Examined> {
   const survey = new Survey(limits);
   const walker = new Walker();

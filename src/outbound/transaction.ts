@@ -1,15 +1,18 @@
-// One message on an open session: as many transactions as the server's limits make of it. Pure and synchronous, as dialogue.ts is.
-// Promises: a result for each recipient, whatever happens; a recipient is 'delivered' only when the server took the content after all
-// of it was sent; nobody bounces because there were many recipients; whatever is not understood is a deferral.
+// One message on an open session: as many transactions as the server's limits make of it. Pure and synchronous, as
+// dialogue.ts is.
+// Promises: a result for each recipient, whatever happens; a recipient is 'delivered' only when the server took the
+// content after all of it was sent; nobody bounces because there were many recipients; whatever is not understood is a
+// deferral.
 // RFC 5321 §3.3 and §4.5.3.1.10, 2920 (PIPELINING), 1870 (SIZE), 9422 (LIMITS), 3461 §5.2 (DSN), 6531 (SMTPUTF8).
 //
-// The recipients that have no result yet wait in a line. A transaction takes the first of them, as many as may go together. What a
-// server says to one of them after it has accepted others may be about their number: then this recipient waits for the next
-// transaction, which begins at once. There it comes first, and what is said to the first recipient of a transaction is about
-// itself. So each transaction gives a result to one recipient at least, or was refused as a whole because of its number of
-// recipients; then the following ones are half as large. The smallest has one recipient, so the line comes to its end.
-// A session that ends between two transactions leaves recipients that the server was not asked about: `untried`. If a session is
-// lost within a transaction, every recipient without a result waits.
+// The recipients that have no result yet wait in a line. A transaction takes the first of them, as many as may go
+// together. What a server says to one of them after it has accepted others may be about their number: then this
+// recipient waits for the next transaction, which begins at once. There it comes first, and what is said to the first
+// recipient of a transaction is about itself. So each transaction gives a result to one recipient at least, or was
+// refused as a whole because of its number of recipients; then the following ones are half as large. The smallest has
+// one recipient, so the line comes to its end. A session that ends between two transactions leaves recipients that the
+// server was not asked about: `untried`. If a session is lost within a transaction, every recipient without a result
+// waits.
 import { domainToASCII } from 'node:url';
 import type { Delivery, QueueEntry, QueueRecipient } from '../mail/message.ts';
 import { type Dialogue, ask, hear, send } from './dialogue.ts';
@@ -17,11 +20,17 @@ import { type Offers, type ServerReply, deferred, failed, isLast, toDelivery } f
 
 /** One message. `sizeBytes`: as in RFC 1870, and rather too little than too much. */
 export type Mail = Omit<QueueEntry, 'id' | 'receivedAt' | 'returnPathBytes'> & { readonly sizeBytes: number };
-/** Our own limits, whatever the server offers: recipients of a transaction, and the transactions that this session has left. */
+/**
+ * Our own limits, whatever the server offers: recipients of a transaction, and the transactions that this session has
+ * left.
+ */
 export type Limits = { readonly recipients: number; readonly transactions: number };
 export type Sent = {
   readonly deliveries: readonly Delivery[];
-  /** The indexes in `deliveries` of recipients that the server was not asked about: another session may be opened for them. */
+  /**
+   * The indexes in `deliveries` of recipients that the server was not asked about: another session may be opened for
+   * them.
+   */
   readonly untried: readonly number[];
   /** The session is in step, so that another message may follow if it has transactions left. */
   readonly isReusable: boolean;
@@ -36,7 +45,10 @@ const unfit = failed('5.6.7', 'the server does not take non-ASCII addresses');
 type Addressee = { readonly command: string; result?: Delivery };
 /** How a transaction ended. A recipient that has no result then waits for the next transaction. */
 type End =
-  /** The session is ready for another one. `size`: how many recipients that should have at most, if this one has taught us so. */
+  /**
+   * The session is ready for another one. `size`: how many recipients that should have at most, if this one has taught
+   * us so.
+   */
   | { readonly kind: 'ready'; readonly isAccepted: boolean; readonly size?: number | undefined }
   /** MAIL was refused, so nobody can be sent to. */
   | { readonly kind: 'refused'; readonly delivery: Delivery; readonly isReusable: boolean }
@@ -74,7 +86,8 @@ export function* transact(offers: Offers, mail: Mail, limits: Limits): Dialogue<
     const end = yield* transaction(offers, mailCommand, waiting.slice(0, size), before);
     if (end.kind === 'over') return finish(end.delivery, false, end.isUntried);
     if (end.kind === 'refused') return finish(end.delivery, end.isReusable);
-    // Where nobody was accepted their number was not the reason. So the size stays, or a full disk would make it one at a time.
+    // Where nobody was accepted their number was not the reason. So the size stays, or a full disk would make it one at
+    // a time.
     size = end.isAccepted ? Math.min(size, end.size ?? size) : maxSize;
   }
 }
@@ -114,7 +127,8 @@ function* transaction(
       if (before === 'taken') return over(tooMany); // so it is about their number in the session
       for (const each of batch) each.result ??= asDeferral(tooMany);
     }
-    // Several mailboxes are hardly full all at once: the server means the number of recipients, and says so as old servers do.
+    // Several mailboxes are hardly full all at once: the server means the number of recipients, and says so as old
+    // servers do.
     const isFullOnly = batch.length > 1 && batch.every(({ result }) => result && isBare552(result));
     if (before === 'taken' && isFullOnly) for (const each of batch) each.result &&= asDeferral(each.result);
     const size = data && giveResult(accepted, toDelivery(data, false));
@@ -129,7 +143,8 @@ function* transaction(
   const isDsnPassedOn = last.kind === 'delivered' && offers.has('DSN');
   const half = giveResult(accepted, { ...last, ...(isDsnPassedOn && { isDsnPassedOn }) });
   const isReady = sent.code !== 0 && !isLast(reply) && last.status !== '4.5.0';
-  // Where the server has refused before all was sent, another session may ask about the others. Where it is gone they wait too.
+  // Where the server has refused before all was sent, another session may ask about the others. Where it is gone they
+  // wait too.
   if (!isReady) return over(last, last.kind === 'failed');
   return { kind: 'ready', isAccepted: true, size: half ?? (tooMany && accepted.length) };
 }
@@ -183,8 +198,8 @@ function* sendEnvelope(
 }
 
 /**
- * Gives recipients their result. A refusal because of their number is no result: they come again, in transactions of the size that
- * is returned. A single recipient cannot be too many: it is deferred, not bounced.
+ * Gives recipients their result. A refusal because of their number is no result: they come again, in transactions of
+ * the size that is returned. A single recipient cannot be too many: it is deferred, not bounced.
  */
 function giveResult(accepted: readonly Addressee[], delivery: Delivery): number | undefined {
   const isNumber = delivery.kind !== 'delivered' && isAboutNumber(delivery);
@@ -199,8 +214,9 @@ function isAboutNumber({ status, text }: Delivery): boolean {
 }
 
 /**
- * Whether a refusal of one more recipient may say that there are too many: RFC 5321 §4.5.3.1.10 has 452 for it, and 552 where old
- * servers are meant. Both also say that a mailbox is full, or a disk; an enhanced status code of a mailbox (x.1.x, x.2.x) tells.
+ * Whether a refusal of one more recipient may say that there are too many: RFC 5321 §4.5.3.1.10 has 452 for it, and 552
+ * where old servers are meant. Both also say that a mailbox is full, or a disk; an enhanced status code of a mailbox
+ * (x.1.x, x.2.x) tells.
  */
 function mayBeAboutNumber({ code }: ServerReply, { status }: Delivery): boolean {
   return (code === 452 || code === 552) && !/^[45]\.[12]\./.test(status);
@@ -208,7 +224,10 @@ function mayBeAboutNumber({ code }: ServerReply, { status }: Delivery): boolean 
 
 const isBare552 = ({ text, status }: Delivery): boolean => /^552\b/.test(text) && !/^5\.[12]\./.test(status);
 
-/** Unless `isUntried` is false, the recipients without a result were not asked about: then the reason is no bounce for them. */
+/**
+ * Unless `isUntried` is false, the recipients without a result were not asked about: then the reason is no bounce for
+ * them.
+ */
 const over = (why: Delivery, isUntried = true): Over => {
   return { kind: 'over', delivery: isUntried ? asDeferral(why) : why, isUntried };
 };

@@ -1,13 +1,15 @@
-// How a message leaves for another server: on a session that is still open, or on a new one with the first server that can be used.
-// Promises: once a server has taken the session its word counts, for each recipient; what the next hop cannot take is adapted where
-// that is lawful, else it goes as it is; sessions are used again while they are warm; each recipient has a result, and each attempt
-// an end.
+// How a message leaves for another server: on a session that is still open, or on a new one with the first server that
+// can be used.
+// Promises: once a server has taken the session its word counts, for each recipient; what the next hop cannot take is
+// adapted where that is lawful, else it goes as it is; sessions are used again while they are warm; each recipient has
+// a result, and each attempt an end.
 // RFC 5321 §5.1 and §4.5.4.1.
 //
-// An attempt is a loop over sessions. It begins with warm ones, which wait for a next message, then opens new ones. A session ends
-// the loop when it has a result for every recipient that is left. Some may be left because the session was over before the server
-// was asked about them; then another session is opened at once, if that was a warm one or had results for others. Each pass uses up
-// a warm session or decides a recipient. After an hour no session is opened. Refused long lines cost one more pass.
+// An attempt is a loop over sessions. It begins with warm ones, which wait for a next message, then opens new ones. A
+// session ends the loop when it has a result for every recipient that is left. Some may be left because the session was
+// over before the server was asked about them; then another session is opened at once, if that was a warm one or had
+// results for others. Each pass uses up a warm session or decides a recipient. After an hour no session is opened.
+// Refused long lines cost one more pass.
 import { type Socket, connect } from 'node:net';
 import { type SecureContext, createSecureContext } from 'node:tls';
 import { type Delivery, type NextHop, type QueueEntry, nextHopKey } from '../mail/message.ts';
@@ -168,7 +170,8 @@ export class OutboundTransport implements Transport {
       else log.info(fields, 'a server cannot be used');
       if (place.isEnded) return { ...ended, remote: server.host };
       refusals.push({ ...opened, server });
-      // Hosts that are preferred less would bring it back here; and each address of the relay would count one more wrong login.
+      // Hosts that are preferred less would bring it back here; and each address of the relay would count one more
+      // wrong login.
       if (opened.because === 'loop' || (opened.because === 'login' && opened.delivery.status === '4.7.8')) break;
     }
     return summarize(destination, refusals);

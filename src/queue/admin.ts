@@ -1,5 +1,5 @@
-// What an operator sees of the queue, and what his orders do to a record. Pure but for the last function, which carries out orders
-// while no server runs.
+// What an operator sees of the queue, and what his orders do to a record. Pure but for the last function, which carries
+// out orders while no server runs.
 // Held mail is neither tried nor given up. Removed mail is gone without a notice.
 import { toDomain } from '../mail/address.ts';
 import type { QueueAction, QueuedMessage, QueuedRecipient, Selector } from '../mail/admin.ts';
@@ -16,7 +16,10 @@ export function matching(record: StoredEntry, { domain, sender }: Selector): rea
   return pending(record).filter(recipient => wanted === undefined || recipient.domain === wanted);
 }
 
-/** A message as it is listed; with an id also the recipients that do not wait any more. undefined: nothing of it is meant. */
+/**
+ * A message as it is listed; with an id also the recipients that do not wait any more. undefined: nothing of it is
+ * meant.
+ */
 export function describe(
   record: StoredEntry,
   selector: Selector,
@@ -75,7 +78,10 @@ export function order(
   return recipients;
 }
 
-/** Carries out an order while no server runs: the caller has the server's lock, and the journal is restored. How many messages it concerned. */
+/**
+ * Carries out an order while no server runs: the caller has the server's lock, and the journal is restored. How many
+ * messages it concerned.
+ */
 export async function orderWithoutServer(
   store: QueueStore,
   action: QueueAction,

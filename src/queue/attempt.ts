@@ -1,6 +1,7 @@
-// One turn of a job: the attempt, what it means for each recipient, the notice to the sender, the record; in this order.
-// Promise: that a recipient is done is recorded only after its notice is stable. So a crash may make a notice come twice, and
-// never makes it missing.
+// One turn of a job: the attempt, what it means for each recipient, the notice to the sender, the record; in this
+// order.
+// Promise: that a recipient is done is recorded only after its notice is stable. So a crash may make a notice come
+// twice, and never makes it missing.
 import type { Delivery, NextHop, Outcome } from '../mail/message.ts';
 import type { Report, Transport } from '../mail/ports.ts';
 import type { QueueStore, StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
@@ -27,7 +28,10 @@ type Recipients = readonly StoredRecipient[];
 const sentences = { delivered: 'mail was delivered', deferred: 'mail is deferred', failed: 'mail has failed' } as const;
 const unexplained: Delivery = { kind: 'deferred', status: '4.3.0', text: 'an internal error' };
 
-/** Carries out a turn for these recipients. Resolves with what the attempt found, and whether the record says something new. */
+/**
+ * Carries out a turn for these recipients. Resolves with what the attempt found, and whether the record says something
+ * new.
+ */
 export async function carryOut(turn: Turn, record: StoredEntry, recipients: Recipients, options: AttemptOptions) {
   const { state } = turn.job.destination;
   const { results, found } = turn.isAttempt
@@ -118,7 +122,10 @@ async function tell({ job }: Turn, record: StoredEntry, results: Results, option
   return changed.length > 0;
 }
 
-/** What is said of a recipient. The copies that were made for it are a matter of the whole message, and are recorded there. */
+/**
+ * What is said of a recipient. The copies that were made for it are a matter of the whole message, and are recorded
+ * there.
+ */
 function withoutCopies(delivery: Delivery, record: StoredEntry): Delivery {
   if (delivery.copies === undefined) return delivery;
   const { copies, ...said } = delivery;

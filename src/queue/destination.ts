@@ -1,13 +1,14 @@
-// What the queue has learnt of one destination, and what follows: until when nothing is tried there (back-off), and how many
-// attempts may run side by side (concurrency). Pure: a state, and what an attempt found, give the next state.
+// What the queue has learnt of one destination, and what follows: until when nothing is tried there (back-off), and how
+// many attempts may run side by side (concurrency). Pure: a state, and what an attempt found, give the next state.
 //
-// Back-off: a round in which nobody could be reached blocks the destination for the wait of SLIM_RETRY that belongs to the number of
-// such rounds in a row. Then one attempt alone, the probe, finds out whether it is back. Attempts that ran in parallel count as one
-// round. Whoever answers, even with a refusal, ends the back-off.
-// Concurrency: a destination is given SLIM_MAX_SESSIONS_OUT sessions. One that says that it allows fewer (421 or 432) gets one less
-// than were open when it said so, which is one less for each session that it refuses; so the number is right after one round.
-// Each twentieth success adds a session. Nothing of that counts as an attempt for the message, which is tried again at once. Where
-// the refused session was the only one, it is tried again after 1, 2, 4, 8 and 16 seconds; then it counts as not reached.
+// Back-off: a round in which nobody could be reached blocks the destination for the wait of SLIM_RETRY that belongs to
+// the number of such rounds in a row. Then one attempt alone, the probe, finds out whether it is back. Attempts that
+// ran in parallel count as one round. Whoever answers, even with a refusal, ends the back-off.
+// Concurrency: a destination is given SLIM_MAX_SESSIONS_OUT sessions. One that says that it allows fewer (421 or 432)
+// gets one less than were open when it said so, which is one less for each session that it refuses; so the number is
+// right after one round. Each twentieth success adds a session. Nothing of that counts as an attempt for the message,
+// which is tried again at once. Where the refused session was the only one, it is tried again after 1, 2, 4, 8 and 16
+// seconds; then it counts as not reached.
 import type { Delivery } from '../mail/message.ts';
 
 /** Successes that add one session. */
@@ -114,7 +115,10 @@ export function mayBegin(
   return blockedUntil <= now && running < (failures > 0 ? 1 : Math.floor(sessions));
 }
 
-/** Nobody waits longer for a destination than the next failure of its own would make it wait. Also mends a clock that was put back. */
+/**
+ * Nobody waits longer for a destination than the next failure of its own would make it wait. Also mends a clock that
+ * was put back.
+ */
 export function notBeyond(state: DestinationState, now: number, failures: number, limits: Limits): DestinationState {
   const latest = now + waitAfter(failures, limits.retryMs);
   return state.blockedUntil <= latest ? state : { ...state, blockedUntil: latest };

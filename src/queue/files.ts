@@ -1,9 +1,11 @@
 // The queue's store on disk: the file `<id>` is the message as given, `<id>.json` its record.
 // Promises:
-// - A message is in the queue once its json has been renamed into place and the folder synced. It is there whole or not at all.
+// - A message is in the queue once its json has been renamed into place and the folder synced. It is there whole or not
+//   at all.
 // - It goes in reverse order, json first. What a crash left half-made is swept at start.
 // - A json that cannot be read is logged and left alone.
-// Small calls are synchronous, because the way through the thread pool costs more than they do. Only fsyncs go to the pool.
+// Small calls are synchronous, because the way through the thread pool costs more than they do. Only fsyncs go to the
+// pool.
 import fs from 'node:fs';
 import { opendir, unlink } from 'node:fs/promises';
 import { linkOrCopy } from '../durable/link.ts';

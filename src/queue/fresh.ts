@@ -1,7 +1,7 @@
-// A store in front of the files that keeps new mail in the journal at first: most mail leaves at once and never needs files.
-// A small message is in the journal, which could make its files after a crash, and in memory. It gets files when it has
-// waited for a second or two, when its record changes, or when the server stops. Then the journal is told that this message
-// is not its business any more.
+// A store in front of the files that keeps new mail in the journal at first: most mail leaves at once and never needs
+// files. A small message is in the journal, which could make its files after a crash, and in memory. It gets files when
+// it has waited for a second or two, when its record changes, or when the server stops. Then the journal is told that
+// this message is not its business any more.
 // Promises:
 // - What prepare() has resolved for survives a power cut, whether it has files or not.
 // - Memory is bounded: beyond 16 MiB of fresh mail, and for large messages, files are written at once.
@@ -78,7 +78,10 @@ export class FreshStore implements QueueStore {
     return release !== undefined;
   }
 
-  /** Tells the journal that the files are not its business any more: else it may make them again after a crash. Never rejects. */
+  /**
+   * Tells the journal that the files are not its business any more: else it may make them again after a crash. Never
+   * rejects.
+   */
   async #forget(id: string): Promise<void> {
     const fresh = this.#fresh.get(id);
     this.#fresh.delete(id);

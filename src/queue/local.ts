@@ -1,7 +1,7 @@
 // The transport of mail that stays here but could not be delivered at once: the queue tries it again through this.
 // Promises:
-// - A copy that several recipients share is made once, and belongs to each of them: a recipient is delivered when all of its
-//   copies are made.
+// - A copy that several recipients share is made once, and belongs to each of them: a recipient is delivered when all
+//   of its copies are made.
 // - One full mailbox holds up no other: each copy is tried by itself, and what is made already is not made again.
 // - What cannot be told now is deferred, never failed.
 // - Where mail goes is never decided anew, unless it could not be told when the mail was taken (`routes` is empty).
@@ -60,7 +60,10 @@ async function routesOf({ address, routes = [] }: QueueRecipient, resolve: Resol
   return found?.kind === 'elsewhere' ? 'elsewhere' : 'nowhere';
 }
 
-/** Makes the copies of one recipient after the other; what it has made, or failed to make, holds for all that share the copy. */
+/**
+ * Makes the copies of one recipient after the other; what it has made, or failed to make, holds for all that share the
+ * copy.
+ */
 function copier(storages: LocalOptions['storages'], entry: QueueEntry, message: Message, place: Place) {
   const made = new Set(entry.madeCopies);
   const failures = new Map<string, unknown>();

@@ -1,5 +1,6 @@
-// A notice tells a sender what became of a message. It is a multipart/report of three parts: words for people, fields for
-// programs, and what was sent. This file decides who is told what and builds it; it reads nothing and sends nothing.
+// A notice tells a sender what became of a message. It is a multipart/report of three parts: words for people, fields
+// for programs, and what was sent. This file decides who is told what and builds it; it reads nothing and sends
+// nothing.
 // Promises:
 // - No notice where none is due: the null reverse-path gets none, and NOTIFY is obeyed.
 // - Nothing that came from outside (the remote server's words, ORCPT, ENVID) begins a line or a field.
@@ -17,7 +18,10 @@ export const maxReturnedBytes = 64 * 1024;
 const maxLineBytes = 998;
 /** So much of one text from outside is passed on. */
 const maxTextLength = 2000;
-/** All words of remote servers together, so that a notice about a thousand recipients is no megabyte; but so many for each. */
+/**
+ * All words of remote servers together, so that a notice about a thousand recipients is no megabyte; but so many for
+ * each.
+ */
 const [maxAllWordsLength, minWordsLength] = [64_000, 100];
 
 export type NoticeOptions = Readonly<{
@@ -35,7 +39,10 @@ export type NoticeOptions = Readonly<{
 /** Line ends are LF. */
 export type Notice = { readonly content: Buffer; readonly isUtf8: boolean; readonly is8Bit: boolean };
 
-/** For each action, in the order in which they are told: what NOTIFY must have, the subject, and words before the recipients. */
+/**
+ * For each action, in the order in which they are told: what NOTIFY must have, the subject, and words before the
+ * recipients.
+ */
 const kinds: Readonly<Record<Outcome['action'], Readonly<{ notify: Notify; subject: string; words: string }>>> = {
   failed: { notify: 'FAILURE', subject: 'could not be delivered', words: 'could not be delivered to:' },
   delayed: {
@@ -83,7 +90,10 @@ const advice: readonly (readonly [said: RegExp, words: string])[] = [
   [/^5/, 'If these words do not help you, show them to your postmaster.'],
 ];
 
-/** The outcomes that the sender wants to hear of, failures first. Without NOTIFY these are failures and delays (RFC 3461 §4.1). */
+/**
+ * The outcomes that the sender wants to hear of, failures first. Without NOTIFY these are failures and delays (RFC 3461
+ * §4.1).
+ */
 export function dueOutcomes({ from }: QueueEntry, outcomes: readonly Outcome[]): readonly Outcome[] {
   if (from === '') return [];
   const order = Object.keys(kinds);

@@ -1,11 +1,13 @@
 // What an attempt means for a recipient: what is recorded, when it is tried next, and what its sender is told. Pure.
-// The order of events is fixed: judge, tell the sender, conclude, write the record. A crash in between makes the notice come twice,
-// and never makes it missing.
+// The order of events is fixed: judge, tell the sender, conclude, write the record. A crash in between makes the notice
+// come twice, and never makes it missing.
 import type { Delivery, Outcome } from '../mail/message.ts';
 import type { StoredRecipient } from '../mail/queue-store.ts';
 import { waitAfter } from './destination.ts';
 
-/** 10 % of a wait, up or down, so that messages that were deferred together do not come back together. In thousandths. */
+/**
+ * 10 % of a wait, up or down, so that messages that were deferred together do not come back together. In thousandths.
+ */
 export const jitterRange = 201;
 const leastThousandths = 900;
 
@@ -24,8 +26,8 @@ export type Judgement = Readonly<{
 }>;
 
 /**
- * `how`: `counted`, an attempt; `uncounted`, the next hop was busy or crowded, so the message is tried again as soon as it can be;
- * `untried`, time has passed while the destination could not be tried, or a notice is still owed.
+ * `how`: `counted`, an attempt; `uncounted`, the next hop was busy or crowded, so the message is tried again as soon as
+ * it can be; `untried`, time has passed while the destination could not be tried, or a notice is still owed.
  */
 export function judge(
   recipient: StoredRecipient,

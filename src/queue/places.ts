@@ -1,13 +1,13 @@
 // Who may occupy a place, and for how long. Every attempt occupies one from its beginning to its end.
 // The bounds, each of them here alone:
-// - 500 attempts at once. An attempt that is slow, because it has gone on for 5 s, most likely hangs, and costs no more than a
-//   socket. Slow ones do not count among the 500, up to 2,000 attempts in all.
-// - 50 of them for notices to other servers. Strangers decide where these go: a stranger who sends mail from addresses whose
-//   servers hang fills these places, and no others.
-// - SLIM_MAX_SESSIONS_OUT (20) with one IP address, whatever domains lead to it. An attempt that finds its address full ends at
-//   once. Its destination waits until another attempt leaves that address.
-// - When all of 2,000, or of 50, places are taken and others wait, the attempt that has gone longest without progress is ended,
-//   if that is 5 s or longer.
+// - 500 attempts at once. An attempt that is slow, because it has gone on for 5 s, most likely hangs, and costs no more
+//   than a socket. Slow ones do not count among the 500, up to 2,000 attempts in all.
+// - 50 of them for notices to other servers. Strangers decide where these go: a stranger who sends mail from addresses
+//   whose servers hang fills these places, and no others.
+// - SLIM_MAX_SESSIONS_OUT (20) with one IP address, whatever domains lead to it. An attempt that finds its address full
+//   ends at once. Its destination waits until another attempt leaves that address.
+// - When all of 2,000, or of 50, places are taken and others wait, the attempt that has gone longest without progress
+//   is ended, if that is 5 s or longer.
 // How many attempts one destination gets is not decided here, but in destination.ts.
 import type { Place } from '../mail/ports.ts';
 import type { Clock } from '../system/world.ts';
@@ -151,7 +151,10 @@ export class Places<Waiting> {
     if (all?.size === 0) this.#waiting.delete(key);
   }
 
-  /** Ends the attempt that has gone longest without progress, in that lane or in all. Call it while others wait for a place. */
+  /**
+   * Ends the attempt that has gone longest without progress, in that lane or in all. Call it while others wait for a
+   * place.
+   */
   makeRoom(lane?: Lane): void {
     // Only slow attempts may be ended, and below 2,000 they take no room from others.
     if (lane === undefined && this.size < maxAttemptsInAll) return;

@@ -1,5 +1,6 @@
-// A notice to the postmaster of this server: something that only its operator can mend. It goes through the queue, with the null
-// reverse-path, so that nothing ever answers it. Its text is ours alone: nothing from the network, but ids and addresses in angle brackets.
+// A notice to the postmaster of this server: something that only its operator can mend. It goes through the queue, with
+// the null reverse-path, so that nothing ever answers it. Its text is ours alone: nothing from the network, but ids and
+// addresses in angle brackets.
 import { inMemory } from '../mail/message.ts';
 import type { Queue } from '../mail/ports.ts';
 import type { StoredEntry } from '../mail/queue-store.ts';

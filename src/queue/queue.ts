@@ -2,31 +2,37 @@
 //
 // Theory of operation
 //
-// What is kept. A message that waits is an entry. Its record (the envelope, and of each recipient what became of it) and its content
-// are kept by a store, which the wiring gives: new mail in the journal (fresh.ts) in front of files (files.ts). Memory has of an
-// entry only its times, a few hundred octets; the record is read when it is needed, and shared by all who use it then (records.ts).
+// What is kept. A message that waits is an entry. Its record (the envelope, and of each recipient what became of it)
+// and its content are kept by a store, which the wiring gives: new mail in the journal (fresh.ts) in front of files
+// (files.ts). Memory has of an entry only its times, a few hundred octets; the record is read when it is needed, and
+// shared by all who use it then (records.ts).
 //
 // States of a recipient, as the record has them:
 // - waiting, which means that it is due now or at `nextAt`;
 // - held by an operator, or because its message kills the server: not tried, not given up;
 // - decided (`last` is delivered or failed), while the notice to the sender is not stable yet;
 // - done. When all recipients are done the store removes the message.
-// Only a turn (attempt.ts, which judges by outcome.ts) and an operator's order (admin.ts) move a recipient between them.
+// Only a turn (attempt.ts, which judges by outcome.ts) and an operator's order (admin.ts) move a recipient between
+// them.
 //
-// Who moves the jobs. All recipients of an entry that have one next hop are a job (job.ts). schedule.ts knows which jobs are planned,
-// ready or running, and gives turns; destination.ts says when a destination may be tried and by how many attempts at once; places.ts
-// says who may occupy a place and for how long; trial.ts makes messages that were in flight at a crash go one at a time. This file
-// joins them: it runs each turn, and asks for the next one whenever a message came, a turn ended, or a second passed.
+// Who moves the jobs. All recipients of an entry that have one next hop are a job (job.ts). schedule.ts knows which
+// jobs are planned, ready or running, and gives turns; destination.ts says when a destination may be tried and by how
+// many attempts at once; places.ts says who may occupy a place and for how long; trial.ts makes messages that were in
+// flight at a crash go one at a time. This file joins them: it runs each turn, and asks for the next one whenever a
+// message came, a turn ended, or a second passed.
 //
 // What can be true at once:
 // - Jobs of one entry run in parallel, and change the one record that they share; each writes it, or shares a write.
-// - Of one entry and one destination at most one job exists, and it runs at most once at a time: no recipient is tried twice at once.
-// - An attempt may begin before the client has its 250: what is prepared is stable, and the reply waits for nothing but that.
-// - An operator may hold or remove recipients while they are being tried. What was delivered by then stays delivered; a held one neither
-//   expires nor goes along with the next attempt.
-// - The process may die at any point. That a recipient is done is recorded after its notice is stable, so a death may lead to a
-//   second notice or a second delivery, and never to a lost one.
-// Bounds: see places.ts. No body and no envelope of what has waited for two seconds is in memory. RFC 5321 §4.5.4, RFC 3461 §5.
+// - Of one entry and one destination at most one job exists, and it runs at most once at a time: no recipient is tried
+//   twice at once.
+// - An attempt may begin before the client has its 250: what is prepared is stable, and the reply waits for nothing but
+//   that.
+// - An operator may hold or remove recipients while they are being tried. What was delivered by then stays delivered; a
+//   held one neither expires nor goes along with the next attempt.
+// - The process may die at any point. That a recipient is done is recorded after its notice is stable, so a death may
+//   lead to a second notice or a second delivery, and never to a lost one.
+// Bounds: see places.ts. No body and no envelope of what has waited for two seconds is in memory. RFC 5321 §4.5.4, RFC
+// 3461 §5.
 import { setImmediate, setTimeout as pause } from 'node:timers/promises';
 import type { QueueAction, QueuedMessage, Selector } from '../mail/admin.ts';
 import type { Message, QueueEntry } from '../mail/message.ts';
@@ -137,7 +143,10 @@ export class MailQueue implements Queue {
     }
   }
 
-  /** How many messages that concerned. Whoever says 'now' knows that the destination is back: its other mail may go as well. */
+  /**
+   * How many messages that concerned. Whoever says 'now' knows that the destination is back: its other mail may go as
+   * well.
+   */
   async act(action: QueueAction, selector: Selector): Promise<number> {
     let touched = 0;
     const change = async (entry: Entry, record: StoredEntry): Promise<void> => {
@@ -234,7 +243,10 @@ export class MailQueue implements Queue {
     return found;
   }
 
-  /** The process has survived this turn. But an attempt that was ended early does not prove that its message is harmless. */
+  /**
+   * The process has survived this turn. But an attempt that was ended early does not prove that its message is
+   * harmless.
+   */
   #survived({ job, place }: Turn): void {
     const { suspects } = this.#options;
     const { entry } = job;

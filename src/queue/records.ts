@@ -1,7 +1,8 @@
 // The records of messages, in memory only while somebody uses them.
 // Promises:
 // - All who use the record of a message at the same time share it, so no change is lost.
-// - A record that could not be written stays in memory and counts, so that nothing is sent twice because the disk is full.
+// - A record that could not be written stays in memory and counts, so that nothing is sent twice because the disk is
+//   full.
 // - When nobody uses a record any more, and nothing is left to do for the message, the store removes it.
 import type { QueueStore, StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
 import type { Log } from '../system/log.ts';
@@ -37,7 +38,9 @@ export class Records {
     this.#onOver = onOver;
   }
 
-  /** Does some work with the record of a message. `known`: the record, where it is at hand and need not be read again. */
+  /**
+   * Does some work with the record of a message. `known`: the record, where it is at hand and need not be read again.
+   */
   async use<T>(id: string, work: (record: StoredEntry) => T | Promise<T>, known?: StoredEntry): Promise<T> {
     const use = this.#uses.get(id) ?? { users: 0, isDirty: false, record: known ?? this.#store.read(id) };
     this.#uses.set(id, use);

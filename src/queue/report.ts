@@ -1,5 +1,5 @@
-// Sends notices. Each is a message of its own with the null reverse-path, and goes through the queue to the sender of the
-// original: to another server, or into a mailbox here, which the queue tries at once.
+// Sends notices. Each is a message of its own with the null reverse-path, and goes through the queue to the sender of
+// the original: to another server, or into a mailbox here, which the queue tries at once.
 // Promises:
 // - Resolves when the notice is stable in the queue.
 // - Never a notice about a notice, and none to a sender that does not exist here: that is logged.
@@ -55,7 +55,10 @@ export function createReport({ resolve, queue, log, ...options }: ReportOptions)
   };
 }
 
-/** As much of the message as a notice may return. A file that is gone gives nothing: a notice without it is better than none. */
+/**
+ * As much of the message as a notice may return. A file that is gone gives nothing: a notice without it is better than
+ * none.
+ */
 function beginningOf(message: Message, returnPathBytes: number): NoticeOptions['original'] {
   let octets: Buffer;
   try {

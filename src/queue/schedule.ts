@@ -1,8 +1,8 @@
 // What is tried when: the jobs of all messages, by destination, and which of them may begin now.
 // A job (job.ts) is in one of these states, and only this file moves it between them:
 // - planned: something is to happen to it later. The calendar has it for its next attempt, or for a notice of delay.
-// - ready: its time has come. It waits in its destination for its turn. The calendar has it too, for the next thing that its
-//   sender is to hear: that it is late, or that it is given up.
+// - ready: its time has come. It waits in its destination for its turn. The calendar has it too, for the next thing
+//   that its sender is to hear: that it is late, or that it is given up.
 // - overdue: its sender must hear something, but its destination cannot be tried. It runs without an attempt.
 // - on trial: its time has come, and its message was in flight when the process died: trial.ts says when it may run.
 // - running: it has a place, and none of the above has it.
@@ -11,8 +11,8 @@
 // - blocked: it backs off;
 // - waiting: too many attempts are with the IP address of its server, or the lane of notices is full;
 // - full: it has all the attempts that it may have.
-// Open destinations are served one after the other, so that a long queue for one takes no more than its share. A destination is
-// forgotten with its last job.
+// Open destinations are served one after the other, so that a long queue for one takes no more than its share. A
+// destination is forgotten with its last job.
 import { type NextHop, nextHopKey } from '../mail/message.ts';
 import type { StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
 import type { Clock, Random } from '../system/world.ts';
@@ -55,7 +55,10 @@ export class Schedule {
     this.places = new Places(options.clock, options.maxSessions, destination => this.offer(destination));
   }
 
-  /** Makes the jobs of an entry, or its job for one destination, what the record says. A running job is planned at its end. */
+  /**
+   * Makes the jobs of an entry, or its job for one destination, what the record says. A running job is planned at its
+   * end.
+   */
   plan(entry: Entry, record: StoredEntry, only?: Destination): void {
     const groups = Map.groupBy(pending(record), recipient => this.#destination(recipient));
     const jobs = new Map(entry.jobs.map(job => [job.destination, job]));
@@ -186,7 +189,9 @@ export class Schedule {
     return entry.isNotice ? 'it waits for its turn, as a notice' : 'it waits for its turn';
   }
 
-  /** Whether something is full that a job of this lane needs: the address of the destination, or the lane of notices. */
+  /**
+   * Whether something is full that a job of this lane needs: the address of the destination, or the lane of notices.
+   */
   #isWaiting(destination: Destination, lane: Lane): boolean {
     const waitsFor = this.places.waitsFor(destination);
     return waitsFor !== undefined && (waitsFor !== notices || lane === 'notice');

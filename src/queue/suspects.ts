@@ -1,8 +1,9 @@
-// Which messages were in flight when the process died, so that one that kills the process is found and put aside.
-// A message is in flight from before its content is read until what became of it is recorded. A small file says so, by a line of
-// fixed length for each message. It is written without fsync, because it is to survive the death of the process, no power cut.
-// At the next start the messages whose lines say so are suspects: trial.ts has them tried one at a time. Only a death
-// at which one message alone was in flight counts against it. After three of these it is a killer, and the queue holds it.
+// Which messages were in flight when the process died, so that one that kills the process is found and put aside. A
+// message is in flight from before its content is read until what became of it is recorded. A small file says so, by a
+// line of fixed length for each message. It is written without fsync, because it is to survive the death of the
+// process, not a power cut. At the next start the messages whose lines say so are suspects: trial.ts has them tried one
+// at a time. Only a death at which one message alone was in flight counts against it. After three of these it is a
+// killer, and the queue holds it.
 // Promises: never throws because of the disk; a line that cannot be written only means that a death goes unnoticed.
 import fs from 'node:fs';
 import type { Log } from '../system/log.ts';
@@ -26,7 +27,10 @@ type Watched = {
 export class Suspects {
   readonly #watched = new Map<string, Watched>();
   readonly #free: number[] = [];
-  /** Lines of messages that are over. The next message takes one, or it is made blank after a moment: that halves the writes. */
+  /**
+   * Lines of messages that are over. The next message takes one, or it is made blank after a moment: that halves the
+   * writes.
+   */
   #stale: number[] = [];
   #timer: NodeJS.Timeout | undefined;
   readonly #path: string | undefined;

@@ -1,11 +1,12 @@
-// After a death of the process: the messages that were in flight then are tried one at a time, so that one that kills the process
-// is found (suspects.ts counts). Two bounds keep one suspect from holding up all mail:
-// - For the first 30 seconds nothing else is tried beside the one suspect: only then is it alone, so that a death counts against
-//   it. After that the suspects that are left are still tried one at a time, but other mail goes on beside them.
-// - A suspect gets five seconds for each death at which it was in flight. If it takes longer and others wait, it is ended, as
-//   an attempt would whose next hop hangs; it waits for its next attempt then, as any other mail.
-// The most suspicious message goes first, and among equals chance decides. Every death adds to its time. So a killer is alone at
-// last, also where its next hop is slow, or where other suspects hang.
+// After a death of the process: the messages that were in flight then are tried one at a time, so that one that kills
+// the process is found (suspects.ts counts). Two bounds keep one suspect from holding up all mail:
+// - For the first 30 seconds nothing else is tried beside the one suspect: only then is it alone, so that a death
+//   counts against it. After that the suspects that are left are still tried one at a time, but other mail goes on
+//   beside them.
+// - A suspect gets five seconds for each death at which it was in flight. If it takes longer and others wait, it is
+//   ended, as an attempt would whose next hop hangs; it waits for its next attempt then, as any other mail.
+// The most suspicious message goes first, and among equals chance decides. Every death adds to its time. So a killer is
+// alone at last, also where its next hop is slow, or where other suspects hang.
 import type { Random } from '../system/world.ts';
 
 const maxAloneSeconds = 30;

@@ -93,7 +93,10 @@ export async function boot({ settings, mailRoots, variables, argv, clock, random
 const howToGive = 'give it back (cap_add), or start as an ordinary user, without Unix accounts';
 const show = (names: readonly string[]): string => names.map(name => `CAP_${name}`).join(', ');
 
-/** The capabilities that the steward needs (compose.yaml explains them) and this root lacks; numbers as in capabilities(7). */
+/**
+ * The capabilities that the steward needs (compose.yaml explains them) and this root lacks; numbers as in
+ * capabilities(7).
+ */
 async function lackingCapabilities(): Promise<readonly string[]> {
   const [, effective] = /^CapEff:\s*([0-9a-f]+)$/m.exec(await readFile('/proc/self/status', 'utf8')) ?? [];
   if (effective === undefined) return [];
@@ -102,7 +105,10 @@ async function lackingCapabilities(): Promise<readonly string[]> {
   return Object.entries(needed).flatMap(([name, number]) => (has(number) ? [] : [name]));
 }
 
-/** Makes the accounts of SLIM_ACCOUNTS. The server starts without one that cannot be made: only that account's mail waits. */
+/**
+ * Makes the accounts of SLIM_ACCOUNTS. The server starts without one that cannot be made: only that account's mail
+ * waits.
+ */
 async function makeAccounts({ settings, clock, random, log }: Omit<BootOptions, 'mailRoots' | 'variables' | 'argv'>) {
   const files = { folder: join(settings.dataFolder, 'accounts'), homes: '/home', clock, random };
   try {

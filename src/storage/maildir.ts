@@ -1,12 +1,14 @@
-// Delivery into Maildirs of the server's user (maildir(5)): a copy is written to tmp/, made stable, and renamed into new/.
+// Delivery into Maildirs of the server's user (maildir(5)): a copy is written to tmp/, made stable, and renamed into
+// new/.
 // Promises:
-// - Nothing shows in new/ before it is stable. What commit() has resolved for is stable; a commit that fails leaves no file.
+// - Nothing shows in new/ before it is stable. What commit() has resolved for is stable; a commit that fails leaves no
+//   file.
 // - No folder is made outside the root of a route, and never the root itself.
-// Small messages are made stable by the journal, before their files are. The files of large messages are synced, and so are
-// all files where the journal has trouble; then new/ is synced, too, after the rename.
-// This is the hot path. Small calls are synchronous, and only fsyncs go to the thread pool (with all calls asynchronous it
-// was 20 to 35 % slower). A Maildir that is known is not looked at again. Copies that are alike, on one file system, are one
-// file: the first copy is written, and the others are hard links to it, made in new/ when it is committed.
+// Small messages are made stable by the journal, before their files are. The files of large messages are synced, and so
+// are all files where the journal has trouble; then new/ is synced, too, after the rename.
+// This is the hot path. Small calls are synchronous, and only fsyncs go to the thread pool (with all calls asynchronous
+// it was 20 to 35 % slower). A Maildir that is known is not looked at again. Copies that are alike, on one file system,
+// are one file: the first copy is written, and the others are hard links to it, made in new/ when it is committed.
 import { closeSync, constants, existsSync, mkdirSync, openSync, renameSync, statSync } from 'node:fs';
 import { copyFile, unlink } from 'node:fs/promises';
 import { basename, dirname, resolve } from 'node:path';
@@ -31,9 +33,15 @@ type Unsynced = { readonly fd: number; readonly path: string; readonly head: str
 export class MaildirStorage implements Storage {
   readonly #system: System;
   readonly #folders = new FolderSync();
-  /** Maildirs whose folders are made and synced, or will be soon, and their file systems. Whichever delivery began that, all wait for it. */
+  /**
+   * Maildirs whose folders are made and synced, or will be soon, and their file systems. Whichever delivery began that,
+   * all wait for it.
+   */
   readonly #known = new Map<string, Promise<number>>();
-  /** File systems where a hard link could not be made. There each copy is written to tmp/, so that trouble shows before anything is delivered. */
+  /**
+   * File systems where a hard link could not be made. There each copy is written to tmp/, so that trouble shows before
+   * anything is delivered.
+   */
   readonly #linkless = new Set<number>();
   #journal: Journal | undefined;
 
@@ -61,7 +69,8 @@ export class MaildirStorage implements Storage {
         file.fileSystem = await this.#made(maildir, root);
         const original = files.find(other => other.fileSystem === file.fileSystem && other.head === head);
         if (original !== file && !this.#linkless.has(file.fileSystem)) file.original = original;
-        // Only the last few files are tried: where links cannot be made at all, a thousand recipients must not cost a million attempts.
+        // Only the last few files are tried: where links cannot be made at all, a thousand recipients must not cost a
+        // million attempts.
         else if (!unsynced.slice(-4).some(other => other.head === head && isLinked(other.path, path)))
           unsynced.push({ fd: await write(message, head, path), path, head });
       }
@@ -92,7 +101,8 @@ export class MaildirStorage implements Storage {
 
   async #commit(files: readonly File[], isInJournal: boolean): Promise<void> {
     try {
-      // The originals come last: as soon as a file is in new/, a reader may take it away, and it could not be linked to any more.
+      // The originals come last: as soon as a file is in new/, a reader may take it away, and it could not be linked to
+      // any more.
       for (const { original, ...file } of files)
         if (original && !isLinked(original.temporary, file.final)) await this.#copy(original, file);
       for (const { original, temporary, final } of files) if (!original) renameSync(temporary, final);
@@ -111,7 +121,10 @@ export class MaildirStorage implements Storage {
     renameSync(temporary, final);
   }
 
-  /** Never rejects: what cannot be removed now is swept later. The folders may be what was wrong, so the next delivery makes them anew. */
+  /**
+   * Never rejects: what cannot be removed now is swept later. The folders may be what was wrong, so the next delivery
+   * makes them anew.
+   */
   async #remove(files: readonly File[], isInJournal: boolean): Promise<void> {
     for (const { maildir } of files) this.#known.delete(maildir);
     await Promise.allSettled(files.flatMap(({ temporary, final }) => [unlink(temporary), unlink(final)]));
@@ -125,7 +138,10 @@ export class MaildirStorage implements Storage {
     return made;
   }
 
-  /** Makes the folders that are missing, and syncs all of them up to the root: an earlier server may have made one and died before syncing it. */
+  /**
+   * Makes the folders that are missing, and syncs all of them up to the root: an earlier server may have made one and
+   * died before syncing it.
+   */
   async #make(maildir: string, root: string): Promise<number> {
     if (resolve(maildir) !== maildir || !`${maildir}/`.startsWith(`${root}/`))
       throw new CannotTell(`the Maildir ${maildir} is not below ${root}: nothing is delivered there`);
