@@ -112,7 +112,7 @@ async function open(context: Context, isFirstStart: boolean) {
   const roots = await openMailRoots(context, isFirstStart);
   const routing = await openRouting(context);
   const signing = await openSigning(context, routing.domains);
-  const sending = openSending(context, { resolve: routing.resolve, signer: signing?.signer });
+  const sending = openSending(context, { ...routing, signer: signing?.signer });
   const authenticator = await openLogins(context, routing.tablePasswords);
   const listeners = await openInbound(context, { ...routing, ...sending, authenticator });
   return { roots, routing, signing, sending, authenticator, listeners };

@@ -9,6 +9,7 @@ import { isShared } from '../inbound/shared-addresses.ts';
 import type { Content, Judge, Judgement } from '../mail/judgement.ts';
 import { inMemory } from '../mail/message.ts';
 import { parseAddress } from '../smtp/address.ts';
+import type { Destination } from '../inbound/policy.ts';
 import type { Envelope } from '../smtp/envelope.ts';
 import { Gatherer } from '../system/gather.ts';
 import { systemClock } from '../system/world.ts';
@@ -28,7 +29,7 @@ export async function verify(file: string, flags: Flags, settings: Settings): Pr
   const judge: Judge = { judge: async (...asked) => (judgement = await judges.judge(...asked)) };
   const check = judgingCheck({ judge, mode: mode === 'off' ? 'on' : mode, hostname, gatherer: new Gatherer(log) });
   const verdict = await check.judge({
-    envelope: { reversePath, helo: helo === '' ? `[${client}]` : helo } as Envelope,
+    envelope: { reversePath, helo: helo === '' ? `[${client}]` : helo } as Envelope<Destination>,
     peer: { ...stranger, client, isShared: isShared(client) },
     receivedAt: systemClock.now(),
     receivedLines: 0,

@@ -94,6 +94,7 @@ function load(environment: Environment) {
     supports: clean.SLIM_SUPPORTS, // what may be announced, in order
     maxSizeBytes: Number(clean.SLIM_SUPPORTS.find(({ name }) => name === 'SIZE')?.parameter ?? clean.SLIM_MAX_SIZE),
     storages,
+    srsSecret: clean.SLIM_SRS_SECRET, // unset: one is made when it is needed
     mailRoot: clean.SLIM_MAIL_ROOT,
     mailRoots: mailRoots(storages, clean.SLIM_MAIL_ROOT), // every folder below which mail is kept
     subaddress: clean.SLIM_SUBADDRESS, // '' is off

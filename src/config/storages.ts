@@ -1,30 +1,56 @@
 // Who gets the mail (SLIM_STORAGES): `addr@domain=PATH`, `*@domain=PATH`, `@POSTGRESQL`, `@PAM`, `default=PATH`. Local
 // part and path may both hold `=`. `default=…` is always the catch-all; an address that begins so is `"default=x"@…`.
-import { toMailbox } from '../mail/address.ts';
+// In place of a PATH an address (a value with an `@` and no `/`) is a forward. An address may stand several times: all
+// count.
+import { formatMailbox, toMailbox } from '../mail/address.ts';
+import type { Forward } from '../mail/message.ts';
+import { parseAddress } from '../smtp/address.ts';
 import type { MailRoot } from '../system/mail-roots.ts';
 import { listOf, parser } from './parser.ts';
 import { domain, path } from './values.ts';
 
 const entry = parser(
-  'wanted is addr@domain=PATH, *@domain=PATH, default=PATH, @POSTGRESQL or @PAM',
+  'wanted is addr@domain=PATH, addr@domain=ADDRESS, *@domain=PATH, default=PATH, @POSTGRESQL or @PAM',
   /^(?:(@POSTGRESQL|@PAM)|default=(.+)|("(?:[^"\\]|\\.)+"|[^\s"@]+)@([^@=]+)=(.+))$/,
   (source, fallback, local, name, folder) => {
     if (source) return { kind: 'source', key: source } as const;
+    if (isForward(fallback))
+      throw new Error(`"default=${fallback}": a path is wanted; whatever is unknown is not forwarded`);
     if (fallback) return { kind: 'default', key: 'default', path: path(fallback) } as const;
-    const place = { domain: domain(name), path: path(folder) };
+    const to = isForward(folder) ? toForward(folder) : { path: path(folder) };
+    if (to === undefined) return undefined;
+    const place = { domain: domain(name), ...to };
     if (local === '*') return { kind: 'domain', key: `*@${place.domain}`, ...place } as const;
     const unquoted = local.replace(/^"(.*)"$/, '$1').replaceAll(/\\(.)/g, '$1');
     const mailbox = toMailbox({ local: unquoted, domain: place.domain });
     return mailbox && ({ kind: 'address', key: `${mailbox.local}@${mailbox.domain}`, mailbox, ...place } as const);
   },
 );
-export const storages = listOf(entry, ({ key }) => key);
+/** An address may stand with several places, but not twice with the same one. */
+export const storages = listOf(entry, each => {
+  if (each.kind !== 'address') return each.key;
+  return `${each.key}=${'path' in each ? each.path : formatMailbox(each.forward.mailbox)}`;
+});
+
+const isForward = (value: string): boolean => value.includes('@') && !value.includes('/');
+
+function toForward(text: string): { readonly forward: Forward } | undefined {
+  const address = parseAddress(text);
+  // An address literal is nobody's domain.
+  const mailbox = address && !address.domain.startsWith('[') ? toMailbox(address) : undefined;
+  return mailbox && { forward: { address: text, mailbox } };
+}
+
+const hasPath = <T extends object>(each: T): each is Extract<T, { path: string }> => 'path' in each;
+const hasForward = <T extends object>(each: T): each is Extract<T, { forward: Forward }> => 'forward' in each;
 
 /** The list by the kinds of its entries. */
 export function sortStorages(entries: ReturnType<typeof storages>) {
   return {
-    addresses: entries.filter(each => each.kind === 'address'),
-    domains: entries.filter(each => each.kind === 'domain'),
+    addresses: entries.filter(each => each.kind === 'address').filter(hasPath),
+    domains: entries.filter(each => each.kind === 'domain').filter(hasPath),
+    forwards: entries.filter(each => each.kind === 'address').filter(hasForward),
+    domainForwards: entries.filter(each => each.kind === 'domain').filter(hasForward),
     postgresql: entries.some(each => each.key === '@POSTGRESQL'),
     pam: entries.some(each => each.key === '@PAM'),
     default: entries.find(each => each.kind === 'default')?.path,

@@ -108,9 +108,14 @@ export const table = {
   }),
   SLIM_DELAY_NOTICE: required('When the sender is told that mail is late.', values.wait, { initially: '4h' }),
   SLIM_STORAGES: required(
-    'Who gets the mail: addr@domain=PATH, *@domain=PATH, @POSTGRESQL, @PAM, default=PATH. A PATH is a Maildir.',
+    'Who gets the mail: addr@domain=PATH, *@domain=PATH, @POSTGRESQL, @PAM, default=PATH. A PATH is a Maildir, or an address.',
     storages,
     { separator },
+  ),
+  SLIM_SRS_SECRET: optional(
+    'The secret behind the reverse-paths of forwarded mail; the same for all replicas. Unset: one is made at need.',
+    values.secret,
+    { mask: hidden },
   ),
   SLIM_MAIL_ROOT: required('Where the MAILDIR mailboxes of a database live: <root>/<domain>/<mailbox>/.', values.path, {
     initially: '/var/mail',

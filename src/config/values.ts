@@ -33,6 +33,9 @@ export const loginName = parser(
   text => !hasControls(text) && text,
 );
 
+/** Long enough not to be guessed by whoever has seen what it has made. */
+export const secret = parser('a secret of 8 characters or more is wanted', /^(.{8,})$/s, String, true);
+
 /** Made absolute. The shell is not there to expand a ~. */
 export const path = parser('a path is wanted, and ~ is none', /^((?!~).*)$/s, text => resolve(text));
 export const subaddress = parser('one separator, such as + or -, is wanted', /^([!#$%&'*+\-/=?^_`{|}~]?)$/, String);

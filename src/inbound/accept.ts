@@ -17,7 +17,7 @@ import type { Clock, Random } from '../system/world.ts';
 import { type Check, ReceivedLines, runChecks } from './checks.ts';
 import { type Found, findFields } from './fields.ts';
 import { type Peer, clientKey } from './peer.ts';
-import { type Plan, behindHead, entryFor, plan, sharedHead, successes, toJunk } from './plan.ts';
+import { type Plan, behindHead, entryFor, isForwardedOnly, plan, sharedHead, successes, toJunk } from './plan.ts';
 import { type Destination, isOurs } from './policy.ts';
 import { Spool } from './spool.ts';
 import { SubmittedHeader } from './submission.ts';
@@ -172,6 +172,7 @@ export class Incoming {
     const verdict = await runChecks(this.#options.checks, arrived);
     if (verdict.why !== undefined) this.#facts = { ...this.#facts, why: verdict.why };
     if ('code' in verdict) return verdict;
+    if (verdict.isJunk && isForwardedOnly(this.#envelope)) return replies.notTheAuthors;
     if (verdict.isJunk) this.#toJunk();
     const { message, returnPathBytes } = await this.#spool.finish(verdict.lines);
     const ours = isOurs(this.#peer) && { isOurs: true as const };

@@ -4,12 +4,13 @@
 // A new check is a value of type `Check` in a file of its own, and its place in the array in src/wiring/receiving.ts.
 import type { Content } from '../mail/judgement.ts';
 import type { Envelope } from '../smtp/envelope.ts';
+import type { Destination } from './policy.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
 import type { Found } from './fields.ts';
 import type { Peer } from './peer.ts';
 
 export type Arrived = Readonly<{
-  envelope: Envelope;
+  envelope: Envelope<Destination>;
   peer: Peer;
   receivedAt: number;
   /** How many Received lines its header has; ours is not among them. */
@@ -71,7 +72,8 @@ export const loopCheck: Check = {
   name: 'loop',
   deadlineMs: 0,
   linesBytes: () => 0,
-  judge: ({ receivedLines }) => (receivedLines > maxReceivedLines ? replies.loop : undefined),
+  judge: ({ receivedLines }) =>
+    receivedLines > maxReceivedLines ? replies.loop('Too many Received lines') : undefined,
 };
 
 /** Counts the Received lines of a header while it passes, in pieces of any size; keeps no more than the start of a line. */

@@ -38,6 +38,8 @@ import { Wire } from './wire.ts';
 const idleTimeoutMs = 5 * 60_000;
 const messageTimeoutMs = 60 * 60_000;
 const maxFailedLogins = 3;
+/** So many addresses may get one message as forwards, beyond those of the first recipient that has any. */
+const maxForwards = 1000;
 /** What the kernel gives at once. */
 const fullReadOctets = 65_536;
 
@@ -66,8 +68,9 @@ export class Connection {
   #exchange: Exchange | undefined;
   #incoming: Incoming | undefined;
   #released: Promise<void> | undefined;
-  #from = ''; // of the transaction, for the log
+  #from = ''; // the reverse-path of the transaction
   #envelopeBytes = 0;
+  #forwards = 0; // addresses at other servers that get the message besides
   readonly #counts = { messages: 0, refused: 0, failedLogins: 0 };
   #fullReads = 0;
 
@@ -180,9 +183,13 @@ export class Connection {
 
   async #answerRecipient(recipient: Recipient): Promise<void> {
     const { policy } = this.#service;
-    const { reply, destination }: Answer = this.#hold(recipientBytes(recipient))
-      ? await answerRecipient(recipient.address, this.#peer, policy)
+    let { reply, destination }: Answer = this.#hold(recipientBytes(recipient))
+      ? await answerRecipient(recipient.address, this.#peer, this.#from, policy)
       : { reply: replies.envelopesFull };
+    const forwards = destination?.found?.forwards?.length ?? 0;
+    if (this.#forwards > 0 && this.#forwards + forwards > maxForwards)
+      [reply, destination] = [replies.tooManyRecipients, undefined];
+    else this.#forwards += forwards;
     if (reply.code >= 400) {
       this.#counts.refused += 1;
       this.#logRefusal('recipient refused', reply, { to: recipient.address.text });
@@ -200,6 +207,7 @@ export class Connection {
   #freeEnvelope(): void {
     this.#service.envelopes.giveBack(this.#envelopeBytes);
     this.#envelopeBytes = 0;
+    this.#forwards = 0;
     this.#from = ''; // it would keep the whole line of MAIL in memory
   }
 

@@ -12,6 +12,7 @@ import {
   type Route,
   deliveredTo,
   routeKey,
+  toForwarded,
 } from '../mail/message.ts';
 import { CannotTell } from '../mail/ports.ts';
 import type { Accepted, Envelope } from '../smtp/envelope.ts';
@@ -33,15 +34,29 @@ export function plan(envelope: Envelope<Destination>, unmade: ReadonlySet<string
   const isUnmade = (route: Route): boolean => unmade.has(routeKey(route));
   const waiting: QueueRecipient[] = [];
   for (const accepted of envelope.recipients) {
-    const routes = destinationOf(accepted).found?.routes;
-    if (routes?.length === 0) throw new CannotTell(`${accepted.address.text} leads nowhere`); // 250 would lose its mail
+    const { routes, forwards } = destinationOf(accepted).found ?? {};
+    if (routes?.length === 0 && forwards === undefined) throw new CannotTell(`${accepted.address.text} leads nowhere`); // 250 would lose its mail
     const left = routes?.filter(isUnmade).map(route => copies.get(routeKey(route)) ?? route);
     if (left?.length !== 0) waiting.push(toQueue(accepted, left));
   }
   return {
     copies: [...copies.values()].filter(copy => !isUnmade(copy)),
-    entries: waiting.length > 0 ? [entryFor(envelope, waiting)] : [],
+    entries: [...(waiting.length > 0 ? [entryFor(envelope, waiting)] : []), ...forwardsOf(envelope)],
   };
+}
+
+/**
+ * A second envelope for each recipient whose mail is forwarded, even where two lead to the same address: each has its
+ * own line.
+ */
+function forwardsOf(envelope: Envelope<Destination>): readonly PlannedEntry[] {
+  return envelope.recipients.flatMap((accepted): PlannedEntry[] => {
+    const { found, sentAs } = destinationOf(accepted);
+    if (found?.forwards === undefined) return [];
+    const { recipients, ...more } = toForwarded(toQueue(accepted, undefined), found.forwards);
+    const entry = entryFor(envelope, recipients);
+    return [{ ...entry, ...more, ...(sentAs !== undefined && sentAs !== entry.from && { sentAs }) }];
+  });
 }
 
 /**
@@ -49,7 +64,11 @@ export function plan(envelope: Envelope<Destination>, unmade: ReadonlySet<string
  */
 const junkFolder = '.Junk';
 
-/** The same envelope with that folder in place of each mailbox. */
+/** Whether a recipient's mail goes to other servers alone, so that no folder here could take it. */
+export const isForwardedOnly = ({ recipients }: Envelope<Destination>): boolean =>
+  recipients.some(({ ticket }) => ticket?.found?.routes.length === 0 && ticket.found.forwards !== undefined);
+
+/** The same envelope with that folder in place of each mailbox. Nothing of it is forwarded. */
 export function toJunk(envelope: Envelope<Destination>): Envelope<Destination> {
   const junk = (route: Route): Route =>
     route.kind === 'maildir'
@@ -57,7 +76,9 @@ export function toJunk(envelope: Envelope<Destination>): Envelope<Destination> {
       : { ...route, folder: route.folder === '' ? junkFolder : `${route.folder}/${junkFolder}` };
   const recipients = envelope.recipients.map(accepted => {
     const { domain, found } = destinationOf(accepted);
-    return found ? { ...accepted, ticket: { domain, found: { ...found, routes: found.routes.map(junk) } } } : accepted;
+    if (found === undefined) return accepted;
+    const { forwards: _forwards, ...here } = found;
+    return { ...accepted, ticket: { domain, found: { ...here, routes: found.routes.map(junk) } } };
   });
   return { ...envelope, recipients };
 }
@@ -93,7 +114,9 @@ export function successes(envelope: Envelope<Destination>, unmade: ReadonlySet<s
   const delivery = { kind: 'delivered', status: '2.0.0', text: 'delivered to its mailbox' } as const;
   return envelope.recipients.flatMap((accepted): Outcome[] => {
     if (!accepted.wishes.notify?.includes('SUCCESS')) return [];
-    const routes = destinationOf(accepted).found?.routes;
+    const { routes, forwards, via } = destinationOf(accepted).found ?? {};
+    // The server to which it is forwarded tells of that. Of a shared mailbox one notice tells, here.
+    if (routes?.length === 0 && forwards !== undefined && via !== 'shared') return [];
     if (routes?.some(route => unmade.has(routeKey(route))) !== false) return [];
     const recipient = toQueue(accepted, routes);
     return [{ recipient, action: recipient.isShared ? 'expanded' : 'delivered', delivery }];

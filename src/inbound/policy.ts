@@ -3,7 +3,7 @@
 // is 4xx (CannotTell). A route through a catch-all never proves that an address is the login's own.
 // Every decision about a peer (trusted, logged in, an author) stands here.
 // RFC 5321 §3.6.2 and §4.5.1, RFC 6409 §6.1, RFC 7504.
-import { CannotTell, type Found, type Login, type Resolve } from '../mail/ports.ts';
+import { CannotTell, type Found, type Login, type Resolve, type ReturnPaths } from '../mail/ports.ts';
 import type { Gatherer } from '../system/gather.ts';
 import { routeKey } from '../mail/message.ts';
 import { toMailbox } from '../mail/address.ts';
@@ -14,12 +14,16 @@ import { type Peer, clientKey } from './peer.ts';
 
 export type Policy = {
   readonly resolve: Resolve;
+  readonly returnPaths: Pick<ReturnPaths, 'forForward'>;
   readonly senderCheck: 'strict' | 'domain' | 'off';
   readonly gatherer: Gatherer;
 };
 
-/** Of an accepted recipient: its domain (A-labels), and what is known of it here; without `found` it is for another server. */
-export type Destination = { readonly domain: string; readonly found?: Found };
+/**
+ * Of an accepted recipient: its domain (A-labels), and what is known of it here; without `found` it is for another server.
+ * `sentAs`: the reverse-path of what is forwarded.
+ */
+export type Destination = { readonly domain: string; readonly found?: Found; readonly sentAs?: string };
 export type Answer = { readonly reply: Reply; readonly destination?: Destination };
 
 /** Whether mail of that peer comes from its author, not from another server: then its header is completed (RFC 6409 §8). */
@@ -47,19 +51,28 @@ export const isFromOutside = (peer: Peer): boolean => !isOurs(peer);
 export const saysNothing = ({ client, isShared }: Peer): boolean =>
   isShared || client === '::1' || client.startsWith('127.');
 
-/** Decides on one recipient. */
-export async function answerRecipient(address: Address, peer: Peer, { resolve, gatherer }: Policy): Promise<Answer> {
+/** Decides on one recipient of mail with that reverse-path, '' being the null one. */
+export async function answerRecipient(
+  address: Address,
+  peer: Peer,
+  reversePath: string,
+  { resolve, returnPaths, gatherer }: Policy,
+): Promise<Answer> {
   if (address.domain.startsWith('[')) return { reply: replies.relayDenied }; // address literals are nobody's domain here
   const mailbox = toMailbox(address);
   if (mailbox === undefined) return { reply: replies.badDomain };
   const { domain } = mailbox;
   try {
-    const found = await resolve(mailbox);
+    const found = await resolve(mailbox, undefined, address.local);
     if (found.kind === 'unknown') return { reply: replies.noSuchMailbox };
     if (found.kind === 'elsewhere')
       return isOurs(peer) ? { reply: replies.recipientOk, destination: { domain } } : { reply: replies.relayDenied };
-    if (found.routes.length === 0) throw new CannotTell('it leads nowhere'); // never a 250 for nothing
-    return { reply: replies.recipientOk, destination: { domain, found } };
+    // Whoever writes there by itself is no bounce, and would be relayed.
+    if (found.isForBounces && reversePath !== '') return { reply: replies.noSuchMailbox };
+    const { routes, forwards } = found;
+    if (routes.length === 0 && forwards === undefined) throw new CannotTell('it leads nowhere'); // never a 250 for nothing
+    const sentAs = forwards && (await returnPaths.forForward(reversePath));
+    return { reply: replies.recipientOk, destination: { domain, found, ...(sentAs !== undefined && { sentAs }) } };
   } catch (error) {
     return { reply: cannotTell(address, error, peer, gatherer) };
   }
@@ -84,9 +97,11 @@ async function answerLogin(login: Login, reversePath: Address, peer: Peer, polic
     if (theirs.kind !== 'local' || theirs.via === 'catch-all') return replies.notYourAddress;
     const mine = await resolve(own);
     const isMailbox = mine.kind === 'local' && mine.via !== 'shared' && mine.via !== 'catch-all';
-    const keys = new Set(isMailbox ? mine.routes.map(routeKey) : []);
+    const keys = new Set(isMailbox ? (mine.own ?? mine.routes).map(routeKey) : []);
     if (login.account !== undefined) keys.add(routeKey({ kind: 'account', account: login.account, folder: 'Maildir' }));
-    return theirs.routes.some(route => keys.has(routeKey(route))) ? replies.senderOk : replies.notYourAddress;
+    return (theirs.own ?? theirs.routes).some(route => keys.has(routeKey(route)))
+      ? replies.senderOk
+      : replies.notYourAddress;
   } catch (error) {
     return cannotTell(reversePath, error, peer, gatherer);
   }

@@ -1,6 +1,7 @@
 // The messages that the parts hand to each other: where a copy goes, the content, the envelope as the queue keeps it,
 // and what became of a recipient. Plain data.
 import { closeSync, openSync, readSync } from 'node:fs';
+import type { Mailbox } from './address.ts';
 import type { MessageWishes, RecipientWishes } from '../smtp/envelope.ts';
 import { type Octets, collect, prepend, slice } from './octets.ts';
 
@@ -12,6 +13,9 @@ export type Route =
   | { readonly kind: 'maildir'; readonly path: string; readonly root: string }
   /** A Maildir of a Unix account: `folder` is relative to its home. Uid and home are looked up again by the steward. */
   | { readonly kind: 'account'; readonly account: string; readonly folder: string };
+
+/** Another address that gets the mail of one. `address`: as it was written, without brackets. */
+export type Forward = { readonly address: string; readonly mailbox: Mailbox };
 
 /**
  * A copy of a message on its way to a mailbox. `head`: the part of its head that no other copy has; each line ends in
@@ -76,12 +80,36 @@ export type QueueRecipient = RecipientWishes & {
   readonly isShared?: boolean;
 };
 
+/**
+ * What makes a second envelope of a forward: the recipients at other servers, and the line that tells them which address led
+ * to them, by which a loop is noticed. `isShared`: success is told once, for the shared mailbox (RFC 3461 §5.2.7).
+ */
+export function toForwarded(
+  { address, notify, originalRecipient, isShared }: QueueRecipient,
+  forwards: readonly Forward[],
+): Pick<QueueEntry, 'recipients' | 'head'> {
+  const wanted = isShared ? notify?.filter(each => each !== 'SUCCESS') : notify;
+  // RFC 3461 §5.2.1: the address that the sender knows.
+  const xtext = address.replaceAll(/[+= ]/g, each => `+${Buffer.from(each).toString('hex').toUpperCase()}`);
+  const original = originalRecipient ?? (/^[ -~]*$/.test(address) ? `rfc822;${xtext}` : undefined);
+  const wishes = {
+    ...(wanted?.length && { notify: wanted }),
+    ...(original !== undefined && { originalRecipient: original }),
+  };
+  const recipients = forwards.map(to => ({ address: to.address, domain: to.mailbox.domain, ...wishes }));
+  return { recipients, head: deliveredTo([address]) };
+}
+
 /** A message with its envelope, as the queue keeps it. Plain data, which JSON carries. */
 export type QueueEntry = MessageWishes & {
   /** The one in our 250, in Received and in the log: letters and digits. */
   readonly id: string;
   /** Reverse-path, without brackets; '' is the null one. */
   readonly from: string;
+  /** The reverse-path towards other servers, where it is another one: mail of a foreign sender that is forwarded (SRS). */
+  readonly sentAs?: string;
+  /** Header lines in front of what other servers get; each ends in LF. */
+  readonly head?: string;
   /** Whether its content has octets above 127. */
   readonly is8Bit: boolean;
   readonly receivedAt: number;

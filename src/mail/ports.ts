@@ -2,7 +2,17 @@
 // Promise: no room imports its neighbour; whatever two of them share is declared here.
 import type { Reply } from '../smtp/reply.ts';
 import type { Mailbox } from './address.ts';
-import type { Copy, Delivery, Message, NextHop, Outcome, QueueEntry, QueueRecipient, Route } from './message.ts';
+import type {
+  Copy,
+  Delivery,
+  Forward,
+  Message,
+  NextHop,
+  Outcome,
+  QueueEntry,
+  QueueRecipient,
+  Route,
+} from './message.ts';
 
 /**
  * 'I cannot tell' (database down, steward gone, disk full): towards clients always 4xx, never 5xx, never a
@@ -21,11 +31,21 @@ export class CannotTell extends Error {
 /** Takes the reasons of a routing decision, a line each (`slimsmtp resolve`). */
 export type Explain = (line: string) => void;
 
-/**
- * What a directory knows of an address. `via`: it is not the own address of the mailbox that it leads to, but one of
- * several (or has a subaddress), stands for a list of members, or was left over for whoever takes everything.
- */
-export type Found = { readonly routes: readonly Route[]; readonly via?: 'alias' | 'shared' | 'catch-all' };
+/** What a directory knows of an address. */
+export type Found = {
+  readonly routes: readonly Route[];
+  /**
+   * It is not the own address of the mailbox that it leads to, but one of several (or has a subaddress), stands for a
+   * list of members, or was left over for whoever takes everything.
+   */
+  readonly via?: 'alias' | 'shared' | 'catch-all';
+  /** Addresses that get the mail, too. Of a directory: any addresses. Of `Resolve`: those that are not ours. */
+  readonly forwards?: readonly Forward[];
+  /** Where routes came from following forwards: those that did not. A forward never proves whose address it is. */
+  readonly own?: readonly Route[];
+  /** An address that we have made for bounces: mail for it has the null reverse-path, or is not for it. */
+  readonly isForBounces?: true;
+};
 
 /** A source of routes: a map, a table, the Unix accounts. */
 export interface Directory {
@@ -41,8 +61,19 @@ export type Resolution =
   | { readonly kind: 'unknown' }
   | { readonly kind: 'elsewhere' };
 
-/** Where a recipient's mail goes. Throws CannotTell, from whichever source could not answer. */
-export type Resolve = (mailbox: Mailbox, explain?: Explain) => Promise<Resolution>;
+/**
+ * Where a recipient's mail goes. Throws CannotTell, from whichever source could not answer. `local`: the local part as it
+ * was written, which matters where it hides an address of somebody else (SRS).
+ */
+export type Resolve = (mailbox: Mailbox, explain?: Explain, local?: string) => Promise<Resolution>;
+
+/** The reverse-paths of forwarded mail (SRS). */
+export interface ReturnPaths {
+  /** The one under which mail from that reverse-path is forwarded. Throws CannotTell. */
+  forForward(from: string): Promise<string>;
+  /** Where a bounce goes that comes to that address; undefined: it is none of SRS, or not ours. */
+  wayBack(address: { readonly local: string; readonly domain: string }): Forward | 'forged or old' | undefined;
+}
 
 /** The domains that are ours. */
 export interface Domains {

@@ -6,6 +6,7 @@
 // - Only a message that needs SMTPUTF8 has no way to a server without it.
 // - A file that was made for the hop is gone after `remove`.
 // RFC 6152 (8BITMIME), RFC 6531 §3.2 (SMTPUTF8), RFC 5321 §4.5.3.1.6 (lines).
+import { isAscii } from 'node:buffer';
 import { unlink } from 'node:fs/promises';
 import type { Delivery, QueueEntry } from '../mail/message.ts';
 import { type Stored, read } from './content.ts';
@@ -31,11 +32,11 @@ export type Adapted =
 /** `areLinesShort`: the hop has refused lines of more than `maxLineOctets`. `path`: where a converted message may be written; undefined: in memory. */
 export async function adapt(
   message: Stored,
-  { isUtf8, is8Bit }: QueueEntry,
+  { isUtf8, is8Bit, head = '' }: QueueEntry,
   { offers, areLinesShort }: { readonly offers: Offers; readonly areLinesShort: boolean },
   path: string | undefined,
 ): Promise<Adapted> {
-  if (isUtf8 && !offers.has('SMTPUTF8') && !hasAsciiHeader(message))
+  if (isUtf8 && !offers.has('SMTPUTF8') && !(hasAsciiHeader(message) && isAscii(Buffer.from(head))))
     return { kind: 'unfit', status: '5.6.9', text: 'the server does not take a header with UTF-8' };
   const limits = {
     is8BitOk: !is8Bit || offers.has('8BITMIME'),
@@ -48,9 +49,9 @@ export async function adapt(
   };
   const { reencode } = await import('./reencode.ts');
   try {
-    const { isAscii, ...converted } = await reencode(message, limits, path);
+    const { isAscii: is7Bit, ...converted } = await reencode(message, limits, path);
     const form = `${limits.is8BitOk ? '' : '7bit '}${areLinesShort ? 'short lines' : ''}`;
-    return { kind: 'fit', ...converted, form, is8Bit: limits.is8BitOk ? is8Bit : !isAscii, remove };
+    return { kind: 'fit', ...converted, form, is8Bit: limits.is8BitOk ? is8Bit : !is7Bit, remove };
   } catch (error) {
     await remove();
     throw error;

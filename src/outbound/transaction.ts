@@ -58,7 +58,7 @@ type Over = { readonly kind: 'over'; readonly delivery: Delivery; readonly isUnt
 
 export function* transact(offers: Offers, mail: Mail, limits: Limits): Dialogue<Sent> {
   const asUtf8 = mail.isUtf8 && offers.has('SMTPUTF8');
-  const mailCommand = toCommand('MAIL FROM', mail.from, asUtf8, mailParameters(offers, mail, asUtf8));
+  const mailCommand = toCommand('MAIL FROM', mail.sentAs ?? mail.from, asUtf8, mailParameters(offers, mail, asUtf8));
   const addressees = mail.recipients.map((each): Addressee => {
     const command = toCommand('RCPT TO', each.address, asUtf8, offers.has('DSN') ? dsnParameters(each, asUtf8) : []);
     return command === undefined ? { command: '', result: unfit } : { command };

@@ -222,11 +222,12 @@ export class OutboundTransport implements Transport {
             { message: entry.id, remote: server.host, reason },
             'something in a message cannot be converted for this server and goes as it is',
           );
-        const first = openContent(adapted.message, front);
+        const lines = front + (entry.head ?? '');
+        const first = openContent(adapted.message, lines);
         let isFirst = true;
         // Each transaction after the first reads it anew.
         const content = (): Content => {
-          const opened = isFirst ? first : openContent(adapted.message, front);
+          const opened = isFirst ? first : openContent(adapted.message, lines);
           isFirst = false;
           return opened;
         };

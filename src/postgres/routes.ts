@@ -1,6 +1,6 @@
 // @POSTGRESQL: routes from the table `smtp`. A row says PAM, MAILDIR or @NAME; @NAME is a shared mailbox, its members
-// are the rows of domain @NAME with backend ALIAS. One query for an address, one more for each level of members;
-// what it has told is good for that second.
+// are the rows of domain @NAME with backend ALIAS; a member with an `@` is a full address, a forward. One query for an
+// address, one more for each level of members; what it has told is good for that second.
 // Promises: loops and deep nesting end; an operator's mistake is logged once a minute and never bounces mail. Text from
 // the network reaches SQL only as a parameter, and a path only encoded.
 import { hash } from 'node:crypto';
@@ -13,7 +13,8 @@ import type { Accounts, Directory, Explain, Found } from '../mail/ports.ts';
 import type { Log } from '../system/log.ts';
 import type { Mailbox } from '../mail/address.ts';
 import { accountRoute } from '../mail/account-route.ts';
-import type { Route } from '../mail/message.ts';
+import type { Forward, Route } from '../mail/message.ts';
+import { parseAddress } from '../smtp/address.ts';
 import type { Clock } from '../system/world.ts';
 import type { Query } from './pool.ts';
 import { domainColumn, mailboxColumn } from './columns.ts';
@@ -43,7 +44,13 @@ const members = {
 };
 
 /** One look-up: what it has found, and the shared mailboxes on the way in the order in which they were met. */
-type Search = { readonly routes: Map<string, Route>; readonly shared: Set<string>; mistakes: number; explain: Explain };
+type Search = {
+  readonly routes: Map<string, Route>;
+  readonly forwards: Map<string, Forward>;
+  readonly shared: Set<string>;
+  mistakes: number;
+  explain: Explain;
+};
 
 export class TableDirectory implements Directory {
   readonly name = '@POSTGRESQL';
@@ -73,7 +80,13 @@ export class TableDirectory implements Directory {
   async #find(mailbox: Mailbox, explain?: Explain): Promise<Found | undefined> {
     const { query, hasDefault } = this.#options;
     const indent = (depth: number) => (line: string) => explain?.(`@POSTGRESQL: ${'  '.repeat(depth)}${line}`);
-    const search: Search = { routes: new Map(), shared: new Set(), mistakes: 0, explain: indent(0) };
+    const search: Search = {
+      routes: new Map(),
+      forwards: new Map(),
+      shared: new Set(),
+      mistakes: 0,
+      explain: indent(0),
+    };
     // A row may spell an internationalised domain either way (what only looks like one has no other), and a name typed
     // on some systems is NFD, which lower() leaves alone.
     const domains = [mailbox.domain, domainToUnicode(mailbox.domain) || mailbox.domain];
@@ -92,7 +105,12 @@ export class TableDirectory implements Directory {
       for (const shared of asked)
         if (!rows.some(row => row['shared'] === shared)) this.#complain(mailbox, `${shared} has no members`, search);
       for (const row of rows) {
-        const member = toMailbox({ local: (row['member'] ?? '').trim(), domain: mailbox.domain });
+        const name = (row['member'] ?? '').trim();
+        if (name.includes('@')) {
+          this.#addForward(name, mailbox, row['shared'] ?? '', search, indent(depth));
+          continue;
+        }
+        const member = toMailbox({ local: name, domain: mailbox.domain });
         if (member === undefined) continue;
         indent(depth)(`member ${member.local} of ${row['shared']}`);
         search.explain = indent(depth + 1);
@@ -100,13 +118,23 @@ export class TableDirectory implements Directory {
         await this.#follow(row['has_row'] === 'false' ? 'PAM' : row['backend'], member, search);
       }
     }
-    const routes = [...search.routes.values()];
-    if (routes.length > 0) return search.shared.size > 0 ? { routes, via: 'shared' } : { routes };
+    const [routes, forwards] = [[...search.routes.values()], [...search.forwards.values()]];
+    if (routes.length > 0 || forwards.length > 0)
+      return { routes, ...(search.shared.size > 0 && { via: 'shared' }), ...(forwards.length > 0 && { forwards }) };
     if (isMistaken && !hasDefault)
       throw new CannotTell(`the row of ${formatMailbox(mailbox)} in table smtp is mistaken: see the log`, {
         status: '4.3.5',
       });
     return undefined;
+  }
+
+  /** Adds a member that is a full address, here or elsewhere. */
+  #addForward(text: string, mailbox: Mailbox, shared: string, search: Search, explain: Explain): void {
+    const parsed = parseAddress(text);
+    const to = parsed && toMailbox(parsed);
+    if (to === undefined) return this.#complain(mailbox, `member '${text}' of ${shared} is no address`, search);
+    explain(`member ${text} of ${shared}`);
+    search.forwards.set(formatMailbox(to), { address: text, mailbox: to });
   }
 
   /** Adds what one cell of account_backend means for a mailbox. */

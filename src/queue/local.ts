@@ -4,8 +4,9 @@
 //   of its copies are made.
 // - One full mailbox holds up no other: each copy is tried by itself, and what is made already is not made again.
 // - What cannot be told now is deferred, never failed.
+// - What is forwarded is an entry of its own, made once.
 // - Where mail goes is never decided anew, unless it could not be told when the mail was taken (`routes` is empty).
-import { CannotTell, type Place, type Resolve, type Storage, type Transport } from '../mail/ports.ts';
+import { CannotTell, type Found, type Place, type Resolve, type Storage, type Transport } from '../mail/ports.ts';
 import {
   type Copy,
   type Delivery,
@@ -18,6 +19,7 @@ import {
 } from '../mail/message.ts';
 import { toMailbox } from '../mail/address.ts';
 import { parseAddress } from '../smtp/address.ts';
+import type { Forwarding } from './forward.ts';
 
 export type LocalOptions = Readonly<{
   storages: Readonly<Record<Route['kind'], Storage>>;
@@ -25,19 +27,32 @@ export type LocalOptions = Readonly<{
   /** For a recipient that turns out to be elsewhere. */
   remote: Transport;
   isRelayed: boolean;
+  forward: Forwarding;
 }>;
 
-export function localTransport({ storages, resolve, remote, isRelayed }: LocalOptions): Transport {
+export function localTransport({ storages, resolve, remote, isRelayed, forward }: LocalOptions): Transport {
   return {
     async deliver(_hop, entry, message, recipients, place) {
       const makeCopies = copier(storages, entry, message, place);
+      const passOn = async (to: QueueRecipient, { forwards }: Here, delivery: Delivery): Promise<Delivery> => {
+        const key = `forward:${to.address}`;
+        if (forwards === undefined || entry.madeCopies?.includes(key)) return delivery;
+        const { copies = [] } = delivery;
+        try {
+          await forward(entry, message, to, forwards);
+          return { ...delivery, copies: [...copies, key] };
+        } catch (error) {
+          return { ...deferral(error), copies };
+        }
+      };
       const deliveries: Delivery[] = [];
       for (const recipient of recipients)
         try {
           const found = await routesOf(recipient, resolve);
           if (found === 'nowhere')
             deliveries.push({ kind: 'failed', status: '5.1.1', text: 'there is no such mailbox' });
-          else if (found !== 'elsewhere') deliveries.push(await makeCopies(found));
+          else if (found !== 'elsewhere')
+            deliveries.push(await passOn(recipient, found, await makeCopies(found.copies)));
           else {
             const { domain } = recipient;
             const hop = isRelayed ? ({ kind: 'relay' } as const) : ({ kind: 'domain', domain } as const);
@@ -51,12 +66,17 @@ export function localTransport({ storages, resolve, remote, isRelayed }: LocalOp
   };
 }
 
-async function routesOf({ address, routes = [] }: QueueRecipient, resolve: Resolve) {
-  if (routes.length > 0) return routes;
+type Here = { readonly copies: readonly Copy[]; readonly forwards?: Found['forwards'] };
+
+async function routesOf(
+  { address, routes = [] }: QueueRecipient,
+  resolve: Resolve,
+): Promise<Here | 'elsewhere' | 'nowhere'> {
+  if (routes.length > 0) return { copies: routes };
   const parsed = parseAddress(address);
   const mailbox = parsed && toMailbox(parsed);
-  const found = mailbox && (await resolve(mailbox));
-  if (found?.kind === 'local') return copiesFor(address, found);
+  const found = mailbox && (await resolve(mailbox, undefined, parsed.local));
+  if (found?.kind === 'local') return { copies: copiesFor(address, found), forwards: found.forwards };
   return found?.kind === 'elsewhere' ? 'elsewhere' : 'nowhere';
 }
 

@@ -7,7 +7,7 @@
 // RFC 5321 §4.5.5 and §6.1, RFC 3461 §6.
 import { toMailbox } from '../mail/address.ts';
 import { type Message, copiesFor, inMemory, readMessage } from '../mail/message.ts';
-import type { Queue, Report, Resolve } from '../mail/ports.ts';
+import type { Queue, Report, Resolution, Resolve } from '../mail/ports.ts';
 import { parseAddress } from '../smtp/address.ts';
 import type { Log } from '../system/log.ts';
 import type { Clock, Random } from '../system/world.ts';
@@ -35,7 +35,9 @@ export function createReport({ resolve, queue, log, ...options }: ReportOptions)
     const address = parseAddress(entry.from);
     const mailbox = address && toMailbox(address);
     // Where it cannot be told now whether the sender is here, the queue looks again when it delivers the notice.
-    const sender = mailbox && (await resolve(mailbox).catch(() => ({ kind: 'local' as const, routes: [] })));
+    const sender =
+      mailbox &&
+      (await resolve(mailbox, undefined, address.local).catch((): Resolution => ({ kind: 'local', routes: [] })));
     if (mailbox === undefined || sender === undefined || sender.kind === 'unknown')
       return log.warn(fields, 'a notice has nobody to go to: its sender does not exist here');
 
@@ -44,7 +46,9 @@ export function createReport({ resolve, queue, log, ...options }: ReportOptions)
     const returnPath = Buffer.from('Return-Path: <>\n');
     const [returnPathBytes, receivedAt] = [returnPath.length, clock.now()];
     const id = newId(receivedAt, random);
-    const routes = sender.kind === 'local' && { routes: copiesFor(entry.from, sender) };
+    // Forwards are looked up again when it is delivered.
+    const isForwarded = sender.kind === 'local' && sender.forwards !== undefined;
+    const routes = sender.kind === 'local' && { routes: isForwarded ? [] : copiesFor(entry.from, sender) };
     const recipients = [{ address: entry.from, domain: mailbox.domain, ...routes }];
     const prepared = await queue().prepare(
       { id, from: '', ...kind, receivedAt, returnPathBytes, isOurs: true, recipients },

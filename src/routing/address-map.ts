@@ -2,72 +2,85 @@
 // Promises: a PATH inside the home of a Unix account is delivered as that account, whoever owns the folders there.
 // Never makes a folder and never looks at one: a PATH that has gone is the storage's trouble, when it delivers.
 import { join, relative } from 'node:path';
-import type { Accounts, Directory, Found } from '../mail/ports.ts';
+import type { Forward, Route } from '../mail/message.ts';
+import type { Accounts, Directory, Explain, Found } from '../mail/ports.ts';
 import { type Mailbox, formatMailbox } from '../mail/address.ts';
 
 /** SLIM_STORAGES. Paths are absolute. */
 export type AddressMap = Readonly<{
   addresses: readonly { readonly mailbox: Mailbox; readonly path: string }[];
   domains: readonly { readonly domain: string; readonly path: string }[];
+  forwards?: readonly { readonly mailbox: Mailbox; readonly forward: Forward }[];
+  domainForwards?: readonly { readonly domain: string; readonly forward: Forward }[];
   default?: string | undefined;
 }>;
 
 export function addressDirectory(map: AddressMap, accounts: Accounts | undefined): Directory {
-  const paths = new Map(map.addresses.map(({ mailbox, path }) => [formatMailbox(mailbox), path]));
+  const keyOf = ({ mailbox }: { readonly mailbox: Mailbox }): string => formatMailbox(mailbox);
+  const [paths, forwards] = [Map.groupBy(map.addresses, keyOf), Map.groupBy(map.forwards ?? [], keyOf)];
   const perPath = Map.groupBy(map.addresses, ({ path }) => path);
   // Of several addresses with one path, none is the mailbox's own.
-  const viaOf = (path: string): Via => ((perPath.get(path)?.length ?? 0) > 1 ? 'alias' : undefined);
-  return pathDirectory('SLIM_STORAGES', accounts, mailbox => paths.get(formatMailbox(mailbox)), viaOf);
+  const isShared = (path: string): boolean => (perPath.get(path)?.length ?? 0) > 1;
+  return placeDirectory('SLIM_STORAGES', accounts, mailbox => {
+    const key = formatMailbox(mailbox);
+    const own = pathsOf(paths.get(key));
+    return { paths: own, forwards: forwardsOf(forwards.get(key)), via: own.some(isShared) ? 'alias' : undefined };
+  });
 }
 
 export function domainDirectory(map: AddressMap, accounts: Accounts | undefined): Directory {
-  const paths = new Map(map.domains.map(({ domain, path }) => [domain, path]));
-  return pathDirectory(
-    '*@domain',
-    accounts,
-    ({ domain }) => paths.get(domain),
-    () => 'catch-all',
-  );
+  const keyOf = ({ domain }: { readonly domain: string }): string => domain;
+  const [paths, forwards] = [Map.groupBy(map.domains, keyOf), Map.groupBy(map.domainForwards ?? [], keyOf)];
+  return placeDirectory('*@domain', accounts, ({ domain }) => ({
+    paths: pathsOf(paths.get(domain)),
+    forwards: forwardsOf(forwards.get(domain)),
+    via: 'catch-all',
+  }));
 }
 
+const pathsOf = (entries: readonly { readonly path: string }[] = []): string[] => entries.map(({ path }) => path);
+const forwardsOf = (entries: readonly { readonly forward: Forward }[] = []): Forward[] =>
+  entries.map(({ forward }) => forward);
+
 export function defaultDirectory(map: AddressMap, accounts: Accounts | undefined): Directory {
-  return pathDirectory(
-    'default',
-    accounts,
-    () => map.default,
-    () => 'catch-all',
-  );
+  const paths = map.default === undefined ? [] : [map.default];
+  return placeDirectory('default', accounts, () => ({ paths, forwards: [], via: 'catch-all' }));
 }
 
 /** RFC 5321 §4.5.1: mail for postmaster is never refused as unknown. Asked last, after `default`. */
 export function postmasterDirectory(root: string): Directory {
   const path = join(root, 'postmaster');
-  const find = ({ local }: Mailbox) => (local === 'postmaster' ? path : undefined);
-  return pathDirectory('postmaster', undefined, find, undefined, root);
+  const find = ({ local }: Mailbox) => ({ paths: local === 'postmaster' ? [path] : [], forwards: [], via: undefined });
+  return placeDirectory('postmaster', undefined, find, root);
 }
 
-type Find = (mailbox: Mailbox) => string | undefined;
-type Via = Found['via'];
+/** What an entry of the settings says of a mailbox; nothing at all: it is not there. */
+type Places = Readonly<{ paths: readonly string[]; forwards: readonly Forward[]; via: Found['via'] }>;
 /** `accounts` is undefined where there is no steward; `top` is what must be there already, the path itself if unset. */
-function pathDirectory(
+function placeDirectory(
   name: string,
   accounts: Accounts | undefined,
-  find: Find,
-  viaOf: (path: string) => Via = () => undefined,
+  find: (mailbox: Mailbox) => Places,
   top?: string,
 ): Directory {
+  const toRoute = async (path: string, explain?: Explain): Promise<Route> => {
+    const owner = accounts && (await accounts.owner(path));
+    if (owner === undefined) return { kind: 'maildir', path, root: top ?? path };
+    explain?.(`${path} lies in the home of ${owner.name}: delivered as that account`);
+    return { kind: 'account', account: owner.name, folder: relative(owner.home, path) };
+  };
   return {
     name,
     async lookup(mailbox, explain) {
-      const path = find(mailbox);
-      if (path === undefined) return undefined;
-      explain?.(`${name}: ${formatMailbox(mailbox)} is kept in ${path}`);
-      const via = viaOf(path);
-      const how = via && { via };
-      const owner = accounts && (await accounts.owner(path));
-      if (owner === undefined) return { routes: [{ kind: 'maildir', path, root: top ?? path }], ...how };
-      explain?.(`${path} lies in the home of ${owner.name}: delivered as that account`);
-      return { routes: [{ kind: 'account', account: owner.name, folder: relative(owner.home, path) }], ...how };
+      const { paths, forwards, via } = find(mailbox);
+      if (paths.length === 0 && forwards.length === 0) return undefined;
+      const routes: Route[] = [];
+      for (const path of paths) {
+        explain?.(`${name}: ${formatMailbox(mailbox)} is kept in ${path}`);
+        routes.push(await toRoute(path, explain));
+      }
+      for (const { address } of forwards) explain?.(`${name}: ${formatMailbox(mailbox)} is forwarded to ${address}`);
+      return { routes, ...(via && { via }), ...(forwards.length > 0 && { forwards }) };
     },
   };
 }

@@ -70,7 +70,7 @@ export const replies = {
   headerTooLong: reply(552, '5.3.4', 'The header of the message is too long'),
   utf8Needed: reply(553, '5.6.7', 'A non-ASCII address needs the SMTPUTF8 parameter'),
   noValidRecipients: reply(554, '5.5.1', 'No valid recipients'),
-  loop: reply(554, '5.4.6', 'Too many Received lines, the message loops'),
+  loop: (why: string): Reply => reply(554, '5.4.6', `${why}, the message loops`),
 } as const;
 
 /** The octets of a reply, as a string of ASCII; without its enhanced status code where that was not announced. */

@@ -4,7 +4,7 @@ import type { Settings } from '../config/settings.ts';
 import type { Answers } from '../control/requests.ts';
 import { type Peer, stranger } from '../inbound/peer.ts';
 import { answerRecipient } from '../inbound/policy.ts';
-import type { Resolve } from '../mail/ports.ts';
+import type { Resolve, ReturnPaths } from '../mail/ports.ts';
 import { parseAddress } from '../smtp/address.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
 import { Gatherer } from '../system/gather.ts';
@@ -19,9 +19,9 @@ type Explained = {
 export async function explain(text: string, { resolve, settings, log }: Explained): Promise<Answers['resolve']> {
   const steps: string[] = [];
   let isElsewhere = false;
-  const explained: Resolve = async mailbox => {
+  const explained: Resolve = async (mailbox, _, local) => {
     try {
-      const found = await resolve(mailbox, line => steps.push(line));
+      const found = await resolve(mailbox, line => steps.push(line), local);
       isElsewhere = found.kind === 'elsewhere';
       return found;
     } catch (error) {
@@ -30,10 +30,13 @@ export async function explain(text: string, { resolve, settings, log }: Explaine
     }
   };
   const gatherer = new Gatherer(log);
+  const returnPaths: Pick<ReturnPaths, 'forForward'> = { forForward: async from => from };
   const address = parseAddress(text);
   const answer = async (peer: Peer, how: Resolve): Promise<Reply> => {
     if (!address) return replies.badRecipient;
-    return (await answerRecipient(address, peer, { resolve: how, senderCheck: 'off', gatherer })).reply;
+    // As for a bounce: whoever else writes to an address for bounces is refused.
+    return (await answerRecipient(address, peer, '', { resolve: how, returnPaths, senderCheck: 'off', gatherer }))
+      .reply;
   };
   const reply = await answer(stranger, explained);
   const shown = ({ code, status, text: words }: Reply): string => `${code} ${status} ${words}`;

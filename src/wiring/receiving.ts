@@ -5,13 +5,14 @@ import { createAuthenticator } from '../auth/chain.ts';
 import type { TablePasswords } from '../auth/sources.ts';
 import type { Pem, Settings } from '../config/settings.ts';
 import { loopCheck } from '../inbound/checks.ts';
+import { forwardCheck } from '../inbound/forward-check.ts';
 import { Connection } from '../inbound/connection.ts';
 import { EnvelopeBudget } from '../inbound/envelopes.ts';
 import { type ListenSocket, Listeners } from '../inbound/listener.ts';
 import { type Peer, clientKey, stranger } from '../inbound/peer.ts';
 import { termsFor } from '../inbound/policy.ts';
 import { isShared, matcher, sharedAddresses } from '../inbound/shared-addresses.ts';
-import type { Authenticator, Resolve } from '../mail/ports.ts';
+import type { Authenticator, Resolve, ReturnPaths } from '../mail/ports.ts';
 import { maxRecipients } from '../smtp/session.ts';
 import { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
@@ -42,10 +43,12 @@ export async function openLogins({ settings, steward, log }: Context, tablePassw
   });
 }
 
-type Parts = { resolve: Resolve; authenticator: Authenticator | undefined } & ReturnType<typeof openSending>;
+type Parts = { resolve: Resolve; returnPaths: ReturnPaths; authenticator: Authenticator | undefined } & ReturnType<
+  typeof openSending
+>;
 /** What takes mail from the network. */
 export async function openInbound({ settings, steward, log, onReload }: Context, parts: Parts) {
-  const { resolve, storages, queue, report, authenticator } = parts;
+  const { resolve, returnPaths, storages, queue, report, authenticator } = parts;
   const { hostname, maxSizeBytes, tls, dataFolder, senderCheck, maxSessions, maxSessionsPerClient } = settings;
   const { cert, key, minVersion } = tls;
   const common = { hostname, ...system, log };
@@ -65,9 +68,9 @@ export async function openInbound({ settings, steward, log, onReload }: Context,
     .filter(({ name }) => name !== 'AUTH' || mechanisms !== '')
     .map(({ name }) => ({ name, parameter: parameters[name] ?? '' }));
   const gatherer = new Gatherer(log);
-  const policy = { resolve, senderCheck, gatherer };
+  const policy = { resolve, returnPaths, senderCheck, gatherer };
   /** In the order in which they are asked. */
-  const checks = [loopCheck, ...(await openJudging(settings, gatherer, log))];
+  const checks = [loopCheck, forwardCheck, ...(await openJudging(settings, gatherer, log))];
   // Where we sign, we answer for the author, too.
   if (settings.dkim && senderCheck !== 'off') checks.push((await import('../inbound/from-check.ts')).fromCheck(policy));
   const accept = { ...common, gatherer, spoolFolder: join(dataFolder, 'spool'), storages, queue, report, checks };

@@ -7,6 +7,7 @@ import { openDatabase } from '../postgres/pool.ts';
 import { TableDirectory } from '../postgres/routes.ts';
 import { indexMaker } from '../postgres/schema.ts';
 import { openTablePasswords } from '../postgres/users.ts';
+import { openReturnPaths } from '../forward/return-path.ts';
 import { accountDirectory } from '../routing/accounts.ts';
 import { addressDirectory, defaultDirectory, domainDirectory, postmasterDirectory } from '../routing/address-map.ts';
 import { createResolver } from '../routing/resolver.ts';
@@ -30,9 +31,13 @@ export async function openRouting({ settings, steward, log }: Context) {
   if (accounts && storages.pam) directories.push(accountDirectory(accounts));
   directories.push(domainDirectory(storages, accounts), defaultDirectory(storages, accounts));
   directories.push(postmasterDirectory(mailRoot));
+  const mainDomain = own[0] ?? '';
+  const secret = settings.srsSecret;
+  const returnPaths = openReturnPaths({ ...system, secret, folder: join(dataFolder, 'state'), mainDomain, domains });
   return {
     domains,
-    resolve: createResolver({ directories, domains, subaddress, mainDomain: own[0] ?? '' }),
+    returnPaths,
+    resolve: createResolver({ directories, domains, subaddress, returnPaths, mainDomain }),
     tablePasswords: database && openTablePasswords(database.query, log),
     database: (): Answers['health']['database'] => {
       if (database === undefined) return 'off';

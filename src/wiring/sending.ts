@@ -2,10 +2,11 @@
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import type { Route } from '../mail/message.ts';
-import type { Resolve, Signer, Storage } from '../mail/ports.ts';
+import type { Resolve, ReturnPaths, Signer, Storage } from '../mail/ports.ts';
 import { OutboundTransport } from '../outbound/transport.ts';
 import { FileStore } from '../queue/files.ts';
 import { FreshStore } from '../queue/fresh.ts';
+import { createForward } from '../queue/forward.ts';
 import { localTransport } from '../queue/local.ts';
 import { tellOfKiller } from '../queue/postmaster.ts';
 import { MailQueue } from '../queue/queue.ts';
@@ -16,9 +17,11 @@ import { readSettingFile } from '../system/setting-file.ts';
 import { Gatherer } from '../system/gather.ts';
 import { type Context, system } from './context.ts';
 
+type Parts = Readonly<{ resolve: Resolve; returnPaths: ReturnPaths; signer: Signer | undefined }>;
+
 export function openSending(
   { settings, steward, log, dns, onReload }: Context,
-  { resolve, signer }: { resolve: Resolve; signer: Signer | undefined },
+  { resolve, returnPaths, signer }: Parts,
 ) {
   const { hostname, relay, externalTls, dataFolder, maxRecipientsOut: maxRecipients } = settings;
   const common = { hostname, ...system, log };
@@ -34,7 +37,8 @@ export function openSending(
   const remote = new OutboundTransport({ ...common, ...hops });
   onReload(() => void remote.readLogin());
   const isRelayed = relay !== undefined;
-  const here = localTransport({ storages, resolve, remote, isRelayed });
+  const forward = createForward({ ...system, returnPaths, queue: () => queue });
+  const here = localTransport({ storages, resolve, remote, isRelayed, forward });
   const transports = { here, relay: remote, domain: remote };
   const report = createReport({ ...common, ...settings.queue, resolve, queue: () => queue });
   const store = new FreshStore(new FileStore(join(dataFolder, 'queue'), log), log);

@@ -70,7 +70,7 @@ test('SLIM_DOMAINS alone is enough, and everything else has the default of the c
   );
   assert.deepEqual(settings.tls, { cert: undefined, key: undefined, minVersion: 'TLSv1.2', require: 'submission' });
   assert.equal(settings.maxSizeBytes, 50 * 2 ** 20);
-  const none = { addresses: [], domains: [], postgresql: false, pam: false };
+  const none = { addresses: [], domains: [], forwards: [], domainForwards: [], postgresql: false, pam: false };
   assert.deepEqual(settings.storages, { ...none, default: '/var/mail/default' });
   assert.equal(settings.database, undefined);
   const { mailRoot, subaddress, dataFolder, accounts, maxSessions, maxSessionsPerClient, runAs, drainMs } = settings;
@@ -398,8 +398,44 @@ test('SLIM_STORAGES: local parts and paths may hold =, quotes come off, domains 
   assert.equal(storages.default, '/d@x.example=y');
   for (const item of ['a@example.com', 'a@example.com=', '@LDAP', 'postmaster=/x', 'default=~/x'])
     assert.equal(problems({ SLIM_STORAGES: item }).length, 1, item);
-  assert.match(problems({ SLIM_STORAGES: 'A@example.com=/1 "a"@example.com=/2' })[0] ?? '', /listed twice/);
+  assert.match(problems({ SLIM_STORAGES: 'A@example.com=/1 "a"@example.com=/1' })[0] ?? '', /listed twice/);
+  assert.equal(load({ SLIM_STORAGES: 'A@example.com=/1 "a"@example.com=/2' }).storages.addresses.length, 2);
   assert.match(problems({ SLIM_STORAGES: 'default=/1 default=/2' })[0] ?? '', /listed twice/);
+});
+
+test('SLIM_STORAGES: a value with an @ and no / is a forward; an address may stand with several places; the catch-all is none', () => {
+  const { storages, mailRoots } = load({
+    SLIM_STORAGES:
+      'a@example.com=/a a@example.com=Someone@Elsewhere.example a@example.com=b=c@bücher.example *@example.com=x@example.com p@example.com=x@y/z',
+  });
+  const to = ({ forward }: { forward: { address: string; mailbox: { domain: string } } }) =>
+    `${forward.address} ${forward.mailbox.domain}`;
+  assert.deepEqual(storages.forwards.map(to), [
+    'Someone@Elsewhere.example elsewhere.example',
+    'b=c@bücher.example xn--bcher-kva.example',
+  ]);
+  assert.deepEqual(storages.domainForwards.map(to), ['x@example.com example.com']);
+  assert.deepEqual(
+    storages.addresses.map(({ path }) => path),
+    ['/a', resolve('x@y/z')],
+  );
+  assert.equal(mailRoots.length, 3, 'a forward is no folder');
+  for (const wrong of ['a@example.com=b@', 'a@example.com=@b', 'a@example.com=b@[192.0.2.1]', 'a@example.com=b c@'])
+    assert.ok(problems({ SLIM_STORAGES: wrong }).length > 0, wrong);
+  assert.match(problems({ SLIM_STORAGES: 'default=x@example.net' })[0] ?? '', /a path is wanted/);
+  assert.match(
+    problems({ SLIM_STORAGES: 'a@example.com=b@x.example a@example.com=B@X.example' })[0] ?? '',
+    /listed twice/,
+  );
+  assert.match(problems({ SLIM_STORAGES: 'a@other.example=b@x.example' })[0] ?? '', /not in any of SLIM_DOMAINS/);
+});
+
+test('SLIM_SRS_SECRET is not shown, and is not short', () => {
+  assert.equal(load({}).srsSecret, undefined);
+  assert.equal(load({ SLIM_SRS_SECRET: 'eight or more' }).srsSecret, 'eight or more');
+  assert.deepEqual(described({ SLIM_SRS_SECRET: 'eight or more' }, 'SLIM_SRS_SECRET'), ['***', 'environment']);
+  assert.doesNotMatch(problems({ SLIM_SRS_SECRET: 'seven77' }).join(), /seven77/);
+  assert.equal(problems({ SLIM_SRS_SECRET: 'seven77' }).length, 1);
 });
 
 test('settings that contradict each other are errors', () => {

@@ -35,7 +35,7 @@ describe('checks', () => {
 
   it('end with the first refusal', async () => {
     const never = check(() => assert.fail('it was asked'));
-    assert.equal(await runChecks([check(() => replies.loop), never], arrived), replies.loop);
+    assert.equal(await runChecks([check(() => replies.noValidRecipients), never], arrived), replies.noValidRecipients);
   });
 
   it('that are late are no answer', async () => {

@@ -44,7 +44,7 @@ const queue: Queue = {
 async function start(senderCheck: 'strict' | 'domain', more: Parameters<typeof startServer>[0] = {}): Promise<void> {
   kept.length = 0;
   const gatherer = new Gatherer(silent);
-  const checks = [fromCheck({ resolve, senderCheck, gatherer })];
+  const checks = [fromCheck({ resolve, returnPaths: { forForward: async from => from }, senderCheck, gatherer })];
   server = await startServer({ resolve, senderCheck, checks, queue, ...more });
 }
 const logIn = async (): Promise<Client> => {

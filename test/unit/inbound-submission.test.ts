@@ -275,6 +275,7 @@ describe('a sender', () => {
   };
   const policy = (senderCheck: Policy['senderCheck']): Policy => ({
     senderCheck,
+    returnPaths: { forForward: async from => from },
     gatherer: new Gatherer(silent),
     resolve: async ({ local, domain }) => {
       if (local === 'later') throw new CannotTell('down');
@@ -325,6 +326,7 @@ describe('a sender', () => {
       const { reply, destination } = await answerRecipient(
         parseAddress(text) ?? assert.fail(text),
         stranger,
+        '',
         policy('strict'),
       );
       assert.ok(reply.code >= 500 && destination === undefined, `${text}: ${reply.code}`);

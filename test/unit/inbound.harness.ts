@@ -7,11 +7,12 @@ import { join } from 'node:path';
 import { type SecureContext, connect as connectTls, createSecureContext } from 'node:tls';
 import { Certificates } from '../../src/tls/certificates.ts';
 import { type Check, loopCheck } from '../../src/inbound/checks.ts';
+import { forwardCheck } from '../../src/inbound/forward-check.ts';
 import { Connection } from '../../src/inbound/connection.ts';
 import { EnvelopeBudget } from '../../src/inbound/envelopes.ts';
 import { type ListenSocket, Listeners } from '../../src/inbound/listener.ts';
 import { stranger } from '../../src/inbound/peer.ts';
-import type { Authenticator, Queue, Report, Resolution, Storage } from '../../src/mail/ports.ts';
+import type { Authenticator, Queue, Report, Resolution, ReturnPaths, Storage } from '../../src/mail/ports.ts';
 import { Gatherer } from '../../src/system/gather.ts';
 import type { Log } from '../../src/system/log.ts';
 import type { Mailbox } from '../../src/mail/address.ts';
@@ -40,6 +41,7 @@ type Options = {
   readonly checks?: readonly Check[];
   readonly envelopes?: EnvelopeBudget;
   readonly senderCheck?: 'strict' | 'domain' | 'off';
+  readonly returnPaths?: Pick<ReturnPaths, 'forForward'>;
   readonly queue?: Queue;
   readonly report?: Report;
   readonly clock?: Clock;
@@ -75,7 +77,7 @@ export async function startServer(options: Options = {}) {
     report: options.report ?? (async () => {}),
     clock,
     random,
-    checks: options.checks ?? [loopCheck],
+    checks: options.checks ?? [loopCheck, forwardCheck],
     gatherer,
     log,
   };
@@ -95,6 +97,7 @@ export async function startServer(options: Options = {}) {
           policy: {
             resolve: options.resolve ?? (async ({ local }) => ({ kind: ok, routes: [route(local)] })),
             senderCheck: options.senderCheck ?? 'strict',
+            returnPaths: options.returnPaths ?? { forForward: async from => from },
             gatherer,
           },
           authenticator: options.authenticator,

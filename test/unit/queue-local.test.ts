@@ -40,6 +40,10 @@ function open(found: Resolution | (() => Promise<Resolution>) = { kind: 'unknown
     resolve: async () => (typeof found === 'function' ? found() : found),
     remote,
     isRelayed,
+    forward: async (_entry, _message, recipient, forwards) => {
+      if (broken.has('forward')) throw new CannotTell('full', { status: '4.3.1' });
+      made.push(`${recipient.address} to ${forwards.map(({ address }) => address).join()}`);
+    },
   });
   const attempt = (
     recipients: readonly QueueRecipient[],
@@ -115,6 +119,7 @@ it('an attempt that must end makes no more copies', async () => {
     resolve: async () => ({ kind: 'unknown' }),
     remote: { deliver: async () => [] },
     isRelayed: false,
+    forward: async () => assert.fail('nothing is forwarded'),
   });
   const place = { ...freePlace(), isEnded: true };
   const deliveries = await transport.deliver(

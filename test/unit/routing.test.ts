@@ -226,3 +226,84 @@ for (const [name, encoded] of names) {
   test(`as a file name, ${JSON.stringify(name.slice(0, 20))} is ${encoded.slice(0, 20)}`, () =>
     assert.equal(toFileName(name), encoded));
 }
+
+const forwardTo = (address: string) => ({ address, mailbox: mailbox(address) });
+/** `forwards`: from and to. */
+function forwarding(
+  forwards: readonly (readonly [string, string])[],
+  addresses: Record<string, string> = {},
+  fallback?: string,
+) {
+  const forwardMap = {
+    addresses: Object.entries(addresses).map(([text, path]) => ({ mailbox: mailbox(text), path })),
+    domains: [],
+    forwards: forwards.map(([from, to]) => ({ mailbox: mailbox(from), forward: forwardTo(to) })),
+    default: fallback,
+  };
+  return createResolver({
+    directories: [addressDirectory(forwardMap, undefined), defaultDirectory(forwardMap, undefined)],
+    domains: { hosts: async domain => ['example.com', 'other.example'].includes(domain) },
+    subaddress: '+',
+    mainDomain: 'example.com',
+  });
+}
+const maildir = (path: string) => ({ kind: 'maildir', path, root: path });
+
+test('a forward leads to other servers, and to whatever an address of ours leads to', async () => {
+  const resolve = forwarding(
+    [
+      ['anna@example.com', 'anna@example.net'],
+      ['both@example.com', 'x@example.net'],
+      ['both@example.com', 'anton@other.example'],
+      ['far@example.com', 'both@example.com'],
+    ],
+    { 'both@example.com': '/m/both', 'anton@other.example': '/m/anton' },
+  );
+  const away = { kind: 'local', routes: [], forwards: [forwardTo('anna@example.net')] };
+  assert.deepEqual(await resolve(mailbox('anna@example.com')), away);
+  assert.deepEqual(await resolve(mailbox('anna+shop@example.com')), { ...away, via: 'alias' });
+  const both = { kind: 'local', via: 'alias', routes: [maildir('/m/both'), maildir('/m/anton')] };
+  const forwards = [forwardTo('x@example.net')];
+  assert.deepEqual(await resolve(mailbox('both@example.com')), { ...both, own: [maildir('/m/both')], forwards });
+  assert.deepEqual(await resolve(mailbox('far@example.com')), { ...both, own: [], forwards });
+});
+
+test('a loop of forwards ends; one that leads to nobody cannot be told, and never falls into the catch-all', async () => {
+  const loop = [
+    ['a@example.com', 'b@example.com'],
+    ['b@example.com', 'a@example.com'],
+  ] as const;
+  const isNothing = (error: unknown): boolean => error instanceof CannotTell && error.status === '4.3.5';
+  await assert.rejects(forwarding(loop)(mailbox('a@example.com')), isNothing);
+  await assert.rejects(forwarding(loop, {}, '/m/default')(mailbox('a@example.com')), isNothing);
+  await assert.rejects(forwarding([['a@example.com', 'a@example.com']])(mailbox('a@example.com')), isNothing);
+  await assert.rejects(forwarding([['a@example.com', 'nobody@example.com']])(mailbox('a@example.com')), isNothing);
+  const found = await forwarding(loop, { 'b@example.com': '/m/b' })(mailbox('a@example.com'));
+  assert.deepEqual(found.kind === 'local' && found.routes, [maildir('/m/b')]);
+});
+
+test('so many addresses are followed, and no more', async () => {
+  const many = Array.from({ length: 1001 }, (_, at) => ['a@example.com', `x${at}@example.net`] as const);
+  const found = await forwarding(many.slice(1))(mailbox('a@example.com'));
+  assert.equal(found.kind === 'local' && found.forwards?.length, 1000);
+  await assert.rejects(forwarding(many)(mailbox('a@example.com')), CannotTell);
+});
+
+test('an address for bounces leads to whom it was made for; a forged one is unknown, whatever the catch-all', async () => {
+  const back = forwardTo('Anna@example.net');
+  const resolve = createResolver({
+    directories: [defaultDirectory({ addresses: [], domains: [], default: '/m/default' }, undefined)],
+    domains: { hosts: async domain => domain === 'example.com' },
+    subaddress: '+',
+    mainDomain: 'example.com',
+    returnPaths: {
+      forForward: async from => from,
+      wayBack: ({ local }) => (local === 'SRS0=Anna' ? back : local.startsWith('srs0') ? 'forged or old' : undefined),
+    },
+  });
+  const lines: string[] = [];
+  const written = await resolve(mailbox('srs0=anna@example.com'), line => lines.push(line), 'SRS0=Anna');
+  assert.deepEqual(written, { kind: 'local', routes: [], forwards: [back], isForBounces: true });
+  assert.match(lines.join('\n'), /takes bounces, with the null reverse-path, for Anna@example\.net/);
+  assert.deepEqual(await resolve(mailbox('srs0=anna@example.com')), { kind: 'unknown' });
+});
