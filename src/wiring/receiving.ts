@@ -98,14 +98,14 @@ export async function openInbound({ settings, steward, log, onReload }: Context,
   });
 }
 
-/** Behind a container's proxy a stranger may have the address of the gateway: what that means is told once. */
+/** In a container a stranger may come through a proxy, with the address of the gateway: what that means is told once. */
 function tellShared(trusts: (client: string) => boolean, log: Log): void {
   const addresses = sharedAddresses();
   const limits =
-    'behind a container proxy anyone may have these addresses: no limit per client for them (docs/docker.md)';
+    'in a container: clients of a proxy share these addresses, so no limit per client holds for them (docs/docker.md)';
   if (addresses.length > 0) log.info({ addresses }, limits);
   const trustedInVain = addresses.filter(trusts);
   const trust =
-    'SLIM_TRUSTED_NETWORKS has no effect for these addresses: behind a container proxy anyone may have them (docs/docker.md)';
+    'SLIM_TRUSTED_NETWORKS has no effect for these addresses: in a container anyone may come from them (docs/docker.md)';
   if (trustedInVain.length > 0) log.warn({ addresses: trustedInVain }, trust);
 }
