@@ -10,7 +10,7 @@ import { DiskJournal } from './durable/journal.ts';
 import { boot } from './steward/boot.ts';
 import { Steward } from './steward/client.ts';
 import { sweep } from './storage/sweep.ts';
-import { openDns } from './system/dns.ts';
+import { openDns } from './dns/stub.ts';
 import { prepareData, probe } from './system/folders.ts';
 import { type Part, part, startAll } from './system/lifecycle.ts';
 import { type FlushedLog, type Log, openLog, takeWarnings } from './system/log.ts';
@@ -86,7 +86,13 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
   } catch (error) {
     return fail(log, 78, error);
   }
-  const context: Context = { settings, steward, log, dns: openDns(), onReload: act => orders.reloads.push(act) };
+  const context: Context = {
+    settings,
+    steward,
+    log,
+    dns: openDns({ servers: settings.resolver }),
+    onReload: act => orders.reloads.push(act),
+  };
   const opened = await open(context, isFirstStart);
   const onStopFailed = (name: string, error: unknown): void => log.error({ part: name, err: error }, 'could not stop');
   let stop;

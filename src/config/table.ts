@@ -8,6 +8,7 @@ import { type Parser, oneOf } from './parser.ts';
 import { sockets, standardSockets } from './sockets.ts';
 import type { Reading } from './sources.ts';
 import { storages } from './storages.ts';
+import { resolvers } from './resolvers.ts';
 import { supports } from './supports.ts';
 import * as values from './values.ts';
 
@@ -90,6 +91,11 @@ export const table = {
   SLIM_RELAY_PASSWORD: optional('Its password. As a file it is read again when a login fails, and on SIGHUP.', String, {
     mask: hidden,
   }),
+  SLIM_RESOLVER: optional(
+    "DNS servers for names that come from mail: address, address:port or a host name. By default the system's.",
+    resolvers,
+    { separator },
+  ),
   SLIM_EXTERNAL_TLS: required(
     'TLS to other servers: required (never in plain text), opportunistic.',
     oneOf('required', 'opportunistic'),

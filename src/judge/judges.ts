@@ -11,6 +11,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import type { Content, Judge, Judgement, MailFacts } from '../mail/judgement.ts';
 import { readMessage } from '../mail/message.ts';
 import type { Log } from '../system/log.ts';
+import type { NamedServer } from '../dns/servers.ts';
 import type { Clock } from '../system/world.ts';
 import * as limits from './limits.ts';
 import type { FromChild, Piece, Start, ToChild } from './protocol.ts';
@@ -20,7 +21,8 @@ export type JudgesOptions = Readonly<{
   /** The script of the child, and the words after it. */
   argv: readonly [string, ...string[]];
   hostname: string;
-  servers?: readonly string[] | undefined;
+  /** SLIM_RESOLVER. */
+  servers?: readonly NamedServer[] | undefined;
   clock: Clock;
   log: Log;
   /** The folders that the child may read: code. */

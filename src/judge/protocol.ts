@@ -1,9 +1,10 @@
 // What the network process and the judging child say to each other over IPC. Content goes in pieces, each asked for by the child,
 // so neither side ever holds more of a message than one.
+import type { NamedServer } from '../dns/servers.ts';
 import type { Judgement, MailFacts } from '../mail/judgement.ts';
 
 /** First of all. `servers`: the DNS servers in place of the system's. */
-export type Start = { readonly kind: 'start'; readonly hostname: string; readonly servers?: readonly string[] };
+export type Start = { readonly kind: 'start'; readonly hostname: string; readonly servers?: readonly NamedServer[] };
 /** A piece of content. The first one has the header whole, and `facts`. */
 export type Piece = Readonly<{
   kind: 'piece';

@@ -70,7 +70,7 @@ export async function* findTargets(
         hasAddress = true;
         isOurs ||= found.records.some(isSelf);
         targetsOfGroup.push(...alternating(found.records.slice(0, maxTargets)).map(address => ({ host, address })));
-      } else if (found !== 'ENOTFOUND' && found !== 'ENODATA') unknown ??= found;
+      } else if (!['ENOTFOUND', 'ENODATA', 'EBADNAME'].includes(found)) unknown ??= found;
     }
     if (isOurs && isFirstGroup)
       return failed('5.4.6', `mail for ${domain} comes back to this server, which does not host it`);

@@ -8,24 +8,24 @@ import { system } from './context.ts';
 
 /** In the order in which they are asked: a signature may cover what the second one changes. */
 export async function openJudging(
-  settings: Pick<Settings, 'verify' | 'hostname'>,
+  settings: Pick<Settings, 'verify' | 'hostname' | 'resolver'>,
   gatherer: Gatherer,
   log: Log,
 ): Promise<readonly Check[]> {
   const { verify: mode, hostname } = settings;
   if (mode === 'off') return [];
   const { claimsCheck, judgingCheck } = await import('../inbound/judging.ts');
-  const judge = await openJudges(hostname, log);
+  const judge = await openJudges(settings, log);
   return [judgingCheck({ judge, mode, hostname, gatherer }), claimsCheck(hostname)];
 }
 
 /** What asks the judging child, which is started when it is needed. */
-export async function openJudges(hostname: string, log: Log) {
+export async function openJudges({ hostname, resolver: servers }: Pick<Settings, 'hostname' | 'resolver'>, log: Log) {
   const { Judges } = await import('../judge/judges.ts');
   const { filename, dirname } = import.meta;
   // In the image two bundles lie side by side; the sources need what stands in node_modules.
   const [script, code] = filename.endsWith('.ts')
     ? [join(dirname, '..', 'judge', 'main.ts'), join(dirname, '..', '..')]
     : [join(dirname, 'judge.mjs'), dirname];
-  return new Judges({ argv: [script], mayRead: [code], hostname, clock: system.clock, log });
+  return new Judges({ argv: [script], mayRead: [code], hostname, servers, clock: system.clock, log });
 }

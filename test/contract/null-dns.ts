@@ -13,6 +13,7 @@ export const nullDns = (known: Partial<Dns> = {}): Dns => ({
   mx: unknown,
   addresses: unknown,
   txt: unknown,
+  tlsa: unknown,
   ptr: unknown,
   systemAddresses: unknown,
   ...known,

@@ -683,3 +683,19 @@ test('SLIM_DKIM is on by MX and off through a relay, unless it is said', () => {
   assert.deepEqual(described(relay, 'SLIM_DKIM'), ['off', 'default']);
   assert.match(problems({ SLIM_DKIM: 'yes' }).join(), /^SLIM_DKIM="yes": one of on, off/);
 });
+
+test('SLIM_RESOLVER lists DNS servers by address or name, each with a port or the usual one', () => {
+  assert.equal(load({}).resolver, undefined);
+  assert.deepEqual(
+    load({ SLIM_RESOLVER: '192.0.2.53 192.0.2.53:5353,2001:db8::53 [2001:db8::53]:5300 Unbound' }).resolver,
+    [
+      { host: '192.0.2.53', port: 53 },
+      { host: '192.0.2.53', port: 5353 },
+      { host: '2001:db8::53', port: 53 },
+      { host: '2001:db8::53', port: 5300 },
+      { host: 'unbound', port: 53 },
+    ],
+  );
+  for (const wrong of ['[unbound]:53', '192.0.2.53:70000', '2001:db8::x', 'a b:53:53', 'https://dns.example', '[::1'])
+    assert.match(problems({ SLIM_RESOLVER: wrong }).join(), /SLIM_RESOLVER=/, wrong);
+});
