@@ -1,4 +1,4 @@
-// The judging child: the hidden verb `judge`. Whatever strangers have written into a header is parsed here, by a library, in a
+// The judging child, a program of its own (main.ts). Whatever strangers have written into a header is parsed here, by a library, in a
 // process that has no settings, no secrets in its environment, may read no file but its own code, may write none, and is killed
 // when it takes too long.
 // It works on many messages at once, since most of the time is waiting for the DNS. It ends when the network process does.
@@ -12,8 +12,8 @@ import { temperror } from './unknown.ts';
 import { Questions } from './questions.ts';
 import type { FromChild, Piece, Start, ToChild } from './protocol.ts';
 
-/** `open`: the DNS, which tests replace. */
-export function runJudge(open: (start: Start) => Records = openRecords): Promise<never> {
+/** `open`: the DNS, which tests replace. `keptMs`: how long its answers are kept. */
+export function runJudge(open: (start: Start) => Records = openRecords, keptMs?: number): Promise<never> {
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(signal, () => {});
   process.on('disconnect', () => process.exit(0));
   /** The messages whose next piece has been asked for. */
@@ -46,7 +46,7 @@ export function runJudge(open: (start: Start) => Records = openRecords): Promise
   process.on('message', (message: ToChild) => {
     if (message.kind === 'start') {
       hostname = message.hostname;
-      questions = new Questions(open(message), systemClock);
+      questions = new Questions(open(message), systemClock, keptMs);
     } else if (waiting.has(message.id)) {
       const resolve = waiting.get(message.id);
       waiting.delete(message.id);

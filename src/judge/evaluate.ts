@@ -4,7 +4,7 @@
 // RFC 7208 (SPF), RFC 6376, 8301 and 8463 (DKIM), RFC 8617 (ARC), RFC 9989 (DMARC), RFC 8601 (the words for results).
 import { Readable } from 'node:stream';
 import type { AuthResult, Judgement, MailFacts } from '../mail/judgement.ts';
-import { maxSignatures } from './limits.ts';
+import { maxFromOctets, maxHeaderLines, maxSignatures } from './limits.ts';
 import type { Ask, Questions } from './questions.ts';
 
 /** `header`: whole, LF line ends, without the empty line. `isCut`: only what the author's domain needs. */
@@ -51,7 +51,9 @@ let loaded: ReturnType<typeof load> | undefined;
 export async function evaluate(mail: Mail, body: AsyncIterable<Buffer>, questions: Questions): Promise<Judgement> {
   const parts = await (loaded ??= load());
   const ask = questions.forMessage();
-  const header = withFewSignatures(mail.header);
+  const isCut = mail.isCut || mail.header.split('\n', maxHeaderLines + 1).length > maxHeaderLines;
+  // What nobody has signed need not be parsed, but for its author.
+  const header = isCut || !isSigned(mail.header) ? fromFields(mail.header) : withFewSignatures(mail.header);
   const strict = { strict: true, curTime: new Date(mail.facts.receivedAt) };
   const keys = { ...strict, resolver: ask('keys') };
   const input = Readable.from(octets(header, isSigned(header) ? body : nothing()), { objectMode: false });
@@ -65,7 +67,7 @@ export async function evaluate(mail: Mail, body: AsyncIterable<Buffer>, question
   const dmarc = await judgeDmarc(parts.dmarc, { spf, signatures, verified, arc, resolver: ask('dmarc') }, mail);
   const sealer = /\bd=([\w.-]+)/.exec(lastSeal(header))?.[1];
   const cut: Signature['info'] = 'dkim=permerror (the header is too long for signatures to be verified)';
-  const unsigned = mail.isCut ? cut : 'dkim=none (message not signed)';
+  const unsigned = isCut ? cut : 'dkim=none (message not signed)';
   return {
     ...(spf && { spf: named(spf.status, spf.domain, spf.explanation) }),
     dkim: signatures.map(({ status, signingDomain = '' }) => ({
@@ -195,18 +197,27 @@ function dmarcResult({ result, policy, domain, reason }: Judgement['dmarc']): st
   return `dmarc=${result}${comment}${applied}${from}`;
 }
 
-const isSigned = (header: string): boolean => /^(?:dkim-signature|arc-message-signature)[ \t]*:/im.test(header);
+const isSigned = (header: string): boolean => /^(?:dkim-signature|arc-[a-z-]+)[ \t]*:/im.test(header);
 const lastSeal = (header: string): string => {
   const seals = header.match(/^arc-seal[ \t]*:.*(?:\n[ \t].*)*/gim) ?? [];
   const instance = (seal: string): number => Number(/\bi[ \t]*=[ \t]*(\d+)/.exec(seal)?.[1] ?? 0);
   return seals.toSorted((one, other) => instance(other) - instance(one))[0]?.replace(/\s+/g, '') ?? '';
 };
 
+const fieldsOf = (header: string): string[] => header.split(/(?<=\n)(?![ \t])/);
+
+/** The From fields alone, unfolded. */
+const fromFields = (header: string): string =>
+  fieldsOf(header)
+    .filter(field => /^from[ \t]*:/i.test(field))
+    .map(field => field.replace(/\n[ \t]+/g, ' ').trimEnd())
+    .join('\n')
+    .slice(0, maxFromOctets);
+
 /** The header without what is behind its first signatures: the verifier would ask for the key of each. */
 function withFewSignatures(header: string): string {
   let signatures = 0;
-  return header
-    .split(/(?<=\n)(?![ \t])/)
+  return fieldsOf(header)
     .filter(field => !/^dkim-signature[ \t]*:/i.test(field) || (signatures += 1) <= maxSignatures)
     .join('');
 }

@@ -106,6 +106,7 @@ export class Judges implements Judge {
         '--disallow-code-generation-from-strings',
         '--disable-proto=delete',
         `--max-old-space-size=${limits.childHeapMb}`,
+        '--max-semi-space-size=4',
         // It may read code and the names of DNS servers; it may write no file and start no process.
         '--permission',
         '--allow-fs-read=/etc/resolv.conf',

@@ -15,6 +15,10 @@ export type Ask = (name: string, type: string) => Promise<readonly unknown[]>;
 const suspiciousMs = 1500;
 const lookMs = 2500;
 const betweenLooksMs = 1000;
+const usualKeptMs = 5000;
+const maxKept = 5000;
+/** A longer answer is not kept: others' domains must not fill the memory. */
+const maxKeptCharacters = 4096;
 const types: ReadonlySet<string> = new Set(['A', 'AAAA', 'MX', 'NS', 'PTR', 'TXT']);
 /** Names that no DNS can have: somebody made them up. An outage they are not. */
 const impossible = new Set(['EBADNAME', 'EBADQUERY', 'EBADSTR']);
@@ -27,11 +31,16 @@ export class Questions {
   #isDown = false;
   #isLooking = false;
   #lookedAt = 0;
+  readonly #keptMs: number;
+  /** Answers, the oldest first, with the time until which they count. */
+  readonly #kept = new Map<string, { readonly until: number; readonly answer: Promise<readonly unknown[]> }>();
   readonly #pending = new Set<() => void>();
 
-  constructor(records: Records, clock: Clock) {
+  /** `keptMs`: so long an answer counts for other messages, too. */
+  constructor(records: Records, clock: Clock, keptMs = usualKeptMs) {
     this.#records = records;
     this.#clock = clock;
+    this.#keptMs = keptMs;
   }
 
   /** The questions of one message, for each part of the judgement. Nothing is asked twice. */
@@ -46,11 +55,31 @@ export class Questions {
         if (known) return known;
         if ((left -= 1) < 0) throw tooMany(part);
         const restMs = part === 'dmarc' ? questionMs : Math.min(questionMs, endsAt - this.#clock.now());
-        const asked = restMs > 0 ? this.#ask(name, type, restMs) : Promise.reject(failure('ETIMEOUT'));
+        const asked = restMs > 0 ? this.#askOrKnow(key, name, type, restMs) : Promise.reject(failure('ETIMEOUT'));
         answers.set(key, asked);
         return asked;
       };
     };
+  }
+
+  /** A domain that sends much is not asked for the same again and again. What failed is not kept. */
+  #askOrKnow(key: string, name: string, type: string, restMs: number): Promise<readonly unknown[]> {
+    const now = this.#clock.now();
+    const known = this.#kept.get(key);
+    if (known && known.until > now) return known.answer;
+    const answer = this.#ask(name, type, restMs);
+    this.#kept.delete(key);
+    this.#kept.set(key, { until: now + this.#keptMs, answer });
+    const forget = (): void => void (this.#kept.get(key)?.answer === answer && this.#kept.delete(key));
+    answer.then(
+      records => JSON.stringify(records).length > maxKeptCharacters && forget(),
+      (error: NodeJS.ErrnoException) => ['ENOTFOUND', 'ENODATA'].includes(error.code ?? '') || forget(),
+    );
+    for (const [oldest, { until }] of this.#kept) {
+      if (until > now && this.#kept.size <= maxKept) break;
+      this.#kept.delete(oldest);
+    }
+    return answer;
   }
 
   async #ask(name: string, type: string, restMs: number): Promise<readonly unknown[]> {

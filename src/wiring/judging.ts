@@ -1,4 +1,5 @@
 // Judging mail from outside: the checks and the child that they ask. Nothing of it is loaded where SLIM_VERIFY is off.
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Settings } from '../config/settings.ts';
 import type { Check } from '../inbound/checks.ts';
@@ -27,5 +28,6 @@ export async function openJudges({ hostname, resolver: servers }: Pick<Settings,
   const [script, code] = filename.endsWith('.ts')
     ? [join(dirname, '..', 'judge', 'main.ts'), join(dirname, '..', '..')]
     : [join(dirname, 'judge.mjs'), dirname];
+  if (!existsSync(script)) log.error({ script }, 'the judging child is missing: mail from outside cannot be verified');
   return new Judges({ argv: [script], mayRead: [code], hostname, servers, clock: system.clock, log });
 }

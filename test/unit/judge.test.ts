@@ -122,6 +122,17 @@ describe('the judging child', () => {
     assert.equal(dkim.length, 10);
   });
 
+  it('does not parse a header of many lines, whose parsing is quadratic, but for its author', async () => {
+    const started = performance.now();
+    const header = signed('example.com').replace('From:', `X: ${'y\n '.repeat(20_000)}\nFrom:`);
+    const found = await ask(header, { ...rejects, ...keyOf('example.com') });
+    assert.deepEqual([found.dkim, found.dmarc.result], [[], 'fail']);
+    assert.match(found.results[1] ?? '', /^dkim=permerror/);
+    const authors = `From: ${'<a@b.example>,\n '.repeat(1000)}a@example.com\n\n`;
+    assert.equal((await ask(authors, rejects)).dmarc.hasSeveralAuthors, true);
+    assert.ok(performance.now() - started < 1000);
+  });
+
   it('gives plain ASCII, one line, whatever strangers have written', async () => {
     const { results } = await ask(`From: "x\xfc" <a@ex\xe4mple.com>\n\n`, {}, { from: 'a"(;\r\n)@example.net' });
     for (const result of results) assert.match(result, /^[ -~]+$/);

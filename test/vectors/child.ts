@@ -4,4 +4,4 @@ import { runJudge } from '../../src/judge/child.ts';
 import { type Zone, recordsOf } from './zone.ts';
 
 const [file = ''] = process.argv.slice(2);
-await runJudge(() => recordsOf(() => JSON.parse(readFileSync(file, 'utf8')) as Zone));
+await runJudge(() => recordsOf(() => JSON.parse(readFileSync(file, 'utf8')) as Zone), 0);
