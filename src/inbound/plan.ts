@@ -33,30 +33,32 @@ export function plan(envelope: Envelope<Destination>, unmade: ReadonlySet<string
   const copies = copiesOf(envelope.recipients);
   const isUnmade = (route: Route): boolean => unmade.has(routeKey(route));
   const waiting: QueueRecipient[] = [];
+  const forwards: PlannedEntry[] = [];
   for (const accepted of envelope.recipients) {
-    const { routes, forwards } = destinationOf(accepted).found ?? {};
-    if (routes?.length === 0 && forwards === undefined) throw new CannotTell(`${accepted.address.text} leads nowhere`); // 250 would lose its mail
+    const routes = destinationOf(accepted).found?.routes;
+    const forward = forwardOf(envelope, accepted);
+    if (forward) forwards.push(forward);
     const left = routes?.filter(isUnmade).map(route => copies.get(routeKey(route)) ?? route);
     if (left?.length !== 0) waiting.push(toQueue(accepted, left));
+    // 250 would lose its mail.
+    else if (routes?.length === 0 && !forward) throw new CannotTell(`${accepted.address.text} leads nowhere`);
   }
   return {
     copies: [...copies.values()].filter(copy => !isUnmade(copy)),
-    entries: [...(waiting.length > 0 ? [entryFor(envelope, waiting)] : []), ...forwardsOf(envelope)],
+    entries: [...(waiting.length > 0 ? [entryFor(envelope, waiting)] : []), ...forwards],
   };
 }
 
 /**
- * A second envelope for each recipient whose mail is forwarded, even where two lead to the same address: each has its
+ * A second envelope for a recipient whose mail is forwarded, even where another leads to the same address: each has its
  * own line.
  */
-function forwardsOf(envelope: Envelope<Destination>): readonly PlannedEntry[] {
-  return envelope.recipients.flatMap((accepted): PlannedEntry[] => {
-    const { found, sentAs } = destinationOf(accepted);
-    if (found?.forwards === undefined) return [];
-    const { recipients, ...more } = toForwarded(toQueue(accepted, undefined), found.forwards);
-    const entry = entryFor(envelope, recipients);
-    return [{ ...entry, ...more, ...(sentAs !== undefined && sentAs !== entry.from && { sentAs }) }];
-  });
+function forwardOf(envelope: Envelope<Destination>, accepted: Accepted<Destination>): PlannedEntry | undefined {
+  const { found, sentAs } = destinationOf(accepted);
+  if (!found?.forwards?.length) return undefined;
+  const { recipients, ...more } = toForwarded(toQueue(accepted, undefined), found.forwards);
+  const entry = entryFor(envelope, recipients);
+  return { ...entry, ...more, ...(sentAs !== undefined && sentAs !== entry.from && { sentAs }) };
 }
 
 /**

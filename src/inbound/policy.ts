@@ -69,9 +69,9 @@ export async function answerRecipient(
       return isOurs(peer) ? { reply: replies.recipientOk, destination: { domain } } : { reply: replies.relayDenied };
     // Whoever writes there by itself is no bounce, and would be relayed.
     if (found.isForBounces && reversePath !== '') return { reply: replies.noSuchMailbox };
-    const { routes, forwards } = found;
-    if (routes.length === 0 && forwards === undefined) throw new CannotTell('it leads nowhere'); // never a 250 for nothing
-    const sentAs = forwards && (await returnPaths.forForward(reversePath));
+    // Never a 250 for nothing.
+    if (found.routes.length === 0 && !found.forwards?.length) throw new CannotTell('it leads nowhere');
+    const sentAs = found.forwards && (await returnPaths.forForward(reversePath));
     return { reply: replies.recipientOk, destination: { domain, found, ...(sentAs !== undefined && { sentAs }) } };
   } catch (error) {
     return { reply: cannotTell(address, error, peer, gatherer) };

@@ -76,7 +76,12 @@ async function routesOf(
   const parsed = parseAddress(address);
   const mailbox = parsed && toMailbox(parsed);
   const found = mailbox && (await resolve(mailbox, undefined, parsed.local));
-  if (found?.kind === 'local') return { copies: copiesFor(address, found), forwards: found.forwards };
+  if (found?.kind === 'local') {
+    const copies = copiesFor(address, found);
+    // Nothing would be made for it, and it would count as delivered.
+    if (copies.length === 0 && !found.forwards?.length) throw new CannotTell('the address leads nowhere');
+    return { copies, forwards: found.forwards };
+  }
   return found?.kind === 'elsewhere' ? 'elsewhere' : 'nowhere';
 }
 
@@ -100,7 +105,6 @@ function copier(storages: LocalOptions['storages'], entry: QueueEntry, message: 
     place.progressed();
   };
   return async (all: readonly Copy[]): Promise<Delivery> => {
-    if (all.length === 0) throw new CannotTell('the address leads nowhere'); // nothing was made, so nothing is delivered
     const keys = all.map(routeKey);
     for (const [index, copy] of all.entries()) await make(copy, keys[index] ?? '');
     const copies = keys.filter(key => made.has(key));

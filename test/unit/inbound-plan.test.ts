@@ -165,7 +165,11 @@ describe('the queue', () => {
 
   it('never takes a recipient that has neither a copy nor an entry', () => {
     for (const unmade of [new Set<string>(), new Set([routeKey(home('b'))])])
-      assert.throws(() => plan(envelope('<me@y>', ['<b@x>', own(home('b'))], ['<a@x>', own()]), unmade), CannotTell);
+      for (const nowhere of [own(), { routes: [], forwards: [] }])
+        assert.throws(
+          () => plan(envelope('<me@y>', ['<b@x>', own(home('b'))], ['<a@x>', nowhere]), unmade),
+          CannotTell,
+        );
   });
 });
 

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { localTransport } from '../../src/queue/local.ts';
 import { freePlace } from '../../src/queue/places.ts';
+import { toMailbox } from '../../src/mail/address.ts';
 import { CannotTell, type Resolution, type Storage, type Transport } from '../../src/mail/ports.ts';
 import { type Delivery, type QueueRecipient, type Route, nextHopKey, routeKey } from '../../src/mail/message.ts';
 import { queueEntry, until } from '../contract/queue.ts';
@@ -106,7 +107,18 @@ describe('where mail goes', () => {
   });
 
   it('is never delivered by making no copy', async () => {
-    assert.deepEqual(kinds(await open({ kind: 'local', routes: [] }).attempt([to('a')])), ['deferred 4.3.0']);
+    for (const forwards of [undefined, []])
+      assert.deepEqual(
+        kinds(await open({ kind: 'local', routes: [], ...(forwards && { forwards }) }).attempt([to('a')])),
+        ['deferred 4.3.0'],
+      );
+  });
+
+  it('may be another server alone: it is forwarded, and then it is delivered', async () => {
+    const mailbox = toMailbox({ local: 'b', domain: 'z.example' }) ?? assert.fail();
+    const here = open({ kind: 'local', routes: [], forwards: [{ address: 'b@z.example', mailbox }] });
+    assert.deepEqual(kinds(await here.attempt([to('a')])), ['delivered 2.0.0']);
+    assert.deepEqual(here.made, ['a@example.com to b@z.example']);
   });
 });
 
