@@ -1,12 +1,13 @@
 // The questions to the DNS that judging a message asks: each message within its budget, and all together without waiting for a
 // DNS that is down.
 //
-// Whether the DNS is down shows in a question whose answer every resolver has at hand: the name servers of the root. It is asked
-// when another question has had no answer for a while. So a domain whose own servers are silent (which may be a forger's) says
-// nothing about the others. While the DNS is down no message waits: its questions fail at once, and one look a second, which
-// nobody waits for, finds out whether it is back.
+// Whether the DNS is down shows in a question that costs nobody's name server anything: for a name below `invalid`, which no
+// domain has (RFC 6761 §6.4), another one each time, so that no cache knows it. It is asked when another question has had no
+// answer for a while. So a domain whose own servers are silent (which may be a forger's) says nothing about the others. While the
+// DNS is down no message waits: its questions fail at once, and one look a second, which nobody waits for, finds out whether it
+// is back.
 import type { RecordType, Records } from '../system/dns.ts';
-import type { Clock } from '../system/world.ts';
+import { type Clock, systemRandom } from '../system/world.ts';
 import { maxQuestions, partsMs, questionMs } from './limits.ts';
 
 /** As mailauth calls it. */
@@ -124,7 +125,7 @@ export class Questions {
   async #isAnswered(): Promise<boolean> {
     const late = Promise.withResolvers<boolean>();
     const timer = setTimeout(() => late.resolve(false), lookMs);
-    const answer = this.#records.records('.', 'NS').then(
+    const answer = this.#records.records(`${systemRandom.hex(8)}.invalid`, 'A').then(
       () => true,
       (error: NodeJS.ErrnoException) => !unanswered.has(error.code ?? ''),
     );
