@@ -63,16 +63,18 @@ export async function signatureField({ fields, bodyDigest, now }: Signed, by: Si
   ].join('\n');
   const lines = covered.flatMap(({ field }) => (field ? `${relaxedField(field.text)}\r\n` : []));
   const signature = await signOctets(Buffer.from(lines.join('') + relaxedField(start), 'latin1'), by);
-  return `${start}${
-    signature
-      .toString('base64')
-      .match(/.{1,72}/g)
-      ?.join('\n ') ?? ''
-  }\n`;
+  return `${start}${base64Lines(signature)}\n`;
 }
 
+/** A signature as it stands in a field, in lines of 72 letters. */
+export const base64Lines = (signature: Buffer): string =>
+  signature
+    .toString('base64')
+    .match(/.{1,72}/g)
+    ?.join('\n ') ?? '';
+
 /** `h=` in lines of about that many characters. */
-function folded(names: readonly string[], width = 76): readonly string[] {
+export function folded(names: readonly string[], width = 76): readonly string[] {
   const lines = [' h='];
   for (const [at, name] of names.entries()) {
     const text = at < names.length - 1 ? `${name}:` : `${name};`;
@@ -84,7 +86,7 @@ function folded(names: readonly string[], width = 76): readonly string[] {
 }
 
 /** With Ed25519 what is signed is the digest (RFC 8463 §3). */
-function signOctets(octets: Buffer, { algorithm, key }: SigningKey): Promise<Buffer> {
+export function signOctets(octets: Buffer, { algorithm, key }: SigningKey): Promise<Buffer> {
   const [name, data] = algorithm === 'rsa' ? ['sha256', octets] : [null, createHash('sha256').update(octets).digest()];
   return new Promise((resolve, reject) => {
     sign(name, data as Buffer, key, (error, signature) => (error ? reject(error) : resolve(signature)));

@@ -1,33 +1,45 @@
-// What signs outgoing mail: the keys and the signer; loaded only where SLIM_DKIM is on.
+// What signs outgoing mail, and seals what is forwarded: the keys, the signer and the sealer. Loaded only where SLIM_DKIM is
+// on, or where judged mail may be forwarded.
 import { join } from 'node:path';
 import type { Handlers } from '../control/server.ts';
-import type { Domains } from '../mail/ports.ts';
+import type { Domains, Signer } from '../mail/ports.ts';
 import { type Context, system } from './context.ts';
 
 /** So long after the start, and then so often, the records of keys that wait for them are looked for. */
 const [firstLookMs, lookEveryMs] = [60_000, 10 * 60_000];
 
 export async function openSigning({ settings, dns, log, onReload }: Context, domains: Domains) {
-  if (!settings.dkim) return undefined;
+  const { storages, verify, hostname } = settings;
+  const forwards = storages.forwards.length + storages.domainForwards.length > 0;
+  const seals = verify !== 'off' && (forwards || storages.postgresql);
+  if (!settings.dkim && !seals) return undefined;
   const [{ Keys }, { createSigner }] = await Promise.all([import('../dkim/keys.ts'), import('../dkim/signer.ts')]);
   // A relay such as SES refuses mail with two signatures.
   const algorithms = settings.relay ? (['rsa'] as const) : (['rsa', 'ed25519'] as const);
   const txt = async (name: string): Promise<readonly string[]> => (await dns.txt(name)).records;
   const keys = new Keys({ folder: join(settings.dataFolder, 'dkim'), algorithms, txt, ...system, log });
   onReload(() => keys.forget());
+  const mainDomain = settings.domains[0] ?? '';
+  const signer = settings.dkim ? createSigner({ keys, domains, ...system, log }) : undefined;
+  const sealing = { keys, domain: mainDomain, hostname, ...system, log };
+  const sealer = seals ? (await import('../dkim/sealer.ts')).createSealer(sealing) : undefined;
   let timer: NodeJS.Timeout | undefined;
   return {
     keys,
-    signer: createSigner({ keys, domains, ...system, log }),
-    /** Makes the first keys of SLIM_DOMAINS, side by side with all else. */
+    signer: sealer === undefined ? signer : either(sealer, signer),
+    /** Makes the first keys of SLIM_DOMAINS, side by side with all else; to seal, those of the first one are enough. */
     start(): void {
       const look = (): void => {
         timer = setTimeout(() => void keys.look().then(look), timer ? lookEveryMs : firstLookMs).unref();
       };
       look();
       void (async () => {
-        for (const domain of settings.domains)
-          await keys.signing(domain).catch((error: unknown) => log.error({ domain, error: String(error) }, noKeys));
+        // Whether the table has forwards shows with the first of them.
+        const first = forwards ? [mainDomain] : [];
+        for (const domain of settings.dkim ? settings.domains : first)
+          await keys
+            .signing(domain)
+            .catch((error: unknown) => log.error({ domain, error: String(error) }, settings.dkim ? noKeys : noSeal));
       })();
     },
     stop: (): void => clearTimeout(timer),
@@ -35,6 +47,12 @@ export async function openSigning({ settings, dns, log, onReload }: Context, dom
 }
 export type Signing = NonNullable<Awaited<ReturnType<typeof openSigning>>>;
 
+/** Seals forwards of what came from outside, and signs what is ours. */
+const either = (sealer: Signer, signer: Signer | undefined): Signer => ({
+  sign: async (...what) => (await sealer.sign(...what)) || ((await signer?.sign(...what)) ?? ''),
+});
+
+const noSeal = 'there is no key to seal forwards with (ARC): they leave without a seal';
 const noKeys = 'a domain has no keys to sign with: its mail waits until they can be read';
 
 /** What `slimsmtp dkim` is answered. */

@@ -73,6 +73,8 @@ test('a forward arrives as it was written, under a reverse-path of ours, and a b
   const rewritten = returnPath(file);
   assert.match(rewritten, /^SRS0=[\w-]{8}=[A-Z2-7]{2}=peer\.example=Otto@example\.com$/);
   assert.match(file, /^Delivered-To: anna@example\.com$/m);
+  assert.match(file, /^ARC-Seal: i=1; cv=none;/m);
+  assert.doesNotMatch(file, /^DKIM-Signature:/m, 'what came from outside is not signed');
   assert.ok(file.endsWith(message.replaceAll('\r\n', '\n')), file);
 
   // Postfix cannot deliver a mail from that address, and says so to it.

@@ -4,7 +4,9 @@
 // The sets are not ours to ship: CONTRIBUTING.md says where they come from.
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { arcSign } from './arc-sign.ts';
 import { judging } from './judging.ts';
+import { srsRunner } from './srs.ts';
 
 /** Whether each case came out as it should. `folder`: of the set. */
 export type Runner = (
@@ -14,7 +16,11 @@ export type Runner = (
 export type Case = Readonly<{ id: string; disputed?: string; [name: string]: unknown }>;
 
 /** A set is a folder with cases.json. Whoever builds what a set judges adds its runner here. */
-const runners: Readonly<Record<string, Runner>> = { ...judging };
+const runners: Readonly<Record<string, Runner>> = {
+  ...judging,
+  'arc-sign': arcSign,
+  srs: (folder, cases) => srsRunner(folder, cases as never),
+};
 /** Sets of what is not built here. */
 const passedOver: ReadonlySet<string> = new Set(['tls-rpt', 'dmarc-reports']);
 const mayFail: Readonly<Record<string, number>> = { 'arc-validate': 2 };
