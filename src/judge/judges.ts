@@ -25,7 +25,7 @@ export type JudgesOptions = Readonly<{
   servers?: readonly NamedServer[] | undefined;
   clock: Clock;
   log: Log;
-  /** The folders that the child may read: code. */
+  /** What the child may read: code. A path that ends in `/` is a folder with all below it. */
   mayRead: readonly string[];
   messageMs?: number;
   idleMs?: number;
@@ -110,7 +110,7 @@ export class Judges implements Judge {
         // It may read code and the names of DNS servers; it may write no file and start no process.
         '--permission',
         '--allow-fs-read=/etc/resolv.conf',
-        ...mayRead.map(folder => `--allow-fs-read=${folder}/`),
+        ...mayRead.map(path => `--allow-fs-read=${path}`),
       ],
     });
     this.#judged = 0;

@@ -12,6 +12,8 @@ export const maxSignatures = 10;
 export const maxQuestions = { spf: 25, keys: 13, dmarc: 12 } as const;
 /** From then on no question of SPF and of keys is waited for: a domain of the sender's whose DNS is slow must not keep DMARC from its answer. */
 export const partsMs = 9_000;
+/** The same for DMARC, so that the child is never killed for a slow DNS. */
+export const dmarcMs = 13_500;
 /** A question is waited for so long at most. */
 export const questionMs = 4_000;
 /** Then the child is killed. */

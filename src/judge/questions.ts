@@ -8,7 +8,7 @@
 // is back.
 import type { RecordType, Records } from '../system/dns.ts';
 import { type Clock, systemRandom } from '../system/world.ts';
-import { maxQuestions, partsMs, questionMs } from './limits.ts';
+import { dmarcMs, maxQuestions, partsMs, questionMs } from './limits.ts';
 
 /** As mailauth calls it. */
 export type Ask = (name: string, type: string) => Promise<readonly unknown[]>;
@@ -47,34 +47,37 @@ export class Questions {
   /** The questions of one message, for each part of the judgement. Nothing is asked twice. */
   forMessage(): (part: keyof typeof maxQuestions) => Ask {
     const answers = new Map<string, Promise<readonly unknown[]>>();
-    const endsAt = this.#clock.now() + partsMs;
+    const startedAt = this.#clock.now();
     return part => {
       let left: number = maxQuestions[part];
+      const endsAt = startedAt + (part === 'dmarc' ? dmarcMs : partsMs);
       return async (name, type) => {
         const key = `${type} ${name.toLowerCase().replace(/\.$/, '')}`;
         const known = answers.get(key);
-        if (known) return known;
-        if ((left -= 1) < 0) throw tooMany(part);
-        const restMs = part === 'dmarc' ? questionMs : Math.min(questionMs, endsAt - this.#clock.now());
-        const asked = restMs > 0 ? this.#askOrKnow(key, name, type, restMs) : Promise.reject(failure('ETIMEOUT'));
+        if (known === undefined && (left -= 1) < 0) throw tooMany(part);
+        const restMs = Math.min(questionMs, endsAt - this.#clock.now());
+        if (restMs <= 0) throw failure('ETIMEOUT');
+        const asked = known ?? this.#askOrKnow(key, name, type);
         answers.set(key, asked);
-        return asked;
+        // A part that gives up leaves the question to the others: SPF may ask for a name that DMARC needs.
+        asked.catch(error => isAnswer(error) || answers.delete(key));
+        return within(restMs, asked);
       };
     };
   }
 
   /** A domain that sends much is not asked for the same again and again. What failed is not kept. */
-  #askOrKnow(key: string, name: string, type: string, restMs: number): Promise<readonly unknown[]> {
+  #askOrKnow(key: string, name: string, type: string): Promise<readonly unknown[]> {
     const now = this.#clock.now();
     const known = this.#kept.get(key);
     if (known && known.until > now) return known.answer;
-    const answer = this.#ask(name, type, restMs);
+    const answer = this.#ask(name, type);
     this.#kept.delete(key);
     this.#kept.set(key, { until: now + this.#keptMs, answer });
     const forget = (): void => void (this.#kept.get(key)?.answer === answer && this.#kept.delete(key));
     answer.then(
       records => JSON.stringify(records).length > maxKeptCharacters && forget(),
-      (error: NodeJS.ErrnoException) => ['ENOTFOUND', 'ENODATA'].includes(error.code ?? '') || forget(),
+      error => isAnswer(error) || forget(),
     );
     for (const [oldest, { until }] of this.#kept) {
       if (until > now && this.#kept.size <= maxKept) break;
@@ -83,7 +86,7 @@ export class Questions {
     return answer;
   }
 
-  async #ask(name: string, type: string, restMs: number): Promise<readonly unknown[]> {
+  async #ask(name: string, type: string): Promise<readonly unknown[]> {
     if (!types.has(type)) throw failure('ENODATA');
     if (this.#isDown) {
       if (this.#clock.now() - this.#lookedAt >= betweenLooksMs) this.#look();
@@ -93,7 +96,7 @@ export class Questions {
     const giveUp = (): void => end.reject(failure('ETIMEOUT'));
     this.#pending.add(giveUp);
     const suspicion = setTimeout(() => this.#look(), suspiciousMs);
-    const timer = setTimeout(giveUp, restMs);
+    const timer = setTimeout(giveUp, questionMs);
     try {
       const answer = await Promise.race([this.#records.records(name, type as RecordType), end.promise]);
       if (answer.length === 0) throw failure('ENODATA');
@@ -133,6 +136,16 @@ export class Questions {
   }
 }
 
+/** The same answer, or ETIMEOUT. */
+async function within<T>(ms: number, answer: Promise<T>): Promise<T> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => late.reject(failure('ETIMEOUT')), ms);
+  return Promise.race([answer, late.promise]).finally(() => clearTimeout(timer));
+}
+
+/** Whether an error is what the DNS has said: such a name or record is not there. */
+const isAnswer = (error: unknown): boolean =>
+  ['ENOTFOUND', 'ENODATA'].includes((error as NodeJS.ErrnoException).code ?? '');
 const failure = (code: string): Error => Object.assign(new Error(code), { code });
 
 /**

@@ -25,9 +25,13 @@ export async function openJudges({ hostname, resolver: servers }: Pick<Settings,
   const { Judges } = await import('../judge/judges.ts');
   const { filename, dirname } = import.meta;
   // In the image two bundles lie side by side; the sources need what stands in node_modules.
-  const [script, code] = filename.endsWith('.ts')
-    ? [join(dirname, '..', 'judge', 'main.ts'), join(dirname, '..', '..')]
-    : [join(dirname, 'judge.mjs'), dirname];
+  const root = join(dirname, '..', '..');
+  const { script, mayRead } = filename.endsWith('.ts')
+    ? {
+        script: join(root, 'src', 'judge', 'main.ts'),
+        mayRead: ['src/', 'node_modules/', 'package.json'].map(path => join(root, path)),
+      }
+    : { script: join(dirname, 'judge.mjs'), mayRead: [`${dirname}/`] };
   if (!existsSync(script)) log.error({ script }, 'the judging child is missing: mail from outside cannot be verified');
-  return new Judges({ argv: [script], mayRead: [code], hostname, servers, clock: system.clock, log });
+  return new Judges({ argv: [script], mayRead, hostname, servers, clock: system.clock, log });
 }

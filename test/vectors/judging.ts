@@ -21,7 +21,7 @@ export function openJudge(more: Partial<JudgesOptions> = {}) {
   const zoneFile = join(folder, 'zone.json');
   const log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
   const argv = [child, zoneFile] as const;
-  const mayRead = [folder, join(import.meta.dirname, '..', '..')];
+  const mayRead = [`${folder}/`, join(import.meta.dirname, '../../')];
   const judges = new Judges({ argv, hostname: 'receiver.example', clock: systemClock, log, mayRead, ...more });
   return {
     async judge(facts: Partial<MailFacts>, content: Buffer, zone: Zone): Promise<Judgement> {
