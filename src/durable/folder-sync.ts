@@ -2,7 +2,7 @@
 //
 // A delivery that has renamed its file into a folder is stable after an fsync of that folder that began after the
 // rename. Fsyncs go by rounds, one round at a time on each file system. A round is a set of folders that are synced
-// side by side. Whoever asks during a round waits for the next one, also where this round has the same folder: its
+// side by side. A call during a round waits for the next one, also where this round has the same folder: its
 // fsync may have looked at the folder before the rename. When every fsync of a round has ended, the next round begins
 // with all folders that were asked for meanwhile, each once. A file system without a round begins one at once. So a
 // delivery waits for at most two rounds. (With rounds for each folder, ten folders that 20 sessions delivered to at

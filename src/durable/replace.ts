@@ -8,7 +8,7 @@ import { create, sync, syncNow } from './sync.ts';
 type Options = {
   /** Where the new content is written. Nobody else uses that name. */
   readonly temporary?: string;
-  /** For a folder in which many files are replaced at once: who waits shares the fsync. */
+  /** For a folder in which many files are replaced at once: all who wait share the fsync. */
   readonly syncFolder?: (folder: string) => Promise<void>;
 };
 

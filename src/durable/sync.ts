@@ -1,6 +1,6 @@
 // What makes files, folders and whole file systems stable. No other room calls fsync (root's deposits excepted).
 // Promise: a failed sync is never tried again as if all were well. The kernel may have dropped the pages, and the next
-// sync succeeds without them ('fsyncgate'). Who hears of a failure writes the file anew, or gives it up.
+// sync succeeds without them ('fsyncgate'). The caller that sees a failure writes the file anew, or gives it up.
 import { execFile } from 'node:child_process';
 import {
   closeSync,

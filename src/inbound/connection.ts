@@ -98,7 +98,7 @@ export class Connection {
     this.#wire.close(this.#session.output());
   }
 
-  /** The whole life of the connection. Whatever is under way when the socket goes (a commit, say) is finished first. */
+  /** The whole life of the connection. What is under way when the socket goes, such as a commit, is finished first. */
   async #run(isSecure: boolean): Promise<void> {
     const { accept, log } = this.#service;
     const startedAt = accept.clock.now();
@@ -262,7 +262,7 @@ export class Connection {
     const exchange = this.#exchange;
     const reply = (await exchange?.step(response)) ?? replies.internalError;
     this.#peer = { ...this.#peer, login: exchange?.login };
-    // 454 counts too: whoever is shut out for guessing must not ask a thousand times a second.
+    // 454 counts too: a client that is shut out for guessing must not ask a thousand times a second.
     if (reply.code === replies.loginFailed.code || reply.code === replies.cannotLogin.code)
       this.#counts.failedLogins += 1;
     if (reply.code >= 400) this.#log('warn', { name: exchange?.name, reply: toText(reply) }, 'a login failed');
@@ -311,7 +311,7 @@ export class Connection {
     const { client, tls, login } = this.#peer;
     const listener = `${this.#listener.kind}:${this.#listener.port}`;
     const who = { session: this.#id, listener, client, helo: this.#session.helo, tls, login: login?.name };
-    // A probe (of a load balancer, say) connects and leaves: it has said nothing but QUIT.
+    // A probe, such as a load balancer's, connects and leaves: it has said nothing but QUIT.
     const isProbe = !this.#session.hasSpoken && !this.#wire.isTlsBroken;
     log[isProbe ? 'debug' : 'info']({ ...who, ...this.#counts, end: this.#wire.end, ms }, 'session ended');
   }

@@ -1,7 +1,7 @@
 // The listening sockets, and the limits on how many sessions there may be.
-// Promises: a client beyond a limit hears 421 and costs nothing more. On drain no new session begins, open transactions may
-// end, and everything is gone after the time that was given. Greetings are fast, because nothing is looked up or waited for
-// before them, and the kernel's queue of new connections is long.
+// Promises: a client beyond a limit hears 421 and costs nothing more. On drain no new session begins, open transactions
+// may end, and everything is gone after the time that was given. Greetings are fast, because nothing is looked up or
+// waited for before them, and the kernel's queue of new connections is long.
 // RFC 5321 §3.1 and §3.8, RFC 8314 (submissions).
 import { once } from 'node:events';
 import { type Server, type Socket, createServer } from 'node:net';
@@ -59,13 +59,14 @@ export class Listeners {
       const server = createServer({ noDelay: true, allowHalfOpen: true }, client => this.#take(client, socket));
       this.#servers.push(server);
       const { host, port, fd } = socket;
-      // Without a host Node takes both families, or IPv4 where this host has no IPv6; [::] leaves IPv4 to a socket of its own.
+      // Without a host Node takes both families, or IPv4 where this host has no IPv6; [::] leaves IPv4 to a socket of
+      // its own.
       server.listen({ backlog: 1024, ...(fd === undefined ? { host, port, ipv6Only: host !== undefined } : { fd }) });
       await once(server, 'listening').catch((cause: NodeJS.ErrnoException) => {
         const reason = advice[cause.code ?? ''] ?? cause.message;
         throw new Error(`cannot listen on ${host ?? ''}:${port}: ${reason}`, { cause });
       });
-      // Out of descriptors, say: without a listener the process would end.
+      // For example out of descriptors: without a listener for this event the process would end.
       server.on('error', error => this.#report('', error.message));
     }
   }

@@ -27,8 +27,8 @@ export const stranger: Peer = {
 };
 
 /**
- * The one that limits and gathered log lines count: the client's IPv4 address, or the /64 of its IPv6 address, whose '::'
- * stands for the groups that are missing.
+ * The one that limits and gathered log lines count: the client's IPv4 address, or the /64 of its IPv6 address, whose
+ * '::' stands for the groups that are missing.
  */
 export function clientKey(client: string): string {
   if (!client.includes(':')) return client;

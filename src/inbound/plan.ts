@@ -1,9 +1,9 @@
 // What becomes of a message once its recipients are known: the copies that are made here, and what the queue gets.
 // Pure: a function of the envelope, of where each recipient leads, and of the copies that could not be made.
-// Promises: a copy is made once, whoever led to it; a copy that cannot be made now waits for each recipient whose mail
-// it carries; no recipient is without both a copy and an entry, or the plan throws and the client hears 451; what MAIL
-// and RCPT wished for goes along whole. A copy names, in Delivered-To, the addresses that led to that mailbox and no
-// others, so that nobody learns of a Bcc to somebody else.
+// Promises: a copy is made once, however many recipients led to it; a copy that cannot be made now waits for each
+// recipient whose mail it carries; no recipient is without both a copy and an entry, or the plan throws and the client
+// hears 451; what MAIL and RCPT wished for goes along whole. A copy names, in Delivered-To, the addresses that led to
+// that mailbox and no others, so that nobody learns of a Bcc to somebody else.
 import {
   type Copy,
   type Outcome,

@@ -67,7 +67,7 @@ export async function answerRecipient(
     if (found.kind === 'unknown') return { reply: replies.noSuchMailbox };
     if (found.kind === 'elsewhere')
       return isOurs(peer) ? { reply: replies.recipientOk, destination: { domain } } : { reply: replies.relayDenied };
-    // Whoever writes there by itself is no bounce, and would be relayed.
+    // Mail with a reverse-path is no bounce, and would be relayed for a stranger.
     if (found.isForBounces && reversePath !== '') return { reply: replies.noSuchMailbox };
     // Never a 250 for nothing.
     if (found.routes.length === 0 && !found.forwards?.length) throw new CannotTell('it leads nowhere');

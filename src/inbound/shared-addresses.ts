@@ -1,7 +1,7 @@
-// Which client addresses may stand for anyone. Behind Docker's proxy every client comes from the address of the gateway.
-// In a container these are the address of every gateway, the first address of each attached subnet, and the container's own
-// addresses; outside of containers there are none. Limits for each client do not hold for them (those for each account and for
-// all clients together do), and no network makes them trusted.
+// Which client addresses may stand for anyone. Behind Docker's proxy every client comes from the address of the
+// gateway. In a container these are the address of every gateway, the first address of each attached subnet, and the
+// container's own addresses; outside of containers there are none. Limits for each client do not hold for them (those
+// for each account and for all clients together do), and no network makes them trusted.
 import { existsSync, readFileSync } from 'node:fs';
 import { BlockList, isIPv6 } from 'node:net';
 import { networkInterfaces } from 'node:os';
@@ -16,8 +16,8 @@ export function sharedAddresses(): readonly string[] {
 let check: ReturnType<typeof matcher> | undefined;
 let known = matcher([]);
 /**
- * Whether a client has a shared address. What is known of them is a second old at most, since a network may be attached at any
- * time; to ask the kernel for each session cost 0.4 ms.
+ * Whether a client has a shared address. What is known of them is a second old at most, since a network may be attached
+ * at any time; to ask the kernel for each session cost 0.4 ms.
  */
 export function isShared(client: string): boolean {
   if (check === undefined) setTimeout(() => (check = undefined), 1000).unref();

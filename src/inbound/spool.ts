@@ -154,7 +154,7 @@ export class Spool {
     this.#unsyncedBytes += sizeBytes;
     if (this.#unsyncedBytes < syncEveryBytes) return;
     this.#unsyncedBytes = 0;
-    // The disk works while the client still sends. One that fails here counts: a later one may succeed without those
+    // The disk works while the client still sends. A sync that fails here counts: a later one may succeed without those
     // pages.
     this.#synced = Promise.all([this.#synced, datasync(file.handle.fd)]);
     this.#synced.catch(() => undefined);

@@ -4,8 +4,8 @@
 // - No Bcc reaches a recipient. A header that is too long to be looked through is refused for that reason.
 // - A header behind something else (the `From ` line of an mbox, empty lines, a byte order mark, a line of garbage) is
 //   still a header, and leaves as one that every reader understands. A text without any header stays a text.
-// - Time is linear in the length of the header, however small the pieces in which it comes. Memory is bounded for one header
-//   and for all together.
+// - Time is linear in the length of the header, however small the pieces in which it comes. Memory is bounded for one
+//   header and for all together.
 // RFC 5322 §3.6, RFC 6409 §8.1 to 8.3.
 
 /** The header is held until its end has come. */
@@ -30,10 +30,15 @@ const byteOrderMark = Buffer.from('\ufeff');
 
 export class SubmittedHeader {
   readonly #missing: Readonly<Record<'date' | 'message-id', string>>;
-  /** The octets that came and wait for the end of the header: the first `#length` of this buffer, which doubles when it is full. */
+  /**
+   * The octets that came and wait for the end of the header: the first `#length` of this buffer, which doubles when it
+   * is full.
+   */
   #held = nothing;
   #length = 0;
-  /** Where the block of lines begins that may be the header: behind lines that are only preface, and their empty lines. */
+  /**
+   * Where the block of lines begins that may be the header: behind lines that are only preface, and their empty lines.
+   */
   #start = 0;
   #isPassed = false;
 
@@ -42,7 +47,10 @@ export class SubmittedHeader {
     this.#missing = { date: `Date: ${date}\n`, 'message-id': `Message-ID: ${messageId}\n` };
   }
 
-  /** Takes content (LF line ends) and gives what is ready of it. `isEnd`: nothing more will come. A refusal is the last word. */
+  /**
+   * Takes content (LF line ends) and gives what is ready of it. `isEnd`: nothing more will come. A refusal is the last
+   * word.
+   */
   pass(data: Buffer, isEnd = false): Buffer | HeaderRefusal {
     if (this.#isPassed) return data;
     const searched = this.#length;
@@ -69,7 +77,10 @@ export class SubmittedHeader {
     this.#length = 0;
   }
 
-  /** Adds to what is held, and gives all of it. undefined: other headers have taken all the memory that there is for them. */
+  /**
+   * Adds to what is held, and gives all of it. undefined: other headers have taken all the memory that there is for
+   * them.
+   */
   #hold(data: Buffer): Buffer | undefined {
     const length = this.#length + data.length;
     if (length > this.#held.length) {
@@ -84,7 +95,9 @@ export class SubmittedHeader {
     return this.#held.subarray(0, length);
   }
 
-  /** Where the header ends: behind its last line. undefined: that has not come. So many octets were `searched` before. */
+  /**
+   * Where the header ends: behind its last line. undefined: that has not come. So many octets were `searched` before.
+   */
   #endOf(held: Buffer, searched: number): number | undefined {
     if (this.#start === 0 && held.lastIndexOf(byteOrderMark, 0) === 0) this.#start = byteOrderMark.length;
     while (this.#start < held.length) {

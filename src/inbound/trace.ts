@@ -1,6 +1,6 @@
 // The header lines that this server writes in front of a message: Return-Path and Received. Pure.
-// Promises: every line is one header field, whatever a client has called itself; it is ASCII wherever the message goes on to
-// other servers, so that mail with an ASCII header stays such mail; nobody is named who might be a secret (Bcc).
+// Promises: every line is one header field, whatever a client has called itself; it is ASCII wherever the message goes
+// on to other servers, so that mail with an ASCII header stays such mail; nobody is named who might be a secret (Bcc).
 // RFC 5321 §4.4, RFC 3848 and 6531 §4.3 (the `with` clause), RFC 5322 §3.3 (dates).
 import type { Envelope } from '../smtp/envelope.ts';
 import { mailDate } from '../system/names.ts';
@@ -28,7 +28,9 @@ export function receivedLine(
   ].join('\n');
 }
 
-/** What a client calls itself may hold anything but control characters; whatever could mean something here becomes `?`. */
+/**
+ * What a client calls itself may hold anything but control characters; whatever could mean something here becomes `?`.
+ */
 function harmlessName(helo: string): string {
   return helo.slice(0, 255).replace(/[^\w.:[\]-]/gu, '?');
 }

@@ -1,8 +1,9 @@
 // The octets of one connection: what comes in, what goes out, TLS between the two, and the one deadline that holds.
-// Knows nothing of SMTP. Whoever waits sleeps in event(), which ends when anything at all has happened to the socket, and
-// looks for itself whether it was the thing that it waits for: so no event is missed and no listener is left behind.
-// Promises: output leaves in order, and together where it was written within one turn of the event loop; a client that does
-// not read costs a bounded amount of memory, because nothing more is read from it.
+// Knows nothing of SMTP. Whoever waits sleeps in event(), which ends when anything at all has happened to the socket,
+// and looks for itself whether it was the thing that it waits for: so no event is missed and no listener is left
+// behind.
+// Promises: output leaves in order, and together where it was written within one turn of the event loop; a client that
+// does not read costs a bounded amount of memory, because nothing more is read from it.
 import { hash } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { type SecureContext, TLSSocket } from 'node:tls';
@@ -11,7 +12,10 @@ const handshakeTimeoutMs = 60_000;
 /** For hearing the last word. */
 const closingTimeoutMs = 5000;
 
-/** Wires that hold output until all that came in this turn of the event loop is worked off: the client is woken less often. */
+/**
+ * Wires that hold output until all that came in this turn of the event loop is worked off: the client is woken less
+ * often.
+ */
 const unsent: Wire[] = [];
 
 export class Wire {

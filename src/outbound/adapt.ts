@@ -1,10 +1,10 @@
 // What a next hop makes us change in a message. That is as little as possible: most hops take any message as it is.
 // Promises:
-// - A message is converted only for a hop without 8BITMIME, or one that has refused it for its long lines.
-// - What cannot be converted goes as it is, since nearly every such server takes it all the same, and a bounce would be the
-//   only alternative. `left` says why it could not.
+// - A message is converted only for a next hop without 8BITMIME, or one that has refused it for its long lines.
+// - What cannot be converted goes as it is, since nearly every such server takes it all the same, and a bounce would be
+//   the only alternative. `left` says why it could not.
 // - Only a message that needs SMTPUTF8 has no way to a server without it.
-// - A file that was made for the hop is gone after `remove`.
+// - A file that was made for the next hop is gone after `remove`.
 // RFC 6152 (8BITMIME), RFC 6531 §3.2 (SMTPUTF8), RFC 5321 §4.5.3.1.6 (lines).
 import { isAscii } from 'node:buffer';
 import { unlink } from 'node:fs/promises';
@@ -12,7 +12,9 @@ import type { Delivery, QueueEntry } from '../mail/message.ts';
 import { type Stored, read } from './content.ts';
 import type { Offers } from './replies.ts';
 
-/** A line of a message has at most so many octets without its end (RFC 5321 §4.5.3.1.6), where a server insists on that. */
+/**
+ * A line of a message has at most so many octets without its end (RFC 5321 §4.5.3.1.6), where a server insists on that.
+ */
 export const maxLineOctets = 998;
 const maxHeaderBytes = 256 * 1024;
 
@@ -23,13 +25,16 @@ export type Adapted =
       readonly is8Bit: boolean;
       /** What was converted: an entry with the same form is the same octets. */
       readonly form: string;
-      /** Why something in it stays that the hop should not get. */
+      /** Why something in it stays that the next hop should not get. */
       readonly left: string | undefined;
       readonly remove: () => Promise<void>;
     }
   | { readonly kind: 'unfit'; readonly status: string; readonly text: string };
 
-/** `areLinesShort`: the hop has refused lines of more than `maxLineOctets`. `path`: where a converted message may be written; undefined: in memory. */
+/**
+ * `areLinesShort`: the next hop has refused lines of more than `maxLineOctets`. `path`: where a converted message may
+ * be written; undefined: in memory.
+ */
 export async function adapt(
   message: Stored,
   { isUtf8, is8Bit, head = '' }: QueueEntry,

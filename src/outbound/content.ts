@@ -1,8 +1,8 @@
-// The content of a message on its way out, as DATA wants it: lines end in CRLF, a dot that begins a line is doubled, and a line of
-// one dot ends it all.
+// The content of a message on its way out, as DATA wants it: lines end in CRLF, a dot that begins a line is doubled,
+// and a line of one dot ends it all.
 // Promises:
 // - Whatever is stored, exactly one CRLF.CRLF goes out, and it is the last thing.
-// - No bare CR goes out. One that is stored is taken for a line end.
+// - No bare CR goes out. A stored one is taken for a line end.
 // - Memory is bounded: a small message is read at once, a large one piece by piece.
 // RFC 5321 §4.5.2 (dots) and §2.3.8 (lines).
 import { createReadStream } from 'node:fs';
@@ -14,7 +14,10 @@ const [LF, CR, DOT] = [10, 13, 46];
 
 /** A stored message without what is for Maildirs alone. */
 export type Stored = Message & { readonly returnPathBytes: number };
-/** `sizeBytes` is for the parameter SIZE. Of a large message it leaves out the CRs, which are counted only when it is read. */
+/**
+ * `sizeBytes` is for the parameter SIZE. Of a large message it leaves out the CRs, which are counted only when it is
+ * read.
+ */
 export type Content = { readonly sizeBytes: number; readonly pieces: Iterable<Buffer> | AsyncIterable<Buffer> };
 
 /** `front`: fields that go out in front of the message, each with its line end, LF. */
@@ -47,7 +50,10 @@ export class Encoder {
   /** Octets of the message as RFC 1870 counts them: without doubled dots and the final one. */
   sizeBytes = 0;
 
-  /** The next octets as they go out; `isEnd`: they are the last. Going from LF to LF makes 490 MB/s, replacing in strings 150. */
+  /**
+   * The next octets as they go out; `isEnd`: they are the last. Going from LF to LF makes 490 MB/s, replacing in
+   * strings 150.
+   */
   encode(octets: Buffer, isEnd = false): Buffer {
     const text = this.#isAfterCr || octets.includes(CR) ? this.#withoutCr(octets) : octets;
     const out = Buffer.allocUnsafe(text.length * 2 + 5);

@@ -46,7 +46,7 @@ const relayPolicies: Readonly<Record<Relay['tls'], TlsPolicy>> = {
   starttls: { use: 'required', isVerified: true, minVersion },
   implicit: { use: 'implicit', isVerified: true, minVersion },
 };
-/** The name of an MX host came from DNS, where whoever can forge the mail's way can forge the name: so it is not verified. */
+/** The name of an MX host is not verified: it came from DNS, where an attacker on the mail's way can forge it too. */
 const externalPolicies: Readonly<Record<HopOptions['externalTls'], TlsPolicy>> = {
   required: { use: 'required', isVerified: false, minVersion },
   opportunistic: { use: 'offered', isVerified: false, minVersion },

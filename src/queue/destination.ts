@@ -3,7 +3,7 @@
 //
 // Back-off: a round in which nobody could be reached blocks the destination for the wait of SLIM_RETRY that belongs to
 // the number of such rounds in a row. Then one attempt alone, the probe, finds out whether it is back. Attempts that
-// ran in parallel count as one round. Whoever answers, even with a refusal, ends the back-off.
+// ran in parallel count as one round. An answer, even a refusal, ends the back-off.
 // Concurrency: a destination is given SLIM_MAX_SESSIONS_OUT sessions. One that says that it allows fewer (421 or 432)
 // gets one less than were open when it said so, which is one less for each session that it refuses; so the number is
 // right after one round. Each twentieth success adds a session. Nothing of that counts as an attempt for the message,

@@ -144,8 +144,8 @@ export class MailQueue implements Queue {
   }
 
   /**
-   * How many messages that concerned. Whoever says 'now' knows that the destination is back: its other mail may go as
-   * well.
+   * Carries out an operator's order, and says how many messages it concerned. An operator who says 'now' knows that the
+   * destination is back, so its other mail may go as well.
    */
   async act(action: QueueAction, selector: Selector): Promise<number> {
     let touched = 0;
