@@ -46,6 +46,26 @@ describe('a message', () => {
     assert.equal(visit?.lines.at(-1), 'QUIT');
   });
 
+  it('that is forwarded has another reverse-path and lines in front, also where it is large', async t => {
+    const server = await serve(t, { extensions: ['8BITMIME', 'SIZE'] });
+    const forward = {
+      from: 'x@example.net',
+      sentAs: 'SRS0=h=tt=example.net=x@example.com',
+      head: 'Delivered-To: a@b\n',
+    };
+    for (const content of ['Subject: x\n\nhello\n', `Subject: x\n\n${'a line\n'.repeat(50_000)}`]) {
+      assert.match(words(await start(t, [server]).send({ ...forward, content })), /^delivered/);
+      assert.equal(server.visits.at(-1)?.messages.at(-1), `Delivered-To: a@b\r\n${content.replaceAll('\n', '\r\n')}`);
+      assert.match(server.visits.at(-1)?.lines.join('\n') ?? '', /^MAIL FROM:<SRS0=h=tt=example\.net=x@example\.com>/m);
+    }
+  });
+
+  it('with a line in front that only SMTPUTF8 can carry is not sent to a server without it', async t => {
+    const server = await serve(t, { extensions: ['8BITMIME'] });
+    const mail = { isUtf8: true, head: 'Delivered-To: \u00e4@b\n' };
+    assert.match(words(await start(t, [server]).send(mail)), /^failed 5\.6\.9/);
+  });
+
   it('of many megabytes goes out in pieces, under back-pressure', async t => {
     const server = await serve(t, { extensions: ['8BITMIME'] });
     const content = `${'a line of text that is not too short\n.\n'.repeat(50_000)}no end`;

@@ -23,6 +23,7 @@ import { indexMaker } from '../../src/postgres/schema.ts';
 import type { Database } from '../../src/postgres/pool.ts';
 import { TableDirectory } from '../../src/postgres/routes.ts';
 import { directoryContract, mailbox } from '../contract/directory.ts';
+import { formatMailbox } from '../../src/mail/address.ts';
 
 const people: Record<string, number> = { anton: 1000, berta: 1001 };
 const accounts: Accounts = {
@@ -105,7 +106,9 @@ const show = (routes: readonly Route[] | undefined): string =>
   'undefined';
 
 async function where(address: string, from = directory()): Promise<string> {
-  return show((await from.lookup(mailbox(address), () => {}))?.routes);
+  const { routes, forwards = [] } = (await from.lookup(mailbox(address), () => {})) ?? {};
+  const away = forwards.map(to => `to ${formatMailbox(to.mailbox)}`);
+  return away.length === 0 ? show(routes) : [...(routes?.length ? [show(routes)] : []), ...away].join(' ');
 }
 
 const warnings = () => logged.filter(each => each.level === 'warn' || each.level === 'error');
@@ -171,6 +174,18 @@ describe('routes from the table', () => {
     ],
     ['nesting goes ten deep', ['x example.com @N1', ...chain, 'anton @N10 ALIAS'], 'x@example.com', 'anton:Maildir'],
     ['and no deeper', ['x example.com @N0', ...chain, 'anton @N10 ALIAS'], 'x@example.com', 'undefined'],
+    [
+      'a member with an @ is a full address',
+      ['Anna@B.example @S ALIAS', 'anton @S ALIAS', 'x a.example @S'],
+      'x@a.example',
+      'anton:Maildir to anna@b.example',
+    ],
+    [
+      'even alone, and not one that is malformed',
+      ['anna@b.example @S ALIAS', 'x@ @S ALIAS', 'x a.example @S'],
+      'x@a.example',
+      'to anna@b.example',
+    ],
     ['a dead member is skipped', ['dead @S ALIAS', 'anton @S ALIAS', 'x a.example @S'], 'x@a.example', 'anton:Maildir'],
     [
       'a shared mailbox that leads to nobody is undefined',

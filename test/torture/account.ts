@@ -23,11 +23,14 @@ export type Letter = {
   reply?: string;
 };
 
-/** Maildirs of example.com: `anton` and `berta` have their own. */
+/** Maildirs of example.com: `anton` and `berta` have their own. `far` is forwarded; `both` is forwarded and kept. */
 export const mailboxes = ['anton', 'berta', 'default'] as const;
 export const mailSettings = (place: Place): Record<string, string> => ({
   SLIM_STORAGES: [
     ...['anton', 'berta'].map(name => `${name}@example.com=${join(place.folder, 'mail', name)}`),
+    'far@example.com=far@peer.example',
+    'both@example.com=both@peer.example',
+    `both@example.com=${join(place.folder, 'mail', 'default')}`,
     `default=${join(place.folder, 'mail', 'default')}`,
   ].join(' '),
   SLIM_TRUSTED_NETWORKS: '127.0.0.0/8',
@@ -159,7 +162,7 @@ export class Ledger {
     const text = letter.text.replaceAll('\r\n', '\n');
     const trace = content.slice(0, content.length - text.length);
     const isOurs =
-      /^((?:Delivered-To: .*\n)*Return-Path: <[^>]*>\n)?Received: from [^]*\sid \w+[^]*; .* \+0000\n$/.test(trace);
+      /^(?:Delivered-To: .*\n)*(?:Return-Path: <[^>]*>\n)?Received: from [^]*\sid \w+[^]*; .* \+0000\n$/.test(trace);
     if (!isOurs || !content.endsWith(text)) return [];
     return [`${letter.mark} in ${place}`];
   }
@@ -170,8 +173,10 @@ function copiesOf({ mark, to, isNotified }: Letter): string[] {
   const copies = to.flatMap(address => {
     const [local = '', domain] = address.split('@');
     if (domain === 'example.com') {
+      const forwarded = local === 'far' || local === 'both' ? [`${mark} in <${local}@peer.example>`] : [];
+      if (local === 'far') return forwarded;
       const mailbox = mailboxes.find(name => name === local) ?? 'default';
-      return [`${mark} in ${mailbox}`, ...(isNotified ? [`${mark} delivered ${address}`] : [])];
+      return [...forwarded, `${mark} in ${mailbox}`, ...(isNotified ? [`${mark} delivered ${address}`] : [])];
     }
     return [local.startsWith('refused') ? `${mark} failed ${address}` : `${mark} in <${address}>`];
   });

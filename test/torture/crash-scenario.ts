@@ -41,6 +41,8 @@ export async function receive(ledger: Ledger, server: Server): Promise<void> {
     ledger.write('x@example.net', [anton, 'berta@example.com'], large),
     ledger.write(anton, ['x@peer.example']),
     ledger.write(anton, ['berta@example.com', 'y@peer.example'], large),
+    ledger.write('x@example.net', ['far@example.com']),
+    ledger.write('x@example.net', ['both@example.com', anton], large),
     ledger.write(anton, ['refused@peer.example']),
     ledger.write(anton, ['z@peer.example', 'refused2@peer.example']),
   ];

@@ -2,6 +2,7 @@
 // queue.
 import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
+import type { Check } from '../../src/inbound/checks.ts';
 import { type Found, type Queue, type Resolution } from '../../src/mail/ports.ts';
 import type { Message, QueueEntry } from '../../src/mail/message.ts';
 import { mailbox } from '../contract/directory.ts';
@@ -14,7 +15,7 @@ afterEach(() => server.stop());
 type Kept = { readonly entry: QueueEntry; readonly message: Message };
 async function start(
   found: (local: string) => Omit<Found, 'routes'> & { readonly routes?: readonly string[] },
-  isBroken = false,
+  { isBroken = false, ...options }: Parameters<typeof startServer>[0] & { readonly isBroken?: boolean } = {},
 ) {
   const kept: Kept[] = [];
   const queue: Queue = {
@@ -24,6 +25,7 @@ async function start(
     },
   };
   server = await startServer({
+    ...options,
     queue,
     resolve: async ({ local }): Promise<Resolution> => {
       const { routes = [], ...rest } = found(local);
@@ -84,7 +86,7 @@ describe('a forward', () => {
   });
 
   it('that cannot be kept is 4xx, and no copy is left here', async () => {
-    const { client } = await start(() => ({ routes: ['anton'], forwards: [to('a@peer.example')] }), true);
+    const { client } = await start(() => ({ routes: ['anton'], forwards: [to('a@peer.example')] }), { isBroken: true });
     assert.match(await send(client, 'x@example.net', ['anton']), /^45/);
     assert.deepEqual(server.mail('anton'), []);
   });
@@ -110,6 +112,19 @@ describe('a forward', () => {
     assert.match(await send(client, 'x@example.net', ['one', 'none']), /^250/);
     assert.match(await send(client, 'x@example.net', ['two']), /^250/);
   });
+});
+
+it('what fails DMARC is not forwarded: it goes to .Junk where there is one, else it is refused', async () => {
+  const junk: Check = { name: 'junk', deadlineMs: 0, linesBytes: () => 0, judge: () => ({ lines: '', isJunk: true }) };
+  const { kept, client } = await start(
+    local => ({ ...(local === 'both' && { routes: ['both'] }), forwards: [to('a@peer.example')] }),
+    { checks: [junk] },
+  );
+  assert.match(await send(client, 'x@example.net', ['both']), /^250 2\.0\.0 Delivered/);
+  assert.equal(server.in('both/.Junk', 'new').length, 1);
+  assert.match(await send(client, 'x@example.net', ['far']), /^550 5\.7\.26 /);
+  assert.match(await send(client, 'x@example.net', ['both', 'far']), /^550 5\.7\.26 /);
+  assert.deepEqual([kept.length, server.in('both/.Junk', 'new').length], [0, 1]);
 });
 
 it('an address for bounces takes them from the null reverse-path, and nothing else', async () => {

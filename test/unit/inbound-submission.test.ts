@@ -271,6 +271,15 @@ describe('a sender', () => {
     'others@example.com': { kind: 'local', routes: [maildir('/m/berta')], via: 'shared' },
     'any@example.com': { kind: 'local', routes: [maildir('/m/default')], via: 'catch-all' },
     'gone@example.com': { kind: 'local', routes: [maildir('/m/default')], via: 'catch-all' },
+    // Both are forwarded to the same address, and one is kept where anton's mail is.
+    'far@example.com': { kind: 'local', routes: [], forwards: [{ address: 'a@x', mailbox: mailbox('a@x') }] },
+    'near@example.com': { kind: 'local', routes: [maildir('/m/anton')], own: [], via: 'alias' },
+    'kept@example.com': {
+      kind: 'local',
+      routes: [maildir('/m/kept'), maildir('/m/anton')],
+      own: [maildir('/m/kept')],
+      via: 'alias',
+    },
     'home@example.com': { kind: 'local', routes: [{ kind: 'account', account: 'anton', folder: 'Maildir' }] },
   };
   const policy = (senderCheck: Policy['senderCheck']): Policy => ({
@@ -291,6 +300,10 @@ describe('a sender', () => {
     [anton, 'berta@example.com', 553, 250],
     [anton, 'others@example.com', 553, 250],
     [anton, 'any@example.com', 553, 250],
+    [anton, 'far@example.com', 553, 250],
+    [anton, 'near@example.com', 553, 250],
+    [{ name: 'far', address: mailbox('far@example.com') }, 'near@example.com', 553, 250],
+    [{ name: 'kept', address: mailbox('kept@example.com') }, 'anton@example.com', 553, 250],
     [anton, 'unknown@example.com', 553, 250],
     [anton, 'anton@example.net', 553, 553],
     [anton, 'anton@[192.0.2.1]', 553, 553],

@@ -2,13 +2,22 @@
 // one full mailbox holds up no other, and what is made is remembered over attempts. Doubles: storages, resolver, remote transport.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { createForward } from '../../src/queue/forward.ts';
 import { localTransport } from '../../src/queue/local.ts';
 import { freePlace } from '../../src/queue/places.ts';
-import { toMailbox } from '../../src/mail/address.ts';
 import { CannotTell, type Resolution, type Storage, type Transport } from '../../src/mail/ports.ts';
-import { type Delivery, type QueueRecipient, type Route, nextHopKey, routeKey } from '../../src/mail/message.ts';
+import {
+  type Delivery,
+  type QueueEntry,
+  type QueueRecipient,
+  type Route,
+  nextHopKey,
+  routeKey,
+} from '../../src/mail/message.ts';
+import { mailbox } from '../contract/directory.ts';
 import { queueEntry, until } from '../contract/queue.ts';
 import { memory } from '../contract/storage.ts';
+import { systemRandom } from '../../src/system/world.ts';
 import { hour, minute, open as openQueue } from './queue.harness.ts';
 
 const maildir = (name: string): Route => ({ kind: 'maildir', path: `/mail/${name}`, root: '/mail' });
@@ -115,10 +124,58 @@ describe('where mail goes', () => {
   });
 
   it('may be another server alone: it is forwarded, and then it is delivered', async () => {
-    const mailbox = toMailbox({ local: 'b', domain: 'z.example' }) ?? assert.fail();
-    const here = open({ kind: 'local', routes: [], forwards: [{ address: 'b@z.example', mailbox }] });
+    const far = { address: 'b@z.example', mailbox: mailbox('b@z.example') };
+    const here = open({ kind: 'local', routes: [], forwards: [far] });
     assert.deepEqual(kinds(await here.attempt([to('a')])), ['delivered 2.0.0']);
     assert.deepEqual(here.made, ['a@example.com to b@z.example']);
+  });
+});
+
+describe('mail whose recipient is looked up late', () => {
+  const far = { address: 'a@peer.example', mailbox: mailbox('a@peer.example') };
+  const recipient: QueueRecipient = { address: 'postmaster', domain: '', routes: [] };
+
+  it('is forwarded, once, and kept as well where that is to be', async () => {
+    const here = open({ kind: 'local', routes: [one], forwards: [far] });
+    const [delivery] = await here.attempt([recipient]);
+    assert.deepEqual(here.made, [routeKey(one), 'postmaster to a@peer.example']);
+    assert.deepEqual([delivery?.kind, delivery?.copies], ['delivered', [routeKey(one), 'forward:postmaster']]);
+    await here.attempt([recipient], delivery?.copies);
+    assert.equal(here.made.length, 2);
+  });
+
+  it('waits for what could not be done alone', async () => {
+    const here = open({ kind: 'local', routes: [one], forwards: [far] });
+    here.broken.add('forward');
+    const [first] = await here.attempt([recipient]);
+    assert.deepEqual([first?.kind, first?.status, first?.copies], ['deferred', '4.3.1', [routeKey(one)]]);
+    here.broken.delete('forward');
+    here.broken.add(routeKey(one));
+    const [second] = await here.attempt([recipient]);
+    assert.deepEqual([second?.kind, second?.copies], ['deferred', ['forward:postmaster']]);
+  });
+
+  it('becomes an entry of its own, with a reverse-path and a line of its own', async () => {
+    const kept: QueueEntry[] = [];
+    const forward = createForward({
+      returnPaths: { forForward: async from => `SRS0=${from}` },
+      queue: () => ({
+        prepare: async entry => ({ commit: async () => void kept.push(entry), abort: async () => undefined }),
+      }),
+      clock: { now: () => 1 },
+      random: systemRandom,
+    });
+    const entry = queueEntry('a', { from: 'x@example.net', isOurs: true, madeCopies: ['x'] });
+    await forward(entry, message, { ...recipient, address: 'info@example.com' }, [far]);
+    const { id, ...rest } = kept[0] ?? assert.fail();
+    const { id: old, madeCopies: _, recipients: __, ...before } = entry;
+    assert.notEqual(id, old);
+    assert.deepEqual(rest, {
+      ...before,
+      sentAs: 'SRS0=x@example.net',
+      head: 'Delivered-To: info@example.com\n',
+      recipients: [{ address: 'a@peer.example', domain: 'peer.example', originalRecipient: 'rfc822;info@example.com' }],
+    });
   });
 });
 
