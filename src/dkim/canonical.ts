@@ -17,6 +17,10 @@ export function relaxedField(text: string): string {
 }
 
 const [TAB, LF, CR, SPACE] = [9, 10, 13, 32];
+/** So many octets are canonicalised at once, into a buffer that all share: one of its own for each message cost 60 µs of collection. */
+const stepBytes = 32 * 1024;
+/** Each octet becomes two at most: a line end. */
+const out = Buffer.allocUnsafeSlow(stepBytes * 2 + 1);
 const lineEnds = Buffer.from('\r\n'.repeat(4096));
 
 /** SHA-256 of a body that comes piece by piece. */
@@ -30,8 +34,10 @@ export class RelaxedBody {
   #hasText = false;
 
   update(octets: Buffer): void {
-    // Each octet becomes two at most: a line end.
-    const out = Buffer.allocUnsafe(octets.length * 2 + 1);
+    for (let at = 0; at < octets.length; at += stepBytes) this.#step(octets.subarray(at, at + stepBytes));
+  }
+
+  #step(octets: Buffer): void {
     let length = 0;
     let isCarried = true; // the line ends that wait came in earlier pieces
     let ends = this.#ends;

@@ -209,7 +209,7 @@ test('every file and folder has the owner and the mode that it should have', asy
     [/^\/var\/lib\/slimsmtp\/accounts\/(?:passwd|group)$/, 'f 0:0 644'],
     [/^\/var\/lib\/slimsmtp(?:\/accounts)?$|^\/home$/, 'd 0:0 755'],
     [/^\/var\/lib\/slimsmtp\/run\/control$/, 's 525:525 600'],
-    [/^\/var\/lib\/slimsmtp\/(?:queue|spool|journal|state|tls|run)$/, 'd 525:525 700'],
+    [/^\/var\/lib\/slimsmtp\/(?:queue|spool|journal|state|tls|dkim|run)$/, 'd 525:525 700'],
     [
       /^\/var\/lib\/slimsmtp\/(?:queue\/[a-z0-9]+(?:\.json)?|journal\/[^/]+|state\/(?:domains|passwords|shapes|in-flight)|tls\/self-signed\.pem)$/,
       'f 525:525 600',

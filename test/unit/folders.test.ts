@@ -57,7 +57,7 @@ function asUser(call: string, file = 'folders'): string {
 describe('SLIM_DATA', () => {
   it('is made with its parts, for us alone', () => {
     prepareData(data);
-    for (const name of ['queue', 'spool', 'journal', 'state', 'tls', 'run'])
+    for (const name of ['queue', 'spool', 'journal', 'state', 'tls', 'dkim', 'run'])
       assert.match(facts(join(data, name)), / 700$/);
   });
 
