@@ -47,6 +47,7 @@ export class Questions {
   /** The questions of one message, for each part of the judgement. Nothing is asked twice. */
   forMessage(): (part: keyof typeof maxQuestions) => Ask {
     const answers = new Map<string, Promise<readonly unknown[]>>();
+    const counted = new Set<string>(); // what is asked again because it has failed counts once
     const startedAt = this.#clock.now();
     return part => {
       let left: number = maxQuestions[part];
@@ -54,14 +55,15 @@ export class Questions {
       return async (name, type) => {
         const key = `${type} ${name.toLowerCase().replace(/\.$/, '')}`;
         const known = answers.get(key);
-        if (known === undefined && (left -= 1) < 0) throw tooMany(part);
+        if (!counted.has(key) && (left -= 1) < 0) throw tooMany(part);
+        counted.add(key);
         const restMs = Math.min(questionMs, endsAt - this.#clock.now());
-        if (restMs <= 0) throw failure('ETIMEOUT');
+        if (restMs <= 0 && known === undefined) throw failure('ETIMEOUT');
         const asked = known ?? this.#askOrKnow(key, name, type);
         answers.set(key, asked);
         // A part that gives up leaves the question to the others: SPF may ask for a name that DMARC needs.
         asked.catch(error => isAnswer(error) || answers.delete(key));
-        return within(restMs, asked);
+        return within(Math.max(1, restMs), asked);
       };
     };
   }

@@ -67,6 +67,14 @@ describe('the questions of a message', () => {
     assert.equal(asked.length, 3);
   });
 
+  it('that were answered in time are known beyond it', async () => {
+    const { questions, pass } = setUp(() => [['x']]);
+    const ask = questions.forMessage()('keys');
+    await ask('s._domainkey.example.com', 'TXT');
+    pass(partsMs + 6000);
+    assert.equal(await codeOf(ask('s._domainkey.example.com', 'TXT')), 'an answer');
+  });
+
   it('for a name that nobody can have are answered with no', async () => {
     const { questions } = setUp(() => {
       throw fail('EBADNAME');

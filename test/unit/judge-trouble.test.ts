@@ -33,6 +33,21 @@ describe('a child that is late or ends', () => {
   });
 });
 
+describe('signatures whose keys are slow', () => {
+  it('leave time for the key of the author', async () => {
+    const own = openJudge();
+    const field = (domain: string): string =>
+      `DKIM-Signature: v=1; a=rsa-sha256; d=${domain}; s=s; h=from; bh=s14J+iztnrytnRYzb7lhFG/jS/vrxWJnnahfijFMnco=; b=eHh4\n`;
+    const names = ['1', '2', '3'].map(n => `${n}.example.net`);
+    const zone: Zone = { ...rejects, ...Object.fromEntries(names.map(name => [`s._domainkey.${name}`, 'SILENT'])) };
+    const header = [...names, 'example.com'].map(field).join('');
+    const { dmarc, dkim } = await own.judge({}, Buffer.from(`${header}From: a@example.com\n\nx\n`), zone);
+    assert.equal(dkim.length, 4);
+    assert.equal(dmarc.result, 'fail');
+    own.close();
+  });
+});
+
 describe('a DNS that is down', () => {
   it('slows the first message by its deadline, and the others not at all', async () => {
     const own = openJudge();
