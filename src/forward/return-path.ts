@@ -3,7 +3,7 @@
 // - Only the address of a foreign sender is rewritten: our own domains vouch for this server in their SPF records, and
 //   the null reverse-path stays null.
 // - The secret is SLIM_SRS_SECRET, or one that is made at the first need and kept in SLIM_DATA/state/srs-secret, 0600.
-//   Where neither is there, nobody can have an address of ours, so none is looked for.
+//   Before there is one, every address of SRS is forged; where nothing can be forwarded, it is an address as any other.
 // - Nothing is forwarded under an address that could not come back: a secret that cannot be kept is CannotTell.
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -17,6 +17,8 @@ import { type Plain, isMarked, restore, rewrite } from './srs.ts';
 export type ReturnPathOptions = Readonly<{
   /** SLIM_SRS_SECRET. */
   secret: string | undefined;
+  /** Whether the settings have forwards, or a source that may. */
+  mayForward: boolean;
   /** SLIM_DATA/state. */
   folder: string;
   /** The first of SLIM_DOMAINS, where our addresses of SRS are. */
@@ -27,7 +29,7 @@ export type ReturnPathOptions = Readonly<{
 }>;
 
 export function openReturnPaths(options: ReturnPathOptions): ReturnPaths {
-  const { folder, mainDomain, domains, clock, random } = options;
+  const { mayForward, folder, mainDomain, domains, clock, random } = options;
   const path = join(folder, 'srs-secret');
   let secret = options.secret ?? read(path);
   const needSecret = (): string => {
@@ -51,7 +53,8 @@ export function openReturnPaths(options: ReturnPathOptions): ReturnPaths {
       return parseAddress(rewritten) === undefined ? from : rewritten;
     },
     wayBack({ local, domain }) {
-      if (secret === undefined || domain !== mainDomain || !isMarked(local)) return undefined;
+      if (domain !== mainDomain || !isMarked(local)) return undefined;
+      if (secret === undefined) return mayForward ? 'forged or old' : undefined;
       const original = restore(local, clock.now(), { secret });
       const address = original && parseAddress(toText(original));
       const mailbox = address && toMailbox(address);

@@ -32,8 +32,17 @@ export async function openRouting({ settings, steward, log }: Context) {
   directories.push(domainDirectory(storages, accounts), defaultDirectory(storages, accounts));
   directories.push(postmasterDirectory(mailRoot));
   const mainDomain = own[0] ?? '';
-  const secret = settings.srsSecret;
-  const returnPaths = openReturnPaths({ ...system, secret, folder: join(dataFolder, 'state'), mainDomain, domains });
+  const { srsSecret: secret } = settings;
+  const forwards = [...storages.forwards, ...storages.domainForwards];
+  const mayForward = forwards.length > 0 || storages.postgresql;
+  const returnPaths = openReturnPaths({
+    ...system,
+    secret,
+    mayForward,
+    folder: join(dataFolder, 'state'),
+    mainDomain,
+    domains,
+  });
   return {
     domains,
     returnPaths,
