@@ -270,6 +270,51 @@ describe('slimsmtp', () => {
     assert.match(readFileSync(join(settings.SLIM_DATA, 'state', 'in-flight'), 'utf8').trim(), /^suspect 1 1 \w+$/);
   });
 
+  it('dns prints a zone file in which all else is a comment, and exits with 0 only when all is ok', async () => {
+    const data = join(folder, 'published');
+    mkdirSync(join(data, 'run'), { recursive: true });
+    const nobody = () => assert.fail('not asked for');
+    const mx = { name: 'example.com.', type: 'MX', value: '10 mail.example.com.', status: 'ok', found: [] } as const;
+    const texts = { name: 'example.com.', type: 'TXT', value: 'v=spf1 mx ~all', status: 'differs' } as const;
+    async function* dns({ domain }: { domain?: string | undefined }) {
+      yield { ...mx, zone: 'example.com. IN MX 10 mail.example.com.' };
+      if (domain === undefined)
+        yield { ...texts, zone: 'example.com. IN TXT "v=spf1 mx ~all"', found: ['v=spf1\n-all'], note: 'one\ntwo' };
+    }
+    async function* dkim() {
+      const key = {
+        domain: 'example.com',
+        selector: 'r1',
+        algorithm: 'rsa',
+        state: 'new',
+        signs: true,
+        name: 'x',
+      } as const;
+      yield key;
+      yield { ...key, selector: 'r2', signs: false };
+    }
+    async function* list() {}
+    const handlers = { health: nobody, resolve: nobody, auth: nobody, act: nobody, verify: nobody, list, dns, dkim };
+    const server = await openControl(join(data, 'run', 'control'), handlers);
+    after(() => server.close());
+    const settings = { SLIM_DATA: data };
+    const all = await slimsmtpAtLeisure(['dns'], settings);
+    assert.equal(all.status, 1);
+    assert.equal(
+      all.out,
+      '; ok\nexample.com. IN MX 10 mail.example.com.\n\n' +
+        '; differs: found "v=spf1\\n-all"\n; one\n; two\nexample.com. IN TXT "v=spf1 mx ~all"\n; on one line: v=spf1 mx ~all\n\n' +
+        '; 1 ok, 1 differs\n',
+    );
+    const one = await slimsmtpAtLeisure(['dns', 'example.com', '--json'], settings);
+    assert.deepEqual([one.status, JSON.parse(one.out).status], [0, 'ok']);
+    assert.match((await slimsmtpAtLeisure(['dns', 'not a name'], settings)).complaint, /is not a domain name/);
+    const keys = await slimsmtpAtLeisure(['dkim', 'list'], settings);
+    assert.deepEqual([keys.status, keys.out], [0, 'example.com\tr1\trsa\tnew, signs\nexample.com\tr2\trsa\tnew\n']);
+    assert.equal((await slimsmtpAtLeisure(['dkim', 'rotate'], settings)).status, 64);
+    assert.equal((await slimsmtpAtLeisure(['dkim', 'burn'], settings)).status, 64);
+  });
+
   it('queue show of a message that has left the queue says so; list of an empty queue is no failure', async () => {
     const data = join(folder, 'served');
     mkdirSync(join(data, 'run'), { recursive: true });
