@@ -37,7 +37,7 @@ export function contradictions(clean: Partial<Clean>, { hasDatabase, isRoot, isS
     'SLIM_RELAY_TLS="none": SLIM_RELAY_USER would send its password in clear text':
       isPlainRelay && isSet('SLIM_RELAY_USER'),
     'SLIM_RELAY_TLS="none", SLIM_EXTERNAL_TLS="required": they contradict each other; take one away':
-      isPlainRelay && isSet('SLIM_EXTERNAL_TLS') && clean.SLIM_EXTERNAL_TLS === 'required',
+      isPlainRelay && isSet('SLIM_EXTERNAL_TLS') && clean.SLIM_EXTERNAL_TLS?.policy === 'required',
     'SLIM_STORAGES="@PAM": only a server started as root has it': sources.has('@PAM') && !isRoot,
     'SLIM_ACCOUNTS: only a server started as root makes accounts': clean.SLIM_ACCOUNTS && !isRoot,
   };

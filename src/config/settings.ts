@@ -88,7 +88,7 @@ function load(environment: Environment) {
     relay: clean.SLIM_RELAY_HOST === undefined ? undefined : relay(clean.SLIM_RELAY_HOST, clean, sources),
     dkim: signs(clean),
     resolver: clean.SLIM_RESOLVER, // undefined: the system's
-    externalTls: clean.SLIM_EXTERNAL_TLS,
+    externalTls: clean.SLIM_EXTERNAL_TLS, // the policy, then the domains that have another one
     queue: { lifetimeMs: clean.SLIM_QUEUE_LIFETIME, retryMs: clean.SLIM_RETRY, delayNoticeMs: clean.SLIM_DELAY_NOTICE },
     maxSessionsOut: clean.SLIM_MAX_SESSIONS_OUT, // at once, to one destination
     maxRecipientsOut: clean.SLIM_MAX_RECIPIENTS_OUT, // of one transaction

@@ -2,6 +2,7 @@
 // settings.ts. A variable that is neither set nor has a default, here or in settings.ts, is unset.
 import { type CleanedEnv, makeExactValidator } from 'envalid';
 import { databaseUrl, hidePassword, sslMode } from './database.ts';
+import { externalTls } from './external-tls.ts';
 import { accounts, users } from './logins.ts';
 import { networks } from './networks.ts';
 import { type Parser, oneOf } from './parser.ts';
@@ -97,9 +98,9 @@ export const table = {
     { separator },
   ),
   SLIM_EXTERNAL_TLS: required(
-    'TLS to other servers: required (never in plain text), opportunistic.',
-    oneOf('required', 'opportunistic'),
-    { initially: 'required' },
+    'TLS to other servers: required (never in plain text) or opportunistic, then exceptions: example.net=opportunistic.',
+    externalTls,
+    { separator, initially: 'required' },
   ),
   SLIM_MAX_SESSIONS_OUT: required('Sessions with one destination at once, at most.', values.count, { initially: '20' }),
   SLIM_MAX_RECIPIENTS_OUT: required('Recipients in one transaction with another server, at most.', values.count, {

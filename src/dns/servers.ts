@@ -36,6 +36,13 @@ export function parseResolvConf(text: string): readonly NameServer[] {
   });
 }
 
+/** Whether any server could tell us of DNSSEC in a way that we believe. */
+export function mayBeAuthentic(named: readonly NamedServer[] | undefined, file = '/etc/resolv.conf'): boolean {
+  if (named !== undefined) return true;
+  const text = statSync(file, { throwIfNoEntry: false }) ? readFileSync(file, 'utf8') : '';
+  return parseResolvConf(text).some(({ isTrusted }) => isTrusted);
+}
+
 export function systemServers(file: string): FindServers {
   let version = '';
   let servers: readonly NameServer[] = [];

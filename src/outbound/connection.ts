@@ -13,10 +13,12 @@
 // (an error of the socket, a deadline, the end of the attempt's place) destroys the socket and leaves its reason, which becomes
 // code 0 for the dialogue. So a dialogue is always resumed, and each of its ends is one that it chose itself.
 import { type Socket, isIP } from 'node:net';
-import { type SecureContext, connect as connectTls } from 'node:tls';
+import { type SecureContext, type TLSSocket, connect as connectTls } from 'node:tls';
 import type { Place } from '../mail/ports.ts';
 import { clientFinal } from '../sasl/scram.ts';
+import type { Clock } from '../system/world.ts';
 import type { Content } from './content.ts';
+import { verifyChain } from './dane.ts';
 import { type Dialogue, type Refusal, type Terms, type Want, open } from './dialogue.ts';
 import type { Server } from './hops.ts';
 import { type Offers, ReplyReader, type ServerReply, deferred, none } from './replies.ts';
@@ -39,6 +41,8 @@ export type ConnectionOptions = {
   readonly terms: Terms;
   readonly secureContext: SecureContext;
   readonly timeouts: Timeouts;
+  /** Says whether a certificate is in its dates. */
+  readonly clock: Clock;
 };
 
 /** So many transactions a session has at most, whatever the server allows. */
@@ -207,13 +211,18 @@ export class Connection {
   }
 
   async #handshake(): Promise<boolean> {
-    const { server, secureContext, timeouts } = this.#options;
+    const { server, secureContext, timeouts, clock } = this.#options;
     const { host } = server;
-    const name = isIP(host) ? {} : { servername: host };
-    const rejectUnauthorized = server.tls.isVerified;
+    const { dane, isVerified: rejectUnauthorized } = server.tls;
+    // The name at which the TLSA records are (RFC 7672 §8.1).
+    const name = isIP(host) ? {} : { servername: dane?.names[0] ?? host };
     const secure = connectTls({ socket: this.#socket, host, ...name, secureContext, rejectUnauthorized });
     this.#socket = this.#watch(secure);
-    secure.once('secureConnect', () => (this.tls = `${secure.getProtocol() ?? 'TLS'}:${secure.getCipher().name}`));
+    secure.once('secureConnect', () => {
+      const verdict = dane && verifyChain(chainOf(secure), dane, clock.now());
+      if (verdict?.isVerified === false) this.destroy(verdict.reason);
+      else this.tls = `${secure.getProtocol() ?? 'TLS'}:${secure.getCipher().name}`;
+    });
     await this.#until(() => this.tls !== undefined, timeouts.handshake, 'the TLS handshake took too long');
     if (this.tls !== undefined) this.#place?.progressed();
     return this.tls !== undefined;
@@ -225,4 +234,14 @@ export class Connection {
     while (!isDone() && !this.#socket.destroyed) await new Promise<void>(resolve => (this.#wake = resolve));
     clearTimeout(timer);
   }
+}
+
+/** The certificates that the server has shown, its own first, each followed by its issuer. */
+function chainOf(socket: TLSSocket): readonly Buffer[] {
+  const chain: Buffer[] = [];
+  for (let each = socket.getPeerCertificate(true); each?.raw && !chain.some(one => one.equals(each.raw));) {
+    chain.push(each.raw);
+    each = each.issuerCertificate;
+  }
+  return chain;
 }

@@ -6,15 +6,7 @@ import { isIP } from 'node:net';
 import type { Delivery, NextHop } from '../mail/message.ts';
 import type { Refusal } from './dialogue.ts';
 import { type IsUnreached, type MxOptions, type Target, codeOf, findTargets } from './mx.ts';
-
-/** What TLS is worth at one server. A value, so that later features can choose another one: exceptions by domain, MTA-STS, DANE. */
-export type TlsPolicy = {
-  /** `implicit`: from the first octet on. Else STARTTLS: never used; used where it is offered; or nothing goes without it. */
-  readonly use: 'implicit' | 'never' | 'offered' | 'required';
-  /** Whether the certificate must be valid for the host's name. */
-  readonly isVerified: boolean;
-  readonly minVersion: 'TLSv1.2' | 'TLSv1.3';
-};
+import { type PolicyOptions, type TlsPolicy, decidePolicy } from './tls-policy.ts';
 
 /** One address of one server, and how it is spoken to. */
 export type Server = Target & {
@@ -32,33 +24,26 @@ export type Relay = {
   readonly password?: string;
 };
 
-export type HopOptions = MxOptions & {
-  readonly relay?: Relay | undefined;
-  readonly externalTls: 'required' | 'opportunistic';
-  /** Of MX hosts. */
-  readonly port: number;
-};
+export type HopOptions = MxOptions & PolicyOptions & { readonly relay?: Relay | undefined };
+/** A host that is not to be used, and why. */
+export type PassedOver = { readonly server: Server; readonly refusal: Refusal };
 
 const maxAddressesOfRelay = 20;
 const minVersion = 'TLSv1.2';
+/** Of a host that was passed over: nobody has spoken to it. */
+const neverUsed: TlsPolicy = { use: 'required', isVerified: true, minVersion };
 const relayPolicies: Readonly<Record<Relay['tls'], TlsPolicy>> = {
   none: { use: 'never', isVerified: true, minVersion },
   starttls: { use: 'required', isVerified: true, minVersion },
   implicit: { use: 'implicit', isVerified: true, minVersion },
 };
-/** The name of an MX host is not verified: it came from DNS, where an attacker on the mail's way can forge it too. */
-const externalPolicies: Readonly<Record<HopOptions['externalTls'], TlsPolicy>> = {
-  required: { use: 'required', isVerified: false, minVersion },
-  opportunistic: { use: 'offered', isVerified: false, minVersion },
-};
-
 /** The servers to try, best first. Where there is none, the generator returns why. */
 export async function* findServers(
   hop: NextHop,
   options: HopOptions,
   isUnreached: IsUnreached,
-): AsyncGenerator<Server, Delivery | undefined, void> {
-  const { relay, externalTls, port } = options;
+): AsyncGenerator<Server | PassedOver, Delivery | undefined, void> {
+  const { relay, port } = options;
   switch (hop.kind) {
     case 'here':
       throw new Error('mail that stays here goes to no other server');
@@ -67,10 +52,16 @@ export async function* findServers(
       return yield* findRelay(relay, options, isUnreached);
     case 'domain': {
       const targets = findTargets(hop.domain, options, isUnreached);
+      /** What was decided for a host counts for all its addresses. */
+      const policies = new Map<string, TlsPolicy | Refusal>();
       for (;;) {
-        const { done, value } = await targets.next();
-        if (done) return value;
-        yield { ...value, port, tls: externalPolicies[externalTls], isRelay: false };
+        const { done, value: target } = await targets.next();
+        if (done) return target;
+        const policy = policies.get(target.host) ?? (await decidePolicy(hop.domain, target, options));
+        const isNew = !policies.has(target.host);
+        policies.set(target.host, policy);
+        if ('use' in policy) yield { ...target, port, tls: policy, isRelay: false };
+        else if (isNew) yield { server: { ...target, port, tls: neverUsed, isRelay: false }, refusal: policy };
       }
     }
     default:
@@ -91,7 +82,7 @@ async function* findRelay(
   }
   const ordered = found.toSorted((a, b) => Number(isUnreached(a)) - Number(isUnreached(b)));
   for (const address of ordered.slice(0, maxAddressesOfRelay))
-    yield { host, address, port, tls: relayPolicies[tls], isRelay: true };
+    yield { host, address, name: host, isAuthentic: false, port, tls: relayPolicies[tls], isRelay: true };
   return { kind: 'deferred', status: '4.4.3', text: 'the relay has no address', remote: host, isUnreachable: true };
 }
 
@@ -111,8 +102,14 @@ export function summarize(domain: string, refusals: readonly (Refusal & { readon
     const status = because === 'tls' ? '4.7.5' : `4${delivery.status.slice(1)}`;
     return { ...delivery, kind: 'deferred', status, remote, isUnreachable: true };
   }
-  if (because !== 'tls') return { ...delivery, remote, isUnreachable: delivery.kind === 'deferred' };
   // Our words, and nobody else's: no `remote`.
+  if (server.tls === neverUsed) return { ...delivery, isUnreachable: true };
+  if (because !== 'tls') return { ...delivery, remote, isUnreachable: delivery.kind === 'deferred' };
+  const { demand } = server.tls;
+  if (demand !== undefined) {
+    const wanted = `${demand} of ${domain} forbids to send without a TLS session that it can verify`;
+    return { ...delivery, status: '4.7.5', text: `${wanted} (${remote}: ${delivery.text})` };
+  }
   const text = `no server of ${domain} that was reached offers TLS, and SLIM_EXTERNAL_TLS=required forbids plain text`;
   return { ...delivery, status: '4.7.4', text: `${text} (${remote}: ${delivery.text})` };
 }

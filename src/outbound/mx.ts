@@ -10,7 +10,14 @@ import type { Dns } from '../system/dns.ts';
 import type { Random } from '../system/world.ts';
 
 /** One address of one server. */
-export type Target = { readonly host: string; readonly address: string };
+export type Target = {
+  readonly host: string;
+  readonly address: string;
+  /** The host, or the name that its aliases lead to. */
+  readonly name: string;
+  /** DNSSEC vouches for the whole way here: from the domain to the host, and from the host to its addresses. */
+  readonly isAuthentic: boolean;
+};
 export type MxOptions = {
   readonly dns: Dns;
   readonly random: Random;
@@ -31,6 +38,8 @@ for (const subnet of ['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/3
 }
 
 const failed = (status: string, text: string): Delivery => ({ kind: 'failed', status, text });
+/** Whether no mail is sent to an address that a stranger's DNS has given. */
+export const isForbidden = (address: string): boolean => forbidden.check(address, family(address));
 export const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? String(error);
 
 /** The addresses to try, best first. Where there is none, the generator returns why. */
@@ -45,6 +54,8 @@ export async function* findTargets(
   };
   const answer = await dns.mx(domain).catch(codeOf);
   let records = typeof answer === 'string' ? answer : answer.records;
+  // A domain that is its own mail server is as authentic as its addresses.
+  const isDomainAuthentic = typeof answer === 'string' || answer.isAuthentic;
   if (records === 'ENOTFOUND' || records === 'EBADNAME') return failed('5.1.2', `there is no domain ${domain}`);
   // The domain is its own mail server only where DNS says that it has no MX record; when DNS cannot tell, it may have one.
   if (records === 'ENODATA') records = [{ exchange: domain, priority: 0 }];
@@ -69,7 +80,9 @@ export async function* findTargets(
       if (typeof found !== 'string') {
         hasAddress = true;
         isOurs ||= found.records.some(isSelf);
-        targetsOfGroup.push(...alternating(found.records.slice(0, maxTargets)).map(address => ({ host, address })));
+        const { name, isAuthentic } = found;
+        const way = { host, name, isAuthentic: isDomainAuthentic && isAuthentic };
+        targetsOfGroup.push(...alternating(found.records.slice(0, maxTargets)).map(address => ({ ...way, address })));
       } else if (!['ENOTFOUND', 'ENODATA', 'EBADNAME'].includes(found)) unknown ??= found;
     }
     if (isOurs && isFirstGroup)
@@ -77,7 +90,7 @@ export async function* findTargets(
     if (isOurs) break;
     isFirstGroup = false;
     const allowed = targetsOfGroup
-      .filter(({ address }) => !forbidden.check(address, family(address)))
+      .filter(({ address }) => !isForbidden(address))
       .toSorted((a, b) => Number(isUnreached(a.address)) - Number(isUnreached(b.address)));
     yield* allowed.slice(0, maxTargets - targets);
     targets += allowed.length;

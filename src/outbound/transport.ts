@@ -156,6 +156,12 @@ export class OutboundTransport implements Transport {
         if (hop.kind === 'relay') log.warn({ destination, reason: delivery.text }, relayTrouble);
         return delivery;
       }
+      if ('refusal' in next.value) {
+        const { server, refusal } = next.value;
+        log.info({ destination, remote: server.host, reason: refusal.delivery.text }, 'a server cannot be used');
+        refusals.push({ ...refusal, server });
+        continue;
+      }
       const server = next.value;
       if (!place.enter(server.address)) return crowded(server);
       const opened = await this.#openAt(server, place);
@@ -189,7 +195,7 @@ export class OutboundTransport implements Transport {
   }
 
   #dial(server: Server, place: Place): Promise<Connection | Refusal> {
-    const { hostname, ca, random, timeouts = standardTimeouts, dial = connect } = this.#options;
+    const { hostname, ca, random, clock, timeouts = standardTimeouts, dial = connect } = this.#options;
     const { use, minVersion } = server.tls;
     const credentials = server.isRelay && this.#login ? { ...this.#login, nonce: random.hex(18) } : undefined;
     const isSecure = use === 'implicit';
@@ -197,7 +203,7 @@ export class OutboundTransport implements Transport {
     const secureContext = this.#secureContexts.get(minVersion) ?? createSecureContext({ ca, minVersion }); // 1.3 ms each
     this.#secureContexts.set(minVersion, secureContext);
     const socket = dial({ host: server.address, port: server.port });
-    return new Connection(socket, { server, terms, secureContext, timeouts }).open(place);
+    return new Connection(socket, { server, terms, secureContext, timeouts, clock }).open(place);
   }
 
   /** Sends on an open session, and says what the server has said, in its name. */

@@ -3,6 +3,7 @@ import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import type { Route } from '../mail/message.ts';
 import type { Resolve, ReturnPaths, Signer, Storage } from '../mail/ports.ts';
+import { StsPolicies } from '../outbound/sts-policies.ts';
 import { OutboundTransport } from '../outbound/transport.ts';
 import { FileStore } from '../queue/files.ts';
 import { FreshStore } from '../queue/fresh.ts';
@@ -13,6 +14,7 @@ import { MailQueue } from '../queue/queue.ts';
 import { createReport } from '../queue/report.ts';
 import { Suspects } from '../queue/suspects.ts';
 import { MaildirStorage } from '../storage/maildir.ts';
+import { mayBeAuthentic } from '../dns/servers.ts';
 import { readSettingFile } from '../system/setting-file.ts';
 import { Gatherer } from '../system/gather.ts';
 import { type Context, system } from './context.ts';
@@ -33,7 +35,24 @@ export function openSending(
   const isSelf = (host: string): boolean => host === hostname || own.has(host);
   const { user, passwordFile } = relay ?? {};
   const readLogin = async () => (user && passwordFile ? { user, password: readSettingFile(passwordFile) } : undefined);
-  const hops = { relay, externalTls, port: 25, dns, isSelf, maxRecipients, readLogin, signer };
+  const { policy, exceptions: tlsExceptions } = externalTls;
+  if (relay === undefined && !mayBeAuthentic(settings.resolver))
+    log.info({}, 'DANE is off: no DNS server is named whose DNSSEC is believed; see SLIM_RESOLVER');
+  const stsFile = join(dataFolder, 'state', 'mta-sts.json');
+  const sts = new StsPolicies({ ...common, dns, isSelf, file: stsFile });
+  const findSts = (domain: string) => sts.find(domain);
+  const hops = {
+    relay,
+    externalTls: policy,
+    tlsExceptions,
+    findSts,
+    port: 25,
+    dns,
+    isSelf,
+    maxRecipients,
+    readLogin,
+    signer,
+  };
   const remote = new OutboundTransport({ ...common, ...hops });
   onReload(() => void remote.readLogin());
   const isRelayed = relay !== undefined;

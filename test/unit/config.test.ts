@@ -667,7 +667,7 @@ test('the queue has the times of the contract, and takes others', () => {
   assert.deepEqual([slow.maxSessionsOut, slow.maxRecipientsOut], [2, 10]);
   assert.match(problems({ SLIM_MAX_SESSIONS_OUT: '0' }).join(), /^SLIM_MAX_SESSIONS_OUT="0": a whole number from 1/);
   assert.match(problems({ SLIM_MAX_RECIPIENTS_OUT: 'many' }).join(), /^SLIM_MAX_RECIPIENTS_OUT="many": a whole number/);
-  assert.deepEqual([load({}).externalTls, load({}).senderCheck], ['required', 'strict']);
+  assert.deepEqual([load({}).externalTls.policy, load({}).senderCheck], ['required', 'strict']);
 });
 
 test('SMTPUTF8 is not announced without 8BITMIME', () => {
@@ -698,4 +698,20 @@ test('SLIM_RESOLVER lists DNS servers by address or name, each with a port or th
   );
   for (const wrong of ['[unbound]:53', '192.0.2.53:70000', '2001:db8::x', 'a b:53:53', 'https://dns.example', '[::1'])
     assert.match(problems({ SLIM_RESOLVER: wrong }).join(), /SLIM_RESOLVER=/, wrong);
+});
+
+test('SLIM_EXTERNAL_TLS is a policy, then the domains that have another one', () => {
+  const tls = (text: string) => load({ SLIM_EXTERNAL_TLS: text }).externalTls;
+  assert.deepEqual(tls('opportunistic'), { policy: 'opportunistic', exceptions: {} });
+  assert.deepEqual(tls('required Example.NET=opportunistic,b.example=required'), {
+    policy: 'required',
+    exceptions: { 'example.net': 'opportunistic', 'b.example': 'required' },
+  });
+  for (const wrong of [
+    'example.net=opportunistic',
+    'required opportunistic',
+    'required a=b',
+    'required a=required a=required',
+  ])
+    assert.match(problems({ SLIM_EXTERNAL_TLS: wrong }).join(), /^SLIM_EXTERNAL_TLS=/, wrong);
 });

@@ -7,7 +7,7 @@ import { type TestContext, describe, it } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import packet from 'dns-packet';
 import { Cache } from '../../src/dns/cache.ts';
-import { namedServers, parseResolvConf, systemServers } from '../../src/dns/servers.ts';
+import { mayBeAuthentic, namedServers, parseResolvConf, systemServers } from '../../src/dns/servers.ts';
 import { openDns } from '../../src/dns/stub.ts';
 import { findTargets } from '../../src/outbound/mx.ts';
 import { systemRandom as random } from '../../src/system/world.ts';
@@ -274,6 +274,7 @@ describe('several servers', () => {
       [true, false],
     );
     assert.deepEqual(parseResolvConf(''), [{ address: '127.0.0.1', port, isTrusted: false }]);
+    assert.deepEqual([mayBeAuthentic([]), mayBeAuthentic(undefined, '/nowhere')], [true, false]);
   });
 
   it('that settings name are believed: an answer is authentic when every part of it is', async t => {

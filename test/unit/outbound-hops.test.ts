@@ -26,7 +26,10 @@ async function servers(
   isUnreached: (address: string) => boolean = () => false,
 ) {
   const found: Server[] = [];
-  for await (const server of findServers(hop, { ...options, ...more }, isUnreached)) found.push(server);
+  for await (const server of findServers(hop, { ...options, ...more }, isUnreached)) {
+    assert.ok(!('refusal' in server));
+    found.push(server);
+  }
   return found;
 }
 const relay = (tls: Relay['tls']): Partial<HopOptions> => ({ relay: { host: 'relay.example', port: 587, tls } });
@@ -76,7 +79,15 @@ describe('addresses', () => {
 
 describe('when no server can be used', () => {
   const tls = { use: 'required', isVerified: false, minVersion: 'TLSv1.2' } as const;
-  const server = (host: string, isRelay: boolean): Server => ({ host, address: '192.0.2.1', port: 25, tls, isRelay });
+  const server = (host: string, isRelay: boolean): Server => ({
+    host,
+    name: host,
+    address: '192.0.2.1',
+    isAuthentic: false,
+    port: 25,
+    tls,
+    isRelay,
+  });
   const busy: Delivery = { ...deferred('4.7.0', 'too many'), isBusy: true };
   const words = ({ kind, status, remote, isUnreachable, isBusy }: Delivery): string =>
     [kind, status, remote ?? '-', isUnreachable && 'unreachable', isBusy && 'busy'].filter(Boolean).join(' ');

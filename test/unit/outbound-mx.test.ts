@@ -159,8 +159,8 @@ describe('the hosts of a domain', () => {
     const zone = fake({ mx: mx('10 a', '20 b'), hosts: { a: ['192.0.2.1'], b: ['192.0.2.2'] } });
     const dns = { ...zone, addresses: async (host: string) => (asked.push(host), zone.addresses(host)) };
     const found = findTargets('x.example', { dns, random: { hex: () => '', below: () => 0 }, isSelf: () => false });
-    assert.deepEqual((await found.next()).value, { host: 'a', address: '192.0.2.1' });
+    assert.deepEqual((await found.next()).value, { host: 'a', name: '', isAuthentic: false, address: '192.0.2.1' });
     assert.deepEqual(asked, ['a']);
-    assert.deepEqual((await found.next()).value, { host: 'b', address: '192.0.2.2' });
+    assert.deepEqual((await found.next()).value, { host: 'b', name: '', isAuthentic: false, address: '192.0.2.2' });
   });
 });

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { arcSign } from './arc-sign.ts';
 import { judging } from './judging.ts';
 import { srsRunner } from './srs.ts';
+import { wayOut } from './way-out.ts';
 
 /** Whether each case came out as it should. `folder`: of the set. */
 export type Runner = (
@@ -18,6 +19,7 @@ export type Case = Readonly<{ id: string; disputed?: string; [name: string]: unk
 /** A set is a folder with cases.json. Whoever builds what a set judges adds its runner here. */
 const runners: Readonly<Record<string, Runner>> = {
   ...judging,
+  ...wayOut,
   'arc-sign': arcSign,
   srs: (folder, cases) => srsRunner(folder, cases as never),
 };
