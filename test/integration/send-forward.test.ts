@@ -5,7 +5,7 @@ import { after, before, test } from 'node:test';
 import type { StartedTestContainer } from 'testcontainers';
 import { type Client, dial, eventually } from './client.ts';
 import { openStage, together } from './compose-lib.ts';
-import { type World, letter, marker, openWorld, operate, statusOf, transact } from './peer-lib.ts';
+import { type World, letter, marker, openWorld, operate, statusOf, submit, transact } from './peer-lib.ts';
 
 const stage = openStage(after);
 let world: World<'good'>;
@@ -34,6 +34,7 @@ before(async () => {
   [server, one, other] = await together([
     world.server({
       environment: {
+        SLIM_DKIM: 'on',
         SLIM_STORAGES:
           'anna@example.com=anna@peer.example both@example.com=/var/mail/default both@example.com=both@peer.example lost@example.com=unknown@peer.example berta@example.com=/var/mail/berta',
       },
@@ -85,6 +86,15 @@ test('a forward arrives as it was written, under a reverse-path of ours, and a b
   assert.match(bounce, /^From: Mail Delivery System/m);
   assert.equal(returnPath(bounce), '');
   assert.match(bounce, /^(?:X-Original-To|Delivered-To): Otto@peer\.example$/im);
+});
+
+test('mail of a login of ours is signed when it is forwarded, and not sealed', async () => {
+  const text = marker();
+  assert.match(await submit(server.getMappedPort(465), ['anna@example.com'], letter(text)), /^250/);
+  const file = await arrived(text);
+  assert.match(file, /^DKIM-Signature: [^]*?d=example\.com;/m);
+  assert.doesNotMatch(file, /^ARC-/m);
+  assert.equal(returnPath(file), 'anton@example.com');
 });
 
 test('an address for bounces takes nothing but bounces, and none that was changed', async () => {
