@@ -125,6 +125,8 @@ describe('the compose file', () => {
   it('has exactly two services, and runs the demo without any .env', async () => {
     const compose = stage.project();
     assert.deepEqual((await compose('config', '--services')).trim().split('\n').toSorted(), ['postgres', 'slimsmtp']);
+    const withDns = (await compose('--profile', 'dns', 'config', '--services')).trim().split('\n');
+    assert.deepEqual(withDns.toSorted(), ['postgres', 'slimsmtp', 'unbound']);
     const ports = JSON.parse(await compose('config', '--format', 'json')).services.slimsmtp.ports as {
       target: number;
     }[];
