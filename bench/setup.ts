@@ -14,7 +14,7 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { run } from './processes.ts';
 
 const project = new URL('..', import.meta.url).pathname;
@@ -130,7 +130,9 @@ export async function openPlace(say: (text: string) => void) {
 
   await mountFileSystem();
   copyFileSync(process.execPath, place.node);
-  await run(['npm', 'run', 'build', '--', `--outfile=${place.bundle}`], { cwd: project });
+  await run(['npm', 'run', 'build:server', '--', `--outfile=${place.bundle}`], { cwd: project });
+  const judge = join(dirname(place.bundle), 'judge.mjs');
+  await run(['npm', 'run', 'build:judge', '--', `--outfile=${judge}`], { cwd: project });
   const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-subj', '/CN=mx.bench.test'];
   const pair = ['-keyout', place.certificate, '-out', `${place.certificate}.crt`];
   await run(['openssl', 'req', '-x509', ...key, '-days', '3650', ...pair]);

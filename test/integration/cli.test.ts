@@ -201,7 +201,7 @@ describe('slimsmtp', () => {
     assert.match(out, /^unhealthy: /);
     assert.match(
       out,
-      new RegExp(`^SLIM_MAIL_ROOT: mail cannot be written to ${settings.SLIM_MAIL_ROOT}: it was there`, 'm'),
+      new RegExp(`^SLIM_STORAGES: mail cannot be written to ${settings.SLIM_MAIL_ROOT}/default: it was there`, 'm'),
     );
     child.kill('SIGTERM');
     await once(child, 'exit');

@@ -79,15 +79,16 @@ for (const [name, how] of Object.entries(ports)) {
     assert.equal(mail?.toString('latin1'), lines(message));
   });
 
-  test(`${name}: the generated login sends outside, by MX, octet for octet`, async () => {
+  test(`${name}: the generated login sends outside, by MX, signed, and else octet for octet`, async () => {
     const text = marker();
     const message = letter(text, body);
     assert.match(await swaks(how, 'someone@peer.example', message), /^<~\s+250 2\.0\.0 Queued as \w+/m);
     await eventually('arrived', async () => (await world.peers.good.mails(text)).length > 0, 10_000);
-    assert.deepEqual(
-      (await world.peers.good.mails(text)).map(mail => mail.toString('latin1')),
-      [lines(message)],
-    );
+    const [mail = '', ...others] = (await world.peers.good.mails(text)).map(each => each.toString('latin1'));
+    assert.deepEqual(others, []);
+    assert.match(mail, /^DKIM-Signature: v=1; a=rsa-sha256; .* d=example\.com;/);
+    // Both signatures and our trace line stand in front of what was sent.
+    assert.equal(mail.replace(/^(?:(?:DKIM-Signature|Received): .*\n(?:[ \t].*\n)*)+/, ''), lines(message));
   });
 }
 

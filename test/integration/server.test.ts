@@ -102,7 +102,7 @@ test('mail that cannot be stored is unhealthy, with advice that can be followed,
   const health = () => server.exec(['slimsmtp', 'health']);
   const { exitCode, output } = await health();
   assert.equal(exitCode, 1, output);
-  assert.match(output, /^unhealthy: .*"path":"\/var\/mail".*"path":"\/var\/mail\/default"/);
+  assert.match(output, /^unhealthy: .*"path":"\/var\/mail\/default"/);
   const [, command = ''] = /"command":"(chown [^"]+)"/.exec(output) ?? [];
   assert.equal(command, 'chown -R 525:525 /var/mail');
   await docker('run', '--rm', '-v', `${mail}:/var/mail`, '--entrypoint', 'sh', image, '-c', command);

@@ -198,7 +198,7 @@ test('a TLS file in a folder of the network process, where it could be a link to
 });
 
 test('mail is put into a Maildir, its subfolders and folders that the settings name, and nowhere else in a home', async () => {
-  for (const folder of ['Maildir', 'Maildir/.Junk', 'deep/mail'])
+  for (const folder of ['Maildir', 'Maildir/.Junk', 'deep/mail', 'deep/mail/.Junk'])
     assert.deepEqual(await deliver(account('anton', folder)), [], folder);
   const wrong = [
     '',
@@ -211,7 +211,7 @@ test('mail is put into a Maildir, its subfolders and folders that the settings n
     'deep',
     'maildir',
   ];
-  for (const folder of [...wrong, 'Maildir.old', 'deep/mail/.Junk', 'Maildir/..x']) {
+  for (const folder of [...wrong, 'Maildir.old', 'deep/mail/x', 'deep/.Junk', 'Maildir/..x']) {
     const earlier = fs.readdirSync('/home/anton', { recursive: true }).length;
     const { error, name } = await deliver(account('anton', folder));
     assert.match(String(error), /is no folder for the mail of anton/, folder);

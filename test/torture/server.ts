@@ -69,14 +69,11 @@ export async function openPlace(after: (undo: () => Promise<void>) => void, fold
     copyFileSync(process.execPath, node);
   }
   const bundle = join(programs, 'slimsmtp.mjs');
-  const banner = "import{createRequire as nodeRequire}from'node:module';const require=nodeRequire(import.meta.url);";
-  await run(
-    join(root, 'node_modules', '.bin', 'esbuild'),
-    'src/cli.ts --bundle --platform=node --format=esm --target=node24 --external:authenticate-pam --external:pg-native'
-      .split(' ')
-      .concat('--log-level=warning', `--banner:js=${banner}`, `--outfile=${bundle}`),
-    { cwd: root },
-  );
+  for (const [script, file] of [
+    ['build:server', bundle],
+    ['build:judge', join(programs, 'judge.mjs')],
+  ] as const)
+    await run('npm', ['run', '--silent', script, '--', `--outfile=${file}`], { cwd: root });
   const flags = ['--disallow-code-generation-from-strings', '--disable-proto=delete', '--max-semi-space-size=4'];
   const cache = join(programs, 'compiled');
   mkdirSync(cache);
