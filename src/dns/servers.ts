@@ -5,6 +5,7 @@
 import { readFileSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import type { Clock } from '../system/world.ts';
+import { failure } from './turns.ts';
 
 export type NameServer = {
   readonly address: string;
@@ -68,7 +69,7 @@ export function namedServers(named: readonly NamedServer[], lookup: Lookup, cloc
         return (addresses ?? []).map(address => ({ address, port, isTrusted: true }));
       }),
     );
-    if (found.flat().length === 0) throw errors[0];
+    if (found.flat().length === 0) throw errors[0] ?? failure('ENOTFOUND');
     // A name that cannot be looked up now is looked up again with the next question.
     until = errors.length > 0 ? 0 : clock.now() + namesLastMs;
     if (JSON.stringify(found.flat()) !== JSON.stringify(servers)) servers = found.flat();
