@@ -10,13 +10,13 @@
 // otherwise (SERVFAIL, REFUSED, garbage), the question fails with the last code. Where an answer is an alias whose target it does not
 // tell, the target is asked for; eight aliases at most.
 import { lookup } from 'node:dns/promises';
-import { isIPv4 } from 'node:net';
 import type { Answer, Dns, MxRecord, RecordType, Records, TlsaRecord } from '../system/dns.ts';
 import { type Clock, type Random, systemClock, systemRandom } from '../system/world.ts';
 import { Cache } from './cache.ts';
 import { Exchange } from './exchange.ts';
 import { type QuestionType, type Response, isName, loadCodec } from './message.ts';
 import { type FindServers, type NameServer, type NamedServer, namedServers, systemServers } from './servers.ts';
+import { reverseName } from './reverse-name.ts';
 import { Turns, failure, inTime } from './turns.ts';
 
 const maxAliases = 8;
@@ -220,14 +220,3 @@ const asNodeHasIt = (type: RecordType): ((data: never) => unknown) => {
   if (type === 'TXT') return (strings: readonly Buffer[]) => strings.map(String);
   return (data: unknown) => data;
 };
-
-/** RFC 1035 §3.5, RFC 3596 §2.5. */
-function reverseName(address: string): string {
-  if (isIPv4(address)) return `${address.split('.').toReversed().join('.')}.in-addr.arpa`;
-  // The URL parser writes an IPv6 address in its canonical form, without dots.
-  const [head = '', tail = ''] = new URL(`http://[${address}]`).hostname.slice(1, -1).split('::');
-  const groups = (text: string): string[] => (text === '' ? [] : text.split(':').map(each => each.padStart(4, '0')));
-  const [left, right] = [groups(head), groups(tail)];
-  const zeros = Array.from({ length: 8 - left.length - right.length }, () => '0000');
-  return `${[...left, ...zeros, ...right].join('').split('').toReversed().join('.')}.ip6.arpa`;
-}

@@ -4,6 +4,7 @@
 // RFC 5321 §5.1 (MX), RFC 7208 (SPF), RFC 6376 (DKIM), RFC 9989 (DMARC), RFC 8461 (MTA-STS), RFC 8460 (TLS reports).
 import { createHash } from 'node:crypto';
 import { isIPv6 } from 'node:net';
+import { reverseName } from '../dns/reverse-name.ts';
 import type { ListedKey, WantedRecord } from '../mail/admin.ts';
 import type { Answer, Dns } from '../system/dns.ts';
 
@@ -80,7 +81,7 @@ function hostRecords({ hostname, isRelayed }: Facts, addresses: readonly string[
       isEnough: found => found.includes(address),
     };
     const back: Wanted = {
-      name: reverseName(address),
+      name: `${reverseName(address)}.`,
       type: 'PTR',
       value: name,
       note: `of ${address}; whoever provides the address sets it`,
@@ -155,18 +156,6 @@ async function check({ ask, isEnough, ...wanted }: Wanted): Promise<WantedRecord
 function zoneLine({ name, type, value }: Pick<WantedRecord, 'name' | 'type' | 'value'>): string {
   const strings = value.match(/.{1,255}/g) ?? [''];
   return `${name} IN ${type} ${type === 'TXT' ? strings.map(each => `"${each}"`).join(' ') : value}`;
-}
-
-/** The name under which DNS keeps the names of an address: RFC 1035 §3.5, RFC 3596 §2.5. */
-export function reverseName(address: string): string {
-  if (!isIPv6(address)) return `${address.split('.').toReversed().join('.')}.in-addr.arpa.`;
-  const [head = [], tail = []] = new URL(`http://[${address}]`).hostname
-    .slice(1, -1)
-    .split('::')
-    .map(part => part.split(':').filter(Boolean));
-  const groups = [...head, ...Array<string>(8 - head.length - tail.length).fill('0'), ...tail];
-  const digits = groups.map(group => group.padStart(4, '0')).join('');
-  return `${[...digits].toReversed().join('.')}.ip6.arpa.`;
 }
 
 const recordsOf = <T>({ records }: Answer<T>): readonly T[] => records;

@@ -1,7 +1,8 @@
 // What a domain has to publish: each record, what DNS has in its place, and what a person is told of it.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { checkRecords, reverseName } from '../../src/publish/records.ts';
+import { reverseName } from '../../src/dns/reverse-name.ts';
+import { checkRecords } from '../../src/publish/records.ts';
 import type { Dns } from '../../src/system/dns.ts';
 import { answerOf, noSuch, nullDns } from '../contract/null-dns.ts';
 
@@ -118,6 +119,6 @@ describe('the records of a domain', () => {
 });
 
 it('the name of an address in DNS', () => {
-  assert.equal(reverseName('192.0.2.1'), '1.2.0.192.in-addr.arpa.');
-  assert.equal(reverseName('2001:db8::1'), `1.${'0.'.repeat(23)}8.b.d.0.1.0.0.2.ip6.arpa.`);
+  assert.equal(reverseName('192.0.2.1'), '1.2.0.192.in-addr.arpa');
+  assert.equal(reverseName('2001:db8::1'), `1.${'0.'.repeat(23)}8.b.d.0.1.0.0.2.ip6.arpa`);
 });
