@@ -16,7 +16,10 @@ const parts = ['arc-authentication-results', 'arc-message-signature', 'arc-seal'
 /** `authservId`: our name in Authentication-Results. `names`: the fields to sign, instead of those that DKIM would sign. */
 export type ToSeal = Signed & Readonly<{ authservId: string; names?: readonly string[] }>;
 
-/** The fields of the set, each with its line end, LF; '' where none is to be added. */
+/**
+ * The three ARC fields that seal a message (RFC 8617 §4.1), each ending in LF; '' where there is no judgement of ours to
+ * seal, or where the chain must not be continued.
+ */
 export async function arcSet(message: ToSeal, by: SigningKey): Promise<string> {
   const { fields, authservId, bodyDigest, now } = message;
   const results = resultsOf(fields, authservId);

@@ -208,7 +208,7 @@ export class DiskJournal implements Journal {
     this.#open = undefined;
   }
 
-  /** Marks that are to be written with the next group. */
+  /** Keeps the marks that say that these files are gone, until the next group is written: they go along with it. */
   #remember(files: readonly string[]): void {
     for (const final of files) this.#gone.add(final);
   }

@@ -44,7 +44,10 @@ export type Restoration<Content> = {
   readonly done: readonly string[];
 };
 
-/** `gone`: further files that are not the journal's business. `standing` is asked once for each file. */
+/**
+ * `gone`: files that are known to be gone, besides those of which a record says so. `standing` is asked once for each
+ * file.
+ */
 export function restore<Content>(
   segments: readonly Segment<Content>[],
   gone: Iterable<string>,

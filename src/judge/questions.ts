@@ -151,7 +151,8 @@ const isAnswer = (error: unknown): boolean =>
 const failure = (code: string): Error => Object.assign(new Error(code), { code });
 
 /**
- * What wants more than its budget: an SPF record is wrong (RFC 7208 §4.6.4), a key is none. Of DMARC nothing can be told.
+ * The error for a part of the judgement that asks more questions than its budget allows. An SPF record that needs so
+ * many is wrong (RFC 7208 §4.6.4), a key beyond the budget counts as missing, and DMARC cannot be told.
  */
 function tooMany(part: keyof typeof maxQuestions): Error {
   const error = failure({ spf: 'ETOOMANY', keys: 'ENOTFOUND', dmarc: 'ETIMEOUT' }[part]);

@@ -225,8 +225,8 @@ function mayBeAboutNumber({ code }: ServerReply, { status }: Delivery): boolean 
 const isBare552 = ({ text, status }: Delivery): boolean => /^552\b/.test(text) && !/^5\.[12]\./.test(status);
 
 /**
- * Unless `isUntried` is false, the recipients without a result were not asked about: then the reason is no bounce for
- * them.
+ * Ends the session. `isUntried`: the server was not asked about the recipients that have no result yet, so a refusal
+ * of the session is a deferral for them, and no bounce.
  */
 const over = (why: Delivery, isUntried = true): Over => {
   return { kind: 'over', delivery: isUntried ? asDeferral(why) : why, isUntried };

@@ -1,5 +1,5 @@
-// What an operator sees of the queue, and what his orders do to a record. Pure but for the last function, which carries
-// out orders while no server runs.
+// What an operator sees of the queue, and what an order does to a record. All of it is pure but the last function, which
+// carries out an order while no server runs.
 // Held mail is neither tried nor given up. Removed mail is gone without a notice.
 import { toDomain } from '../mail/address.ts';
 import type { QueueAction, QueuedMessage, QueuedRecipient, Selector } from '../mail/admin.ts';

@@ -42,7 +42,7 @@ function isNew(dataFolder: string): boolean {
   try {
     return parts.every(part => isEmpty(join(dataFolder, part)));
   } catch {
-    return false; // of another owner: not made by this start
+    return false; // The folder belongs to somebody else, so this start has not made it.
   }
 }
 

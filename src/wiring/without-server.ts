@@ -14,8 +14,8 @@ import type { Log } from '../system/log.ts';
 import { system } from './context.ts';
 
 /**
- * How many messages that concerned; undefined: no server has ever kept anything there. Rejects where one has started
- * meanwhile.
+ * Carries out an order on the queue in SLIM_DATA and resolves with the number of messages that it concerned, or with
+ * undefined where no server has ever kept a queue. Rejects if a server has started meanwhile.
  */
 export async function actWithoutServer(
   { dataFolder }: Settings,
