@@ -1,4 +1,4 @@
-# The image: the server as one bundled file on the official Node image, with what Unix accounts need.
+# The image: the server, bundled, on the official Node image, with what Unix accounts need.
 # It starts as root, and that process is the steward (docs/security.md): mail is received by the user slim. `user: 1000` works too, without accounts.
 
 FROM node:24-trixie-slim AS build
@@ -36,7 +36,7 @@ COPY docker/pam.conf /etc/pam.d/slimsmtp
 COPY --from=build /build/node_modules/authenticate-pam/package.json /usr/local/lib/slimsmtp/node_modules/authenticate-pam/package.json
 COPY --from=build /build/node_modules/authenticate-pam/build/Release/authenticate_pam.node /usr/local/lib/slimsmtp/node_modules/authenticate-pam/build/Release/authenticate_pam.node
 COPY docker/slimsmtp.sh /usr/local/bin/slimsmtp
-COPY --from=build /build/dist/slimsmtp.mjs /build/dist/judge.mjs /usr/local/lib/slimsmtp/
+COPY --from=build /build/dist/ /usr/local/lib/slimsmtp/
 
 # Accepted mail must outlive its container, also where nobody thought of -v. A new volume copies contents and owners of its mount point from here.
 VOLUME ["/var/lib/slimsmtp", "/var/mail", "/home"]

@@ -130,9 +130,7 @@ export async function openPlace(say: (text: string) => void) {
 
   await mountFileSystem();
   copyFileSync(process.execPath, place.node);
-  await run(['npm', 'run', 'build:server', '--', `--outfile=${place.bundle}`], { cwd: project });
-  const judge = join(dirname(place.bundle), 'judge.mjs');
-  await run(['npm', 'run', 'build:judge', '--', `--outfile=${judge}`], { cwd: project });
+  await run(['npm', 'run', 'build', '--', `--outdir=${dirname(place.bundle)}`], { cwd: project });
   const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-subj', '/CN=mx.bench.test'];
   const pair = ['-keyout', place.certificate, '-out', `${place.certificate}.crt`];
   await run(['openssl', 'req', '-x509', ...key, '-days', '3650', ...pair]);

@@ -85,7 +85,7 @@ describe('slimsmtp', () => {
     const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
     assert.equal(slimsmtp(['--version']).out, `${version}\n`);
     const bundle = join(folder, 'slimsmtp.mjs');
-    const build = ['run', '--silent', 'build:server', '--', `--outfile=${bundle}`];
+    const build = ['run', '--silent', 'build', '--', `--outdir=${folder}`];
     assert.equal(spawnSync('npm', build, { cwd: root, encoding: 'utf8' }).stderr, '');
     assert.equal(spawnSync(process.execPath, [bundle, '--version'], { encoding: 'utf8' }).stdout, `${version}\n`);
   });

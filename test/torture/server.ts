@@ -69,11 +69,7 @@ export async function openPlace(after: (undo: () => Promise<void>) => void, fold
     copyFileSync(process.execPath, node);
   }
   const bundle = join(programs, 'slimsmtp.mjs');
-  for (const [script, file] of [
-    ['build:server', bundle],
-    ['build:judge', join(programs, 'judge.mjs')],
-  ] as const)
-    await run('npm', ['run', '--silent', script, '--', `--outfile=${file}`], { cwd: root });
+  await run('npm', ['run', '--silent', 'build', '--', `--outdir=${programs}`], { cwd: root });
   const flags = ['--disallow-code-generation-from-strings', '--disable-proto=delete', '--max-semi-space-size=4'];
   const cache = join(programs, 'compiled');
   mkdirSync(cache);
