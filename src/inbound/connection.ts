@@ -92,10 +92,10 @@ export class Connection {
   }
 
   /** Ends now, with a last word: this one, or what the session has said itself to end the dialogue. */
-  end(reply: Reply): void {
+  end(reply: Reply, hasQuit = false): void {
     if (!this.#wire.isOpen) return;
     this.#session.end(reply);
-    this.#wire.close(this.#session.output());
+    this.#wire.close(this.#session.output(), hasQuit);
   }
 
   /** The whole life of the connection. What is under way when the socket goes, such as a commit, is finished first. */
@@ -149,7 +149,7 @@ export class Connection {
       case 'secure':
         return this.#secure();
       case 'close':
-        return this.end(replies.bye);
+        return this.end(replies.bye, action.hasQuit);
       default:
         return action satisfies never;
     }

@@ -107,13 +107,20 @@ export class Wire {
     while (this.isOpen && this.#socket.writableNeedDrain) await this.event();
   }
 
-  /** Says the last words, and closes when the client has heard them or had its time. */
-  close(lastWords: string): void {
+  /**
+   * Says the last words, and closes when the client has heard them or had its time. A client that has said QUIT sends
+   * nothing more, so there the socket goes as soon as the kernel has the words: many clients close without reading
+   * them, and what the kernel then said of that cost 3 % of the time of a session.
+   */
+  close(lastWords: string, hasQuit = false): void {
     this.#isClosing = true;
     const output = this.#output + lastWords;
     this.#output = '';
     this.end = output.trimEnd().split('\n').at(-1) ?? '';
-    this.#socket.end(output, 'latin1');
+    // Not within the call of a write that ends: Node would make an error with a stack for what it thinks is unwritten.
+    if (hasQuit && this.tls === undefined)
+      this.#socket.write(output, 'latin1', () => queueMicrotask(() => this.#socket.destroy()));
+    else this.#socket.end(output, 'latin1');
     this.deadline(closingTimeoutMs, () => this.#socket.destroy());
     this.#wake();
   }

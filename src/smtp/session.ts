@@ -30,7 +30,7 @@ export type Action<Ticket = unknown> =
   | { readonly kind: 'discard'; readonly reply: Reply | undefined } // forget the message that began: it was refused so, or will not come
   | { readonly kind: 'refused'; readonly verb: 'MAIL' | 'RCPT'; readonly argument: string; readonly reply: Reply } // it was
   | { readonly kind: 'secure' } // send output(), start TLS, call secured(), which drops whatever came in clear
-  | { readonly kind: 'close' }; // send output(), then close
+  | { readonly kind: 'close'; readonly hasQuit: boolean }; // send output(), then close
 
 export const maxRecipients = 1000;
 const [maxFailed, maxRefused, maxDiscarded] = [10, 100, 20]; // commands, recipients, messages that began
@@ -62,7 +62,7 @@ export class Session<Ticket = unknown> {
   #transaction: Transaction<Ticket> | undefined;
   #chunk: Chunk | undefined; // while octets are content; else they are commands
   #login: 'none' | 'begun' | 'done' = 'none';
-  #isEnded = false;
+  #lastReply: Reply | undefined; // the dialogue has ended with it
   #failed = 0;
   #refused = 0;
   #discarded = 0;
@@ -94,8 +94,8 @@ export class Session<Ticket = unknown> {
 
   /** Ends the dialogue from our side. */
   end(reply: Reply): undefined {
-    if (this.#isEnded) return;
-    this.#isEnded = true;
+    if (this.#lastReply) return;
+    this.#lastReply = reply;
     this.#say(reply);
   }
 
@@ -111,7 +111,7 @@ export class Session<Ticket = unknown> {
   }
 
   #step(): Action<Ticket> | undefined {
-    if (this.#isEnded) return this.#reset() ?? { kind: 'close' };
+    if (this.#lastReply) return this.#reset() ?? { kind: 'close', hasQuit: this.#lastReply === replies.bye };
     if (this.#chunk === undefined) return this.#output.length > maxOutputOctets ? { kind: 'flush' } : this.#line();
     if (this.#chunk.left === 0) return this.#contentEnd(this.#chunk);
     return this.#input.length === 0 ? { kind: 'read' } : this.#content(this.#chunk);

@@ -329,10 +329,20 @@ describe('time', () => {
     server = await startServer();
     const client = new Client(connect({ port: server.port, host: '127.0.0.1', allowHalfOpen: true }));
     await client.hear(/^220 .*\r\n/);
-    await client.ask('QUIT');
+    time.pass(5 * minutes);
+    await client.hear(/^421 .*\r\n/);
     await new Promise(resolve => void setImmediate(resolve));
     assert.equal(server.listeners.sessions, 1);
     time.pass(5000);
+    await sessions(0);
+  });
+
+  it('ends at once for a client that has said QUIT, which gets its reply, whether it closes its side or not', async () => {
+    server = await startServer();
+    const client = new Client(connect({ port: server.port, host: '127.0.0.1', allowHalfOpen: true }));
+    await client.hear(/^220 .*\r\n/);
+    client.say('NOOP\r\nQUIT\r\n');
+    await client.hear(/^250 .*\r\n221 2\.0\.0 Bye\r\n$/);
     await sessions(0);
   });
 });
