@@ -6,7 +6,6 @@
 // - What prepare() has resolved for survives a power cut, whether it has files or not.
 // - Memory is bounded: beyond 16 MiB of fresh mail, and for large messages, files are written at once.
 // - Where files cannot be written, mail is sent from the journal, and has its files as soon as they can be written.
-import fs from 'node:fs';
 import type { Message } from '../mail/message.ts';
 import { collect } from '../mail/octets.ts';
 import type { Journal, Prepared } from '../mail/ports.ts';
@@ -66,7 +65,7 @@ export class FreshStore implements QueueStore {
     if (this.#freshBytes + heldBytes > maxFreshBytes) return false;
     const { id } = entry;
     const { content, record, temporary } = this.#files.paths(id);
-    if (this.#fresh.has(id) || fs.existsSync(content)) throw new Error(`the queue has a message ${id} already`);
+    if (this.#fresh.has(id)) throw new Error(`the queue has a message ${id} already`);
     const records = [
       { files: [{ final: content, temporary }], parts: message.octets.pieces },
       { files: [{ final: record, temporary }], parts: [json] },

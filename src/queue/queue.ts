@@ -106,6 +106,7 @@ export class MailQueue implements Queue {
   }
 
   async prepare(entry: QueueEntry, message: Message): Promise<Prepared> {
+    if (this.#entries.has(entry.id)) throw new Error(`the queue has a message ${entry.id} already`);
     const state = { attempts: 0, nextAt: this.#options.clock.now() };
     const recipients = entry.recipients.map(recipient => ({ ...recipient, ...state }));
     const record: StoredEntry = { ...entry, sizeBytes: message.sizeBytes, recipients };
@@ -222,9 +223,9 @@ export class MailQueue implements Queue {
     const { entry } = turn.job;
     let found: Found | undefined;
     // Before the content is read: if that kills the process, the next start knows.
-    this.#options.suspects.begin(entry.id);
+    const written = this.#options.suspects.begin(entry.id);
     try {
-      found = await this.#records.use(entry.id, record => this.#work(turn, record));
+      found = await this.#records.use(entry.id, record => this.#work(turn, record, written));
     } catch (error) {
       this.#records.complain(entry.id, error);
       if (entry.jobs.includes(turn.job)) this.#schedule.postpone(turn.job);
@@ -233,7 +234,8 @@ export class MailQueue implements Queue {
     this.#schedule.ended(turn, found);
   }
 
-  async #work(turn: Turn, record: StoredEntry): Promise<Found | undefined> {
+  async #work(turn: Turn, record: StoredEntry, isBegun: Promise<void> | undefined): Promise<Found | undefined> {
+    if (isBegun) await isBegun;
     const { job } = turn;
     const recipients = pending(record).filter(to => !to.isHeld && this.#schedule.isOf(job, to));
     const { found, isChanged } = await carryOut(turn, record, recipients, this.#options);

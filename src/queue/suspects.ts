@@ -1,18 +1,19 @@
 // Which messages were in flight when the process died, so that one that kills the process is found and put aside. A
 // message is in flight from before its content is read until what became of it is recorded. A small file says so, by a
-// line of fixed length for each message. It is written without fsync, because it is to survive the death of the
-// process, not a power cut. At the next start the messages whose lines say so are suspects: trial.ts has them tried one
+// line of fixed length for each message; the attempts that begin in one turn of the event loop share a write. It is
+// written without fsync, because it is to survive the death of the process, not a power cut. At the next start the messages whose lines say so are suspects: trial.ts has them tried one
 // at a time. Only a death at which one message alone was in flight counts against it. After three of these it is a
 // killer, and the queue holds it.
 // Promises: never throws because of the disk; a line that cannot be written only means that a death goes unnoticed.
 import fs from 'node:fs';
+import { setImmediate } from 'node:timers/promises';
 import type { Log } from '../system/log.ts';
 
 const maxDeathsAlone = 3;
 const lineLength = 80;
 /** With at least this many in flight no message is alone. Then the line of one that is over may stay for a moment. */
 const fewInFlight = 2;
-const staleMs = 50;
+const momentMs = 50;
 
 /** A message that is in flight or suspect. */
 type Watched = {
@@ -27,17 +28,18 @@ type Watched = {
 export class Suspects {
   readonly #watched = new Map<string, Watched>();
   readonly #free: number[] = [];
-  /**
-   * Lines of messages that are over. The next message takes one, or it is made blank after a moment: that halves the
-   * writes.
-   */
-  #stale: number[] = [];
-  #timer: NodeJS.Timeout | undefined;
   readonly #path: string | undefined;
   readonly #log: Log;
   #file: number | undefined;
   #lines = 0;
   #inFlight = 0;
+  /** The file as it is to be. What has changed since it was last written lies between `#from` and `#to`. */
+  #image = Buffer.alloc(64 * lineLength, ' ');
+  #from = Infinity;
+  #to = 0;
+  #timer: NodeJS.Timeout | undefined;
+  /** The attempts that begin in one turn of the event loop share a write, and this promise of it. */
+  #soon: Promise<void> | undefined;
 
   /** Without a path nothing is kept. */
   constructor(path: string | undefined, log: Log) {
@@ -60,12 +62,21 @@ export class Suspects {
     return (this.#watched.get(id)?.deathsAlone ?? 0) >= maxDeathsAlone;
   }
 
-  begin(id: string): void {
+  /** Resolves when the file says it: only then may the content be read. */
+  begin(id: string): Promise<void> | undefined {
     const watched = this.#watched.get(id) ?? this.#add(id, 0, 0);
     watched.users += 1;
-    if (watched.users > 1) return;
+    if (watched.users > 1) return this.#soon;
     this.#inFlight += 1;
-    this.#write(id, watched);
+    this.#mark(id, watched);
+    if (this.#file === undefined) return undefined;
+    return (this.#soon ??= this.#writeSoon());
+  }
+
+  async #writeSoon(): Promise<void> {
+    await setImmediate();
+    this.#soon = undefined;
+    this.#write();
   }
 
   end(id: string): void {
@@ -74,7 +85,9 @@ export class Suspects {
     watched.users -= 1;
     if (watched.users > 0) return;
     this.#inFlight -= 1;
-    this.#write(id, watched);
+    this.#mark(id, watched);
+    if (this.#inFlight < fewInFlight) this.#write();
+    else this.#timer ??= setTimeout(() => this.#write(), momentMs).unref();
   }
 
   /** It was tried, and did no harm; or it is gone. */
@@ -83,16 +96,18 @@ export class Suspects {
     if (watched === undefined) return;
     watched.deaths = 0;
     watched.deathsAlone = 0;
-    if (watched.users === 0) this.#write(id, watched);
+    if (watched.users > 0) return;
+    this.#mark(id, watched);
+    this.#write();
   }
 
   /** An end that was planned: what is still in flight is no suspect. */
   close(): void {
     for (const [id, watched] of this.#watched) {
       watched.users = 0;
-      this.#write(id, watched);
+      this.#mark(id, watched);
     }
-    this.#blankStale();
+    this.#write();
     if (this.#file !== undefined) fs.closeSync(this.#file);
     this.#file = undefined;
   }
@@ -102,9 +117,12 @@ export class Suspects {
       const before = fs.existsSync(path) ? parse(fs.readFileSync(path, 'latin1')) : [];
       const isAlone = before.filter(({ inFlight }) => inFlight).length === 1;
       const file = fs.openSync(path, 'w', 0o600);
-      for (const { id, inFlight, deaths, deathsAlone } of before)
-        this.#add(id, deaths + (inFlight ? 1 : 0), deathsAlone + (inFlight && isAlone ? 1 : 0));
-      fs.writeSync(file, [...this.#watched].map(([id, watched]) => format(id, watched)).join(''), 0);
+      for (const { id, inFlight, deaths, deathsAlone } of before) {
+        const counted = [deaths + (inFlight ? 1 : 0), deathsAlone + (inFlight && isAlone ? 1 : 0)] as const;
+        this.#mark(id, this.#add(id, ...counted));
+      }
+      fs.writeSync(file, this.#image, 0, this.#to, 0);
+      this.#from = Infinity;
       return file;
     } catch (error) {
       this.#log.warn({ file: path, error: String(error) }, 'a message that kills the server cannot be found out');
@@ -113,33 +131,36 @@ export class Suspects {
   }
 
   #add(id: string, deaths: number, deathsAlone: number): Watched {
-    const line = this.#stale.pop() ?? this.#free.pop() ?? this.#lines++;
+    const line = this.#free.pop() ?? this.#lines++;
     const watched = { line, users: 0, deaths, deathsAlone };
     this.#watched.set(id, watched);
     return watched;
   }
 
-  #write(id: string, watched: Watched): void {
+  /** Puts its line into the image, or takes it out. */
+  #mark(id: string, watched: Watched): void {
     const isOver = watched.users === 0 && watched.deaths === 0;
-    if (!isOver) return this.#writeLine(watched.line, format(id, watched));
-    this.#watched.delete(id);
-    this.#stale.push(watched.line);
-    if (this.#inFlight < fewInFlight) this.#blankStale();
-    else this.#timer ??= setTimeout(() => this.#blankStale(), staleMs).unref();
+    if (isOver) {
+      this.#watched.delete(id);
+      this.#free.push(watched.line);
+    }
+    const at = watched.line * lineLength;
+    if (at >= this.#image.length) this.#image = Buffer.concat([this.#image, Buffer.alloc(this.#image.length, ' ')]);
+    this.#image.write(isOver ? blank : format(id, watched), at, 'latin1');
+    this.#from = Math.min(this.#from, at);
+    this.#to = Math.max(this.#to, at + lineLength);
   }
 
-  #blankStale(): void {
+  /** Writes what has changed. */
+  #write(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    for (const line of this.#stale) this.#writeLine(line, blank);
-    this.#free.push(...this.#stale);
-    this.#stale = [];
-  }
-
-  #writeLine(line: number, text: string): void {
-    if (this.#file === undefined) return;
+    const [from, to] = [this.#from, this.#to];
+    this.#from = Infinity;
+    this.#to = 0;
+    if (this.#file === undefined || from >= to) return;
     try {
-      fs.writeSync(this.#file, text, line * lineLength, 'latin1');
+      fs.writeSync(this.#file, this.#image, from, to - from, from);
     } catch {} // a full disk: see the promise
   }
 }

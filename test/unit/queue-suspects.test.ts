@@ -165,17 +165,17 @@ describe('a message that kills the process', () => {
       const suspects = new Suspects(file, silent);
       suspects.open();
       assert.deepEqual([suspects.deaths('a'), suspects.isKiller('a')], [death, false]);
-      for (const id of ['a', 'b']) suspects.begin(id);
+      await Promise.all(['a', 'b'].map(id => suspects.begin(id)));
     }
   });
 });
 
 describe('the list of what is in flight', () => {
-  it('counts deaths, and those of a message alone', () => {
+  it('counts deaths, and those of a message alone', async () => {
     const file = newFile();
     const open1 = new Suspects(file, silent);
     open1.open();
-    for (const id of ['a', 'a', 'b']) open1.begin(id);
+    await Promise.all(['a', 'a', 'b'].map(id => open1.begin(id)));
     open1.end('a');
     open1.end('b');
     for (let death = 1; death <= 3; death += 1) {
@@ -183,7 +183,7 @@ describe('the list of what is in flight', () => {
       suspects.open();
       assert.deepEqual([suspects.deaths('a'), suspects.deaths('b')], [death, 0]);
       assert.equal(suspects.isKiller('a'), death === 3);
-      suspects.begin('a');
+      await suspects.begin('a');
     }
     const last = new Suspects(file, silent);
     last.open();
@@ -192,20 +192,20 @@ describe('the list of what is in flight', () => {
     last.close();
   });
 
-  it('does not grow with the mail, and takes neither nonsense nor a missing folder for a reason to fail', () => {
+  it('does not grow with the mail, and takes neither nonsense nor a missing folder for a reason to fail', async () => {
     const file = newFile();
     writeFileSync(file, 'in-flight 1 1 ../evil\nin-flight x\0\nin-flight 1 0 good\n\n\n');
     const suspects = new Suspects(file, silent);
     suspects.open();
     assert.deepEqual([suspects.deaths('good'), suspects.deaths('../evil')], [2, 0]);
     for (let at = 0; at < 1000; at += 1) {
-      suspects.begin(`m${at}`);
+      await suspects.begin(`m${at}`);
       suspects.end(`m${at}`);
     }
     assert.equal(readFileSync(file).length, 160);
     const nowhere = new Suspects('/nowhere/in-flight', silent);
     nowhere.open();
-    nowhere.begin('a');
+    assert.equal(nowhere.begin('a'), undefined);
     nowhere.end('a');
     nowhere.close();
   });
