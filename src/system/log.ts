@@ -3,6 +3,7 @@
 // bodies are never given to it. What happens when nobody reads it: output.ts.
 import pino from 'pino';
 import { openOutput } from './output.ts';
+import { systemClock } from './world.ts';
 
 export type Level = 'debug' | 'info' | 'warn' | 'error';
 export type Format = 'json' | 'pretty';
@@ -19,7 +20,7 @@ export async function openLog(level: Level, format: Format, isGathered: boolean)
   const options: pino.LoggerOptions = {
     level,
     base: null,
-    timestamp: pino.stdTimeFunctions.isoTime,
+    timestamp: isoTime,
     formatters: { level: label => ({ level: label }) },
   };
   if (format === 'pretty') {
@@ -44,4 +45,17 @@ export function takeWarnings(log: Log): void {
   process.removeAllListeners('warning').on('warning', ({ name, message, stack }) => {
     log.warn({ warning: message, type: name, stack }, 'Node warns');
   });
+}
+
+let second = NaN;
+let isoSecond = '';
+/** The time of a line, for pino. The part before the milliseconds is kept while it is the same: a Date a line cost 1 % of the time of a message. */
+function isoTime(): string {
+  const now = systemClock.now();
+  const milliseconds = now % 1000;
+  if (now - milliseconds !== second) {
+    second = now - milliseconds;
+    isoSecond = new Date(second).toISOString().slice(0, 20);
+  }
+  return `,"time":"${isoSecond}${String(milliseconds).padStart(3, '0')}Z"`;
 }
