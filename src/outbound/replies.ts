@@ -9,6 +9,7 @@ export type ServerReply = { readonly code: number; readonly lines: readonly stri
 /** What a server told us in reply to EHLO: extensions in upper case, with their parameters. */
 export type Offers = Map<string, string>;
 
+const LF = 10;
 const maxLineOctets = 4096;
 const maxLines = 100;
 const maxReplyLength = 64 * 1024;
@@ -75,11 +76,11 @@ export class ReplyReader {
   /** The next reply, or undefined while it is not whole. Code 0: what came is none, and the session is to end. */
   next(): ServerReply | undefined {
     for (;;) {
-      const found = this.#buffer.subarray(0, this.#end).indexOf(0x0a, this.#searched);
-      const end = found < 0 ? this.#end : found;
+      let end = this.#searched;
+      while (end < this.#end && this.#buffer[end] !== LF) end += 1;
       if (end - this.#start > maxLineOctets) return nonsense('a line is too long');
       this.#searched = end;
-      if (found < 0) return undefined;
+      if (end === this.#end) return undefined;
       const textEnd = this.#buffer[end - 1] === 0x0d && end > this.#start ? end - 1 : end;
       const line = toPrintable(this.#buffer.toString('utf8', this.#start, textEnd));
       const [first = line] = this.#lines;

@@ -73,7 +73,7 @@ export class OutboundTransport implements Transport {
     const { clock, timeouts = standardTimeouts } = this.#options;
     const lastSessionAt = clock.now() + timeouts.attempt;
     const send = async (connection: Connection): Promise<void> => {
-      const group = left.flatMap(index => recipients[index] ?? []);
+      const group = left.length === recipients.length ? recipients : left.flatMap(index => recipients[index] ?? []);
       const attempt: Attempt = [hop, entry, message, group, place];
       const { deliveries, untried } = await this.#send(connection, attempt, areLinesShort);
       for (const [at, index] of left.entries()) results[index] = deliveries[at] ?? unexplained;
