@@ -246,27 +246,42 @@ describe('a notice', () => {
       outcome('failed', { address: `b${at}@x` }, { text: `550 ${'no such user '.repeat(70)}` }),
     );
     const one = [outcome('failed')];
+    // What this machine takes for some plain work on strings, which no notice may take more than a few times.
+    const fastest = (work: () => void, enough: (ms: number) => boolean): number => {
+      let least = Infinity;
+      for (let tries = 0; tries < 30 && !enough(least); tries += 1) {
+        const startedAt = performance.now();
+        work();
+        least = Math.min(least, performance.now() - startedAt);
+      }
+      return least;
+    };
+    const plain = (): string =>
+      '550 no such user\n'
+        .repeat(40_000)
+        .split('\n')
+        .map(line => `${line}.`)
+        .join('\n');
+    const limitMs = 5 * fastest(plain, () => false);
     const costs = [
       [one, `X: ${'y'.repeat(995)}\n`.repeat(65)],
       [one, 'y'.repeat(998).concat('\n').repeat(65)],
       [one, `X: y\n${'y\n'.repeat(32_000)}`],
       [one, `X: y\n\n${'y'.repeat(998).concat('\n').repeat(65)}`],
       [many, text],
-    ].map(([outcomes, sent]) => {
-      // The machine may be busy: one quick run of many is enough.
-      let least = Infinity;
-      for (let tries = 0; tries < 30 && least >= 30; tries += 1) {
-        const startedAt = performance.now();
-        const built = build(outcomes as readonly Outcome[], { ret: 'FULL' }, sent as string);
-        assert.ok(built !== undefined && built.content.length < 600_000);
-        least = Math.min(least, performance.now() - startedAt);
-      }
-      return least;
-    });
+    ].map(([outcomes, sent]) =>
+      fastest(
+        () => {
+          const built = build(outcomes as readonly Outcome[], { ret: 'FULL' }, sent as string);
+          assert.ok(built !== undefined && built.content.length < 600_000);
+        },
+        ms => ms < limitMs,
+      ),
+    );
     // A header of long lines was 80 ms, a thousand recipients 61 ms.
     assert.ok(
-      costs.every(ms => ms < 30),
-      costs.map(Math.round).join(' '),
+      costs.every(ms => ms < limitMs),
+      `${costs.map(Math.round).join(' ')}; at most ${limitMs}`,
     );
   });
 
