@@ -10,12 +10,12 @@ const forged = Buffer.from('From: a@example.com\nSubject: x\n\nhello\n');
 
 describe('a child that is late or ends', () => {
   it('is killed: that message is temperror, and the others are judged by another child', async () => {
-    const own = openJudge({ messageMs: 8000 });
+    const own = openJudge({ messageMs: 4000 });
     const silent: Zone = { ...rejects, 'example.net': 'SILENT', '.': 'SILENT' };
     const late = own.judge({ from: 'a@example.net' }, forged, silent);
-    await pause(3000);
+    await pause(1200);
     const other = own.judge({ from: 'a@example.net' }, forged, silent);
-    await pause(3000);
+    await pause(1200);
     // The DNS is there again for the child that comes next.
     assert.equal((await own.judge({ client: undefined }, forged, rejects)).dmarc.result, 'none');
     const { dmarc } = await late;
