@@ -1,6 +1,7 @@
 // The control socket on the command line's side: asks the running server.
 // Promises: every wait has an end (30 s without a word); 'no server' is an error of its own kind, because it has an
 // exit status of its own. Root becomes the owner of the socket first.
+import { once } from 'node:events';
 import { statSync } from 'node:fs';
 import { type Socket, connect } from 'node:net';
 import { dirname } from 'node:path';
@@ -40,19 +41,15 @@ export async function* askAll<R extends Request>(path: string, request: R): Asyn
 }
 
 /** A connection to the socket, or NoServer, whose `cause` is the error of the system. */
-export function dial(path: string): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const fail = (cause: Error): void => {
-      reject(new NoServer(`no server answers on ${path} (${cause.message})`, { cause }));
-    };
-    try {
-      const short = shorten(path);
-      const socket = connect(short.path, () => resolve(socket));
-      socket.once('error', fail).once('close', short.release);
-    } catch (error) {
-      fail(error as Error); // there is no such folder
-    }
-  });
+export async function dial(path: string): Promise<Socket> {
+  try {
+    const short = shorten(path); // throws where there is no such folder
+    const socket = connect(short.path).once('close', short.release);
+    await once(socket, 'connect');
+    return socket;
+  } catch (cause) {
+    throw new NoServer(`no server answers on ${path} (${(cause as Error).message})`, { cause });
+  }
 }
 
 /** Root without CAP_DAC_OVERRIDE cannot open another user's socket; and a reader of answers needs no rights. */

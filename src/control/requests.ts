@@ -2,17 +2,11 @@
 // the server and the command line share.
 // A request is one line of JSON, `{"verb": …}` with the fields of that verb. The answer is a line for each item,
 // `{"item": …}`, and at last `{"isEnd": true}` or `{"error": "why"}`.
-// A new verb: a member of `Request`, a line in `Answers`, a case in `parseRequest` and in `carryOut` (server.ts).
+// A new verb: a member of `Request`, a line in `Answers` and in `shapes`, and a handler in src/main.ts.
 import { toDomain } from '../mail/address.ts';
 import type { RootTrouble } from '../system/mail-roots.ts';
-import {
-  type ListedKey,
-  type QueueAction,
-  type QueuedMessage,
-  type Selector,
-  type WantedRecord,
-  queueActions,
-} from '../mail/admin.ts';
+import type { ListedKey, QueueAction, QueuedMessage, Selector, WantedRecord } from '../mail/admin.ts';
+import { queueActions } from '../mail/admin.ts';
 
 export type Request =
   | { readonly verb: 'health' }
@@ -22,6 +16,9 @@ export type Request =
   | { readonly verb: 'dkim'; readonly action: 'list' | 'rotate'; readonly domain?: string | undefined }
   | { readonly verb: 'list'; readonly selector: Selector }
   | { readonly verb: 'act'; readonly action: QueueAction; readonly selector: Selector };
+
+export type Verb = Request['verb'];
+export type RequestOf<V extends Verb> = Extract<Request, { readonly verb: V }>;
 
 export type Health = {
   readonly listening: boolean;
@@ -48,59 +45,55 @@ export type Answers = {
   readonly act: number;
 };
 
+/** Reads the value of a field. Throws what is wrong with it. */
+type Read<T> = (value: unknown, name: string) => T;
+
+const text: Read<string> = (value, name) => {
+  if (typeof value !== 'string') throw new Error(`${name} must be text`);
+  return value;
+};
+
+const oneOf =
+  <T extends string>(choices: readonly T[]): Read<T> =>
+  (value, name) => {
+    const found = choices.find(each => each === value);
+    if (found === undefined) throw new Error(`${name} must be one of ${choices.join(', ')}`);
+    return found;
+  };
+
+const domain: Read<string | undefined> = (value, name) => {
+  const found = value === undefined ? undefined : toDomain(text(value, name));
+  if (value !== undefined && found === undefined) throw new Error(`${JSON.stringify(value)} is not a domain name`);
+  return found;
+};
+
+/** A field of another kind is an error: an action must never mean more than was said. */
+const selector: Read<Selector> = value => {
+  if (typeof value !== 'object' || value === null) throw new Error('a selector must be given; {} means all messages');
+  for (const [name, words] of Object.entries(value))
+    if (!['id', 'domain', 'sender'].includes(name) || typeof words !== 'string')
+      throw new Error('a selector has id, domain, sender, each of them text');
+  return value;
+};
+
+/** The fields of each request. Others are dropped. */
+const shapes: { readonly [V in Verb]: { readonly [F in keyof Omit<RequestOf<V>, 'verb'>]-?: Read<RequestOf<V>[F]> } } =
+  {
+    health: {},
+    resolve: { address: text },
+    auth: { name: text, password: text },
+    dns: { domain },
+    dkim: { action: oneOf(['list', 'rotate']), domain },
+    list: { selector },
+    act: { action: oneOf(queueActions), selector },
+  };
+
 /** A request out of a line. Throws what is wrong with it. */
 export function parseRequest(line: string): Request {
-  const fields = (JSON.parse(line) ?? {}) as Readonly<Record<string, unknown>>;
-  const text = (name: string): string => {
-    const value = fields[name];
-    if (typeof value !== 'string') throw new Error(`${name} must be text`);
-    return value;
-  };
-  const domain = (): string | undefined => (fields['domain'] === undefined ? undefined : domainOf(text('domain')));
-  const verb = text('verb') as Request['verb'];
-  switch (verb) {
-    case 'health':
-      return { verb };
-    case 'resolve':
-      return { verb, address: text('address') };
-    case 'auth':
-      return { verb, name: text('name'), password: text('password') };
-    case 'dns':
-      return { verb, domain: domain() };
-    case 'dkim': {
-      const action = (['list', 'rotate'] as const).find(each => each === fields['action']);
-      if (!action) throw new Error('action must be list or rotate');
-      return { verb, action, domain: domain() };
-    }
-    case 'list':
-      return { verb, selector: parseSelector(fields['selector']) };
-    case 'act': {
-      const action = queueActions.find(each => each === fields['action']);
-      if (!action) throw new Error(`action must be one of ${queueActions.join(', ')}`);
-      return { verb, action, selector: parseSelector(fields['selector']) };
-    }
-    default:
-      throw new Error(`unknown verb ${verb satisfies never}`);
-  }
-}
-
-function domainOf(text: string): string {
-  const domain = toDomain(text);
-  if (domain === undefined) throw new Error(`${JSON.stringify(text)} is not a domain name`);
-  return domain;
-}
-
-/**
- * Only the fields that a selector has. A field of another kind is an error: an action must never mean more than was
- * said.
- */
-function parseSelector(value: unknown): Selector {
-  if (typeof value !== 'object' || value === null) throw new Error('a selector must be given; {} means all messages');
-  const given: readonly (readonly [string, unknown])[] = Object.entries(value);
-  const fields = given.map(([name, text]) => {
-    if (!['id', 'domain', 'sender'].includes(name) || typeof text !== 'string')
-      throw new Error('a selector has id, domain, sender, each of them text');
-    return [name, text] as const;
-  });
-  return Object.fromEntries(fields);
+  const given = (JSON.parse(line) ?? {}) as Readonly<Record<string, unknown>>;
+  const verb = text(given['verb'], 'verb');
+  if (!Object.hasOwn(shapes, verb)) throw new Error(`unknown verb ${verb}`);
+  const shape: Readonly<Record<string, Read<unknown>>> = shapes[verb as Verb];
+  const fields = Object.entries(shape).map(([name, read]) => [name, read(given[name], name)] as const);
+  return { verb, ...Object.fromEntries(fields) } as Request;
 }

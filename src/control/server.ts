@@ -12,22 +12,12 @@ import { createInterface } from 'node:readline';
 import { Readable, pipeline } from 'node:stream';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type NoServer, dial } from './client.ts';
-import { type Answers, type Request, parseRequest } from './requests.ts';
+import { type Answers, type RequestOf, type Verb, parseRequest } from './requests.ts';
 import { shorten } from './socket-path.ts';
 
-type Maybe<T> = T | Promise<T>;
-/** Who answers the requests. */
+/** Who answers the requests: with one item, or with many. */
 export type Handlers = {
-  health(): Maybe<Answers['health']>;
-  resolve(address: string): Maybe<Answers['resolve']>;
-  auth(name: string, password: string): Maybe<Answers['auth']>;
-  dns(order: Request & { verb: 'dns' }): AsyncIterable<Answers['dns']>;
-  dkim(order: Request & { verb: 'dkim' }): AsyncIterable<Answers['dkim']>;
-  list(selector: (Request & { verb: 'list' })['selector']): AsyncIterable<Answers['list']>;
-  act(
-    action: (Request & { verb: 'act' })['action'],
-    selector: (Request & { verb: 'act' })['selector'],
-  ): Maybe<Answers['act']>;
+  readonly [V in Verb]: (request: RequestOf<V>) => Answers[V] | Promise<Answers[V]> | AsyncIterable<Answers[V]>;
 };
 
 /** Takes the lock and listens. Rejects where another server has this folder. */
@@ -103,30 +93,12 @@ const inodeOf = (path: string): number | undefined => statSync(path, { throwIfNo
 
 async function* answer(line: string, handlers: Handlers): AsyncGenerator<string> {
   try {
-    for await (const item of carryOut(parseRequest(line), handlers)) yield `${JSON.stringify({ item })}\n`;
+    const request = parseRequest(line);
+    const answered = await handlers[request.verb](request as never);
+    const items = Symbol.asyncIterator in Object(answered) ? (answered as AsyncIterable<unknown>) : [answered];
+    for await (const item of items) yield `${JSON.stringify({ item })}\n`;
     yield `${JSON.stringify({ isEnd: true })}\n`;
   } catch (error) {
     yield `${JSON.stringify({ error: error instanceof Error ? error.message : String(error) })}\n`;
-  }
-}
-
-async function* carryOut(request: Request, handlers: Handlers): AsyncGenerator<Answers[keyof Answers]> {
-  switch (request.verb) {
-    case 'health':
-      return yield await handlers.health();
-    case 'resolve':
-      return yield await handlers.resolve(request.address);
-    case 'auth':
-      return yield await handlers.auth(request.name, request.password);
-    case 'dns':
-      return yield* handlers.dns(request);
-    case 'dkim':
-      return yield* handlers.dkim(request);
-    case 'list':
-      return yield* handlers.list(request.selector);
-    case 'act':
-      return yield await handlers.act(request.action, request.selector);
-    default:
-      return request satisfies never;
   }
 }

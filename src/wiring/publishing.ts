@@ -1,5 +1,5 @@
 // What `slimsmtp dns` is answered: the records of one domain, or of each of SLIM_DOMAINS; each record once.
-import type { Handlers } from '../control/server.ts';
+import type { Answers, RequestOf } from '../control/requests.ts';
 import type { Domains } from '../mail/ports.ts';
 import type { Context } from './context.ts';
 import type { Signing } from './signing.ts';
@@ -7,10 +7,10 @@ import type { Signing } from './signing.ts';
 type Parts = { readonly signing: Signing | undefined; readonly domains: Domains };
 
 export async function* answerDns(
-  { domain }: Parameters<Handlers['dns']>[0],
+  { domain }: RequestOf<'dns'>,
   { settings, dns }: Context,
   { signing, domains }: Parts,
-): ReturnType<Handlers['dns']> {
+): AsyncGenerator<Answers['dns']> {
   if (domain !== undefined && !(await domains.hosts(domain))) throw new Error(`${domain} is not hosted here`);
   const { checkRecords } = await import('../publish/records.ts');
   const { hostname, relay } = settings;

@@ -1,7 +1,7 @@
 // What signs outgoing mail, and seals what is forwarded: the keys, the signer and the sealer. Loaded only where SLIM_DKIM is
 // on, or where judged mail may be forwarded.
 import { join } from 'node:path';
-import type { Handlers } from '../control/server.ts';
+import type { Answers, RequestOf } from '../control/requests.ts';
 import type { Domains, Signer } from '../mail/ports.ts';
 import { type Context, system } from './context.ts';
 
@@ -57,9 +57,9 @@ const noKeys = 'a domain has no keys to sign with: its mail waits until they can
 
 /** What `slimsmtp dkim` is answered. */
 export async function* answerDkim(
-  { action, domain }: Parameters<Handlers['dkim']>[0],
+  { action, domain }: RequestOf<'dkim'>,
   { signing, domains }: { readonly signing: Signing | undefined; readonly domains: Domains },
-): ReturnType<Handlers['dkim']> {
+): AsyncGenerator<Answers['dkim']> {
   if (signing === undefined) throw new Error('SLIM_DKIM is off: nothing is signed');
   const { keys } = signing;
   if (domain !== undefined && !(await domains.hosts(domain))) throw new Error(`${domain} is not hosted here`);

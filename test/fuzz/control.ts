@@ -16,19 +16,19 @@ let isOpen = false;
 
 const handlers: Handlers = {
   health: () => ({ listening: true, sessions: 0, database: 'off', queued: 0, writable: true, unwritable: [] }),
-  resolve: address => ({ code: 250, steps: [address.toUpperCase()] }),
-  auth: (name, password) => ({ ok: name === password, source: name }),
+  resolve: ({ address }) => ({ code: 250, steps: [address.toUpperCase()] }),
+  auth: ({ name, password }) => ({ ok: name === password, source: name }),
   async *dns({ domain = '' }) {
     yield { name: 'x.', type: 'MX', value: domain, zone: '', status: 'ok', found: [] };
   },
   async *dkim({ action, domain = '' }) {
     yield { domain, selector: action, algorithm: 'rsa', state: 'new', signs: true, name: domain };
   },
-  async *list(selector) {
+  async *list({ selector }) {
     for (const id of Object.values(selector))
       yield { id, from: '', ageSeconds: 0, sizeBytes: 0, isHeld: false, recipients: [] };
   },
-  act: (action, selector) => action.length + Object.keys(selector).length,
+  act: ({ action, selector }) => action.length + Object.keys(selector).length,
 };
 
 /** All that is answered until the end. */

@@ -26,18 +26,18 @@ const message = (n: number): QueuedMessage => ({
 });
 const handlers: Handlers = {
   health: () => healthy,
-  resolve: async address => ({ code: 250, steps: [`for ${address}`] }),
-  auth: (name, password) => ({ ok: password === 'right', source: name }),
+  resolve: async ({ address }) => ({ code: 250, steps: [`for ${address}`] }),
+  auth: ({ name, password }) => ({ ok: password === 'right', source: name }),
   async *dns({ domain = 'every' }) {
     yield { name: 'x.', type: 'MX', value: domain, zone: '', status: 'ok', found: [] };
   },
   async *dkim({ action, domain = 'every' }) {
     yield { domain, selector: action, algorithm: 'rsa', state: 'new', signs: true, name: '' };
   },
-  async *list({ id = '3' }) {
+  async *list({ selector: { id = '3' } }) {
     for (let n = 0; n < Number(id); n += 1) yield message(n);
   },
-  act: (action, selector) => Promise.reject(new Error(`${action} ${JSON.stringify(selector)}`)),
+  act: ({ action, selector }) => Promise.reject(new Error(`${action} ${JSON.stringify(selector)}`)),
 };
 const open = async (): Promise<Server> => {
   const server = await openControl(path, handlers);
@@ -96,7 +96,7 @@ describe('the control socket', () => {
         'a selector has id, domain, sender, each of them text',
       ],
       [{ verb: 'act', action: 'remove', selector: { id: 1 } }, 'a selector has id, domain, sender, each of them text'],
-      [{ verb: 'dkim', action: 'burn' }, 'action must be list or rotate'],
+      [{ verb: 'dkim', action: 'burn' }, 'action must be one of list, rotate'],
       [{ verb: 'dkim', action: 'rotate', domain: ['a'] }, 'domain must be text'],
       [{ verb: 'list', selector: ['a'] }, 'a selector has id, domain, sender, each of them text'],
     ] as const)
