@@ -12,7 +12,7 @@ import { Steward } from './steward/client.ts';
 import { sweep } from './storage/sweep.ts';
 import { openDns } from './dns/stub.ts';
 import { prepareData, probe } from './system/folders.ts';
-import { type Part, part, startAll } from './system/lifecycle.ts';
+import { type Parts, startAll } from './system/lifecycle.ts';
 import { type FlushedLog, type Log, openLog, takeWarnings } from './system/log.ts';
 import { version } from './system/version.ts';
 import { trustAuthorities } from './tls/authorities.ts';
@@ -60,7 +60,7 @@ export async function serve(settings: Settings, variables: NodeJS.ProcessEnv, on
   tell(settings.remarks, log);
   const demo = process.argv.slice(2).filter(word => word === '--demo');
   const argv = [process.argv[1] ?? '', 'network', ...demo] as const;
-  const status = await boot({ settings, mailRoots: settings.mailRoots, variables, argv, ...system, log });
+  const status = await boot({ settings, variables, argv, ...system, log });
   log.flush();
   return status;
 }
@@ -126,63 +126,46 @@ async function open(context: Context, isFirstStart: boolean) {
 type Opened = Awaited<ReturnType<typeof open>>;
 
 /** The parts in the order in which they start; they stop in reverse. */
-function listParts(context: Context, opened: Opened): readonly Part[] {
+function listParts(context: Context, opened: Opened): Parts {
   const { settings, log } = context;
   const { dataFolder, drainMs } = settings;
   const { signing, sending, listeners } = opened;
   const { queue } = sending;
-  let journal: DiskJournal | undefined;
   const loaded = Promise.withResolvers<void>();
-  return [
+  return {
     // The lock comes first: what follows changes the data folder, as if nobody else did.
-    part(
-      'lock on SLIM_DATA',
-      () => openControl(controlPath(settings), answers(context, opened, loaded.promise)),
-      server => server.close(),
-    ),
-    part(
-      'keys that sign',
-      () => signing?.start(),
-      () => signing?.stop(),
-    ),
-    part(
-      'connections to other servers',
-      () => sending.remote,
-      remote => remote.close(),
-    ),
-    part('empty spool', () => emptySpool(join(dataFolder, 'spool'))),
-    part(
-      'journal',
-      async () => (journal = await DiskJournal.open(join(dataFolder, 'journal'), { ...system, log })),
-      started => started?.close(),
-    ),
-    part(
-      'queue',
-      async () => {
-        sending.maildir.use(journal);
-        sending.store.use(journal);
-        await queue.start();
-        loaded.resolve();
-      },
-      async () => {
+    'lock on SLIM_DATA': async () => {
+      const server = await openControl(controlPath(settings), answers(context, opened, loaded.promise));
+      return () => server.close();
+    },
+    'keys that sign': () => {
+      signing?.start();
+      return () => signing?.stop();
+    },
+    'connections to other servers': () => () => sending.remote.close(),
+    'empty spool': () => emptySpool(join(dataFolder, 'spool')),
+    journal: async () => {
+      const journal = await DiskJournal.open(join(dataFolder, 'journal'), { ...system, log });
+      sending.maildir.use(journal);
+      sending.store.use(journal);
+      return () => journal?.close();
+    },
+    queue: async () => {
+      await queue.start();
+      loaded.resolve();
+      return async () => {
         // Also where the listeners could not start: what is in flight then is not to blame for our end.
         await queue.stop(0);
         await sending.store.settle();
-      },
-    ),
-    part(
-      'listeners',
-      () => listeners.open(),
+      };
+    },
+    listeners: async () => {
+      await listeners.open();
       // Sessions and attempts end side by side: both have the one SLIM_DRAIN.
-      () => Promise.all([listeners.drain(drainMs), queue.stop(drainMs)]),
-    ),
-    part('sweep of old files in tmp/', () =>
-      startSweep(
-        settings.mailRoots.map(({ path }) => path),
-        log,
-      ),
-    ),
-  ];
+      return () => Promise.all([listeners.drain(drainMs), queue.stop(drainMs)]);
+    },
+    'sweep of old files in tmp/': () => startSweep(settings, log),
+  };
 }
 
 /** What the command line is answered. `loaded`: the queue knows its messages; before, an answer about them would be that there are none. */
@@ -199,15 +182,15 @@ function answers(context: Context, opened: Opened, loaded: Promise<void>): Handl
       writable: probe(join(settings.dataFolder, 'state')) === undefined,
       unwritable: roots.check(),
     }),
-    resolve: address => explain(address, { resolve: routing.resolve, settings, log }),
-    auth: (name, password) => authenticator?.check(name, password) ?? { ok: false, source: 'no SLIM_USERS' },
+    resolve: ({ address }) => explain(address, { resolve: routing.resolve, settings, log }),
+    auth: ({ name, password }) => authenticator?.check(name, password) ?? { ok: false, source: 'no SLIM_USERS' },
     dns: order => answerDns(order, context, { signing: opened.signing, domains: routing.domains }),
     dkim: order => answerDkim(order, { signing: opened.signing, domains: routing.domains }),
-    async *list(selector) {
+    async *list({ selector }) {
       await loaded;
       yield* queue.list(selector);
     },
-    async act(action, selector) {
+    async act({ action, selector }) {
       await loaded;
       return queue.act(action, selector);
     },
@@ -220,9 +203,9 @@ function emptySpool(folder: string): void {
 }
 
 /** At once and then every day. */
-function startSweep(roots: readonly string[], log: Log): void {
+function startSweep({ mailRoots }: Settings, log: Log): void {
   const sweepAll = async (): Promise<void> => {
-    for (const root of roots) await sweep(root, { clock: system.clock, log });
+    for (const { path } of mailRoots) await sweep(path, { ...system, log });
   };
   void sweepAll();
   setInterval(() => void sweepAll(), dayMs).unref();

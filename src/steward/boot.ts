@@ -4,10 +4,9 @@
 // Promise: what cannot work is said in one sentence, with exit status 78 (settings, owners) or 69 (a port is taken).
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Log } from '../system/log.ts';
 import { prepareDataAsRoot } from '../system/folders.ts';
 import { type MailRoot, prepareRootAsRoot } from '../system/mail-roots.ts';
-import type { Clock, Random } from '../system/world.ts';
+import type { World } from '../system/world.ts';
 import { ensureAccounts, ensureDecoy } from './account-files.ts';
 import { findUser } from './nss.ts';
 import { cleanEnvironment, runSteward } from './steward.ts';
@@ -21,24 +20,22 @@ type RootSettings = Readonly<{
   listen: readonly Readonly<{ host: string | undefined; port: number }>[];
   tls: Readonly<Record<'cert' | 'key', { readonly file?: string } | undefined>>;
   drainMs: number;
+  /** Every folder below which mail is kept. */
+  mailRoots: readonly MailRoot[];
 }>;
 
-export type BootOptions = {
+export type BootOptions = World & {
   readonly settings: RootSettings;
-  /** Every folder below which the settings keep mail. */
-  readonly mailRoots: readonly MailRoot[];
   /** The environment of this process, of which the network process gets a part without secrets. */
   readonly variables: Readonly<Record<string, string | undefined>>;
   /** How the network process is started: the script, its hidden verb, further arguments. */
   readonly argv: readonly [string, ...string[]];
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly log: Log;
 };
 
 /** Runs the server as root until it is told to stop; the exit status. */
-export async function boot({ settings, mailRoots, variables, argv, clock, random, log }: BootOptions): Promise<number> {
-  const { dataFolder, tls } = settings;
+export async function boot({ settings, variables, argv, ...world }: BootOptions): Promise<number> {
+  const { log } = world;
+  const { dataFolder, tls, mailRoots } = settings;
   const runAs = settings.runAs === undefined ? undefined : await findUser(settings.runAs);
   if (settings.runAs !== undefined && runAs === undefined) {
     log.error({}, `SLIM_RUN_AS="${settings.runAs}": there is no such user on this system`);
@@ -65,7 +62,7 @@ export async function boot({ settings, mailRoots, variables, argv, clock, random
   if (lacking.includes('CHOWN') || lacking.includes('DAC_OVERRIDE'))
     log.warn({ lacking }, 'mail for Unix accounts cannot be delivered: root lacks capabilities (cap_add)');
   for (const root of mailRoots) prepareRootAsRoot(root, owner, isFirstStart, log);
-  await makeAccounts({ settings, clock, random, log });
+  await makeAccounts(settings, world);
   try {
     return await runSteward({
       runAs,
@@ -78,9 +75,7 @@ export async function boot({ settings, mailRoots, variables, argv, clock, random
       // The passwords of the accounts are root's matter alone.
       settings: { ...settings, accounts: [] },
       stopWithinMs: settings.drainMs + 5000,
-      clock,
-      random,
-      log,
+      ...world,
     });
   } catch (error) {
     const isForbidden = (error as NodeJS.ErrnoException).code === 'EACCES';
@@ -109,8 +104,8 @@ async function lackingCapabilities(): Promise<readonly string[]> {
  * Makes the accounts of SLIM_ACCOUNTS. The server starts without one that cannot be made: only that account's mail
  * waits.
  */
-async function makeAccounts({ settings, clock, random, log }: Omit<BootOptions, 'mailRoots' | 'variables' | 'argv'>) {
-  const files = { folder: join(settings.dataFolder, 'accounts'), homes: '/home', clock, random };
+async function makeAccounts(settings: RootSettings, { log, ...world }: World): Promise<void> {
+  const files = { folder: join(settings.dataFolder, 'accounts'), homes: '/home', ...world };
   try {
     const made = await ensureAccounts(files, settings.accounts);
     if (settings.users.some(({ kind }) => kind === 'pam')) await ensureDecoy(files);
