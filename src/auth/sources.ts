@@ -3,10 +3,9 @@
 // Promises: names compare as addresses do, and a name without a domain is the one at the first domain, and at no other.
 // A database that is down, and a row without a verifier, are 'cannot tell', never 'no such login'.
 import { type Accounts, CannotTell } from '../mail/ports.ts';
-import type { Log } from '../system/log.ts';
 import { type Mailbox, toMailbox } from '../mail/address.ts';
 import { type Verifier, parseVerifier } from '../sasl/scram.ts';
-import type { Clock } from '../system/world.ts';
+import type { World } from '../system/world.ts';
 
 /** `id` is the whole address, however the login was written; `keys` are the forms to look for, best first. */
 export type Name = Readonly<{ address: Mailbox; id: string; keys: readonly string[] }>;
@@ -38,7 +37,10 @@ export function accountSource(accounts: Accounts | undefined, mainDomain: string
   };
 }
 
-export function tableSource(passwords: TablePasswords | undefined, clock: Clock, log: Log): Source {
+export function tableSource(
+  passwords: TablePasswords | undefined,
+  { clock, log }: Pick<World, 'clock' | 'log'>,
+): Source {
   let complainedAt = -Infinity;
   return async ({ keys }) => {
     if (passwords === undefined) throw new CannotTell('there is no database to ask');

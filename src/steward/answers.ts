@@ -7,7 +7,7 @@
 // open is aborted.
 import { dirname, join } from 'node:path';
 import type { Prepared } from '../mail/ports.ts';
-import type { Clock, Random } from '../system/world.ts';
+import type { World } from '../system/world.ts';
 import { decoy } from './account-files.ts';
 import { type AccountFolder, deposit } from './deposit.ts';
 import { createAccounts } from './nss.ts';
@@ -15,31 +15,25 @@ import { openPam } from './pam.ts';
 import type { Request, Target, TlsFiles } from './protocol.ts';
 import { readTlsFile } from './tls-files.ts';
 
-export type AnswersOptions = {
+export type AnswersOptions = World & {
   /** The network process's uid: its spool files must be that user's, and it is no account for mail. */
   readonly ownUid: number;
   readonly spoolFolder: string;
   /** The folders that the settings name for mail: absolute paths. */
   readonly mailFolders: readonly string[];
   readonly tlsFiles: TlsFiles;
-  /** As for the network process: the PAM child is started in the same way. */
+  /**
+   * The network process: the script and its arguments (a hidden verb). Node's own flags are inherited. The PAM child is
+   * started in the same way.
+   */
   readonly argv: readonly [string, ...string[]];
   readonly environment: Readonly<Record<string, string>>;
-  readonly clock: Clock;
-  readonly random: Random;
 };
 
 /** More than that in flight are a mistake, or an attack on our descriptors. */
 const mostDeposits = 1000;
 
-export type Answers = {
-  /** What was asked for. Rejects with the reason why not. */
-  carryOut(request: Request): Promise<unknown>;
-  /** The network process has ended. */
-  close(): void;
-};
-
-export function openAnswers(options: AnswersOptions): Answers {
+export function openAnswers(options: AnswersOptions) {
   const { ownUid, spoolFolder, tlsFiles, argv, environment, clock, random } = options;
   const mailFolders = new Set(options.mailFolders);
   const accounts = createAccounts(ownUid);
@@ -83,7 +77,8 @@ export function openAnswers(options: AnswersOptions): Answers {
   }
 
   return {
-    async carryOut(request) {
+    /** What was asked for. Rejects with the reason why not. */
+    async carryOut(request: Request): Promise<unknown> {
       switch (request.kind) {
         case 'account':
           return accounts.find(request.name);
@@ -102,7 +97,8 @@ export function openAnswers(options: AnswersOptions): Answers {
           return request satisfies never;
       }
     },
-    close() {
+    /** The network process has ended. */
+    close(): void {
       pam.close();
       for (const token of deposits.keys()) end(token, 'abort').catch(() => {});
     },

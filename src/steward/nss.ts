@@ -7,6 +7,7 @@ import { execFile } from 'node:child_process';
 import { stat } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import type { Account, Accounts } from '../mail/ports.ts';
+import { Turns } from '../system/turns.ts';
 
 const keptMs = 4_000;
 
@@ -49,15 +50,9 @@ export function remember<T>(ask: (key: string) => Promise<T>): (key: string) => 
 
 /** The accounts that may receive mail. */
 export function createAccounts(ownUid: number): Accounts {
-  // Strangers choose the names, so at most eight processes run at once: each question waits for the one before it in
-  // its lane.
-  const lanes = Array<Promise<unknown>>(8).fill(Promise.resolve());
-
-  const look = remember(key => {
-    const account = (lanes.shift() ?? Promise.resolve()).then(() => lookUp(key, ownUid));
-    lanes.push(account.catch(() => {}));
-    return account;
-  });
+  // Strangers choose the names, so at most eight processes run at once.
+  const turns = new Turns(8);
+  const look = remember(key => turns.take(() => lookUp(key, ownUid)));
 
   return {
     async find(name) {

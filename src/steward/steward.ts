@@ -29,14 +29,10 @@ export type StewardOptions = Omit<AnswersOptions, 'ownUid'> & {
   readonly runAs: { readonly uid: number; readonly gid: number } | undefined;
   /** Only those that need root: below port 1024. */
   readonly sockets: readonly Omit<Socket, 'fd'>[];
-  /** The network process: the script and its arguments (a hidden verb). Node's own flags are inherited. */
-  readonly argv: readonly [string, ...string[]];
-  readonly environment: Readonly<Record<string, string>>;
   /** Handed over in the first message: anything that JSON can hold. */
   readonly settings: unknown;
   /** How long after SIGTERM the network process may take: SLIM_DRAIN and a little. */
   readonly stopWithinMs: number;
-  readonly log: Log;
 };
 
 /** A crash that repeats at every start must not take a whole core. */

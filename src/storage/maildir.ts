@@ -16,10 +16,10 @@ import { CannotTell, type Journal, type JournalRecord, type Prepared, type Stora
 import { type Copy, type Message, withHead } from '../mail/message.ts';
 import type { Octets } from '../mail/octets.ts';
 import { uniqueName } from '../system/names.ts';
+import type { World } from '../system/world.ts';
 import { copyBehind } from '../durable/copy.ts';
 import { FolderSync } from '../durable/folder-sync.ts';
 import { create, sync } from '../durable/sync.ts';
-import type { System } from '../durable/journal.ts';
 import { isLinked, linkOrCopy } from '../durable/link.ts';
 
 /** A copy on its way. `original`: the file that it becomes a hard link to, which has the same head. */
@@ -31,7 +31,7 @@ type Unsynced = { readonly fd: number; readonly path: string; readonly head: str
 
 /** What it rejects with is CannotTell, or the error of the system call that failed. */
 export class MaildirStorage implements Storage {
-  readonly #system: System;
+  readonly #world: World;
   readonly #folders = new FolderSync();
   /**
    * Maildirs whose folders are made and synced, or will be soon, and their file systems. Whichever delivery began that,
@@ -45,8 +45,8 @@ export class MaildirStorage implements Storage {
   readonly #linkless = new Set<number>();
   #journal: Journal | undefined;
 
-  constructor(system: System) {
-    this.#system = system;
+  constructor(world: World) {
+    this.#world = world;
   }
 
   /** Small messages are made stable by that journal from now on. */
@@ -62,7 +62,7 @@ export class MaildirStorage implements Storage {
       for (const copy of copies) {
         if (copy.kind !== 'maildir') throw new CannotTell(`the Maildir storage has no ${copy.kind} routes`);
         const { path: maildir, root, head = '' } = copy;
-        const name = uniqueName(this.#system.clock, this.#system.random);
+        const name = uniqueName(this.#world.clock, this.#world.random);
         const path = `${maildir}/tmp/${name}`;
         const file: File = { maildir, temporary: path, final: `${maildir}/new/${name}`, head, fileSystem: 0 };
         files.push(file);
@@ -146,7 +146,7 @@ export class MaildirStorage implements Storage {
     if (resolve(maildir) !== maildir || !`${maildir}/`.startsWith(`${root}/`))
       throw new CannotTell(`the Maildir ${maildir} is not below ${root}: nothing is delivered there`);
     if (!existsSync(root)) {
-      this.#system.log.error({ root, maildir }, 'mail folder is gone; it is only made at start');
+      this.#world.log.error({ root, maildir }, 'mail folder is gone; it is only made at start');
       throw new CannotTell(`the mail folder ${root} is gone: mount it, or restart to have it made`);
     }
     for (const name of ['new', 'cur', 'tmp']) mkdirSync(`${maildir}/${name}`, { recursive: true, mode: 0o700 });

@@ -1,6 +1,7 @@
 // The seam to the world that tests replace: time and randomness (the DNS is in dns.ts). Nothing else calls Date.now or
 // node:crypto's random functions (the architecture test sees to it); timers are not part of it.
 import { randomBytes } from 'node:crypto';
+import type { Log } from './log.ts';
 
 export interface Clock {
   /** Milliseconds since 1970, UTC. */
@@ -13,6 +14,9 @@ export interface Random {
   /** A whole number, 0 <= n < limit. */
   below(limit: number): number;
 }
+
+/** What most parts need of the world around them. */
+export type World = { readonly clock: Clock; readonly random: Random; readonly log: Log };
 
 export const systemClock: Clock = { now: () => Date.now() };
 /** Drawn in advance: a call of its own for each name and id was 7 % of the time of a message. No octet is used twice. */

@@ -5,13 +5,12 @@ import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { getCACertificates, setDefaultCACertificates } from 'node:tls';
 import type { Log } from '../system/log.ts';
-
-const certificate = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
+import { certificatesIn } from './pem.ts';
 
 /** Call it before the first connection. */
 export function trustAuthorities(file: string, log: Log): void {
   try {
-    const found = readFileSync(file, 'latin1').match(certificate);
+    const found = certificatesIn(readFileSync(file, 'latin1'));
     if (!found) throw new Error('it holds no certificate');
     const known = new Set(getCACertificates('default').map(canonical));
     const added = found.map(canonical).filter(each => !known.has(each));

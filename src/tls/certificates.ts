@@ -8,19 +8,18 @@ import { join } from 'node:path';
 import { type SecureContext, createSecureContext } from 'node:tls';
 import { inOrder, withLineEnds } from './pem.ts';
 import { replaceFile } from '../durable/replace.ts';
-import type { Log } from '../system/log.ts';
-import type { Clock, Random } from '../system/world.ts';
+import type { World } from '../system/world.ts';
 
 /** Certificate (with its chain behind it) and private key, PEM. */
 export type Pair = { readonly cert: string; readonly key: string };
 
-type Subject = { readonly hostname: string; readonly clock: Clock; readonly random: Random };
-export type CertificateOptions = Subject & {
+type Subject = Pick<World, 'clock' | 'random'> & { readonly hostname: string };
+export type CertificateOptions = World & {
+  readonly hostname: string;
   /** Reads the configured pair (files, steward or settings) and rejects when it is not there; undefined: none is set. */
   readonly readPair: (() => Promise<Pair | undefined>) | undefined;
   readonly folder: string; // where the self-signed pair is kept; it must exist
   readonly minVersion: 'TLSv1.2' | 'TLSv1.3';
-  readonly log: Log;
 };
 
 const dayMs = 86_400_000;

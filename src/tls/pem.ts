@@ -5,6 +5,10 @@ import { type KeyObject, X509Certificate } from 'node:crypto';
 /** Neither PEM nor its base64 has a backslash, so that `\n` can only mean a line end. */
 export const withLineEnds = (pem: string): string => pem.replaceAll(/(?:\\r)?\\n/g, '\n');
 
+/** The certificates in a text; null: there is none. */
+export const certificatesIn = (pem: string): readonly string[] | null =>
+  pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g);
+
 export type Chain = {
   /** The certificate of the key. */
   readonly leaf: X509Certificate;
@@ -18,7 +22,7 @@ export type Chain = {
  * §7.4.2); certificates that do not belong to the chain stand behind it. Throws when none is of this key.
  */
 export function inOrder(pem: string, key: KeyObject): Chain {
-  const texts = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [pem];
+  const texts = certificatesIn(pem) ?? [pem];
   const certificates = texts.map(text => ({ text, certificate: new X509Certificate(text) }));
   const leaf = certificates.find(({ certificate }) => certificate.checkPrivateKey(key));
   if (leaf === undefined) throw new Error('the key is of another certificate');
