@@ -31,11 +31,11 @@ import fs from 'node:fs';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import type { Journal, JournalRecord } from '../mail/ports.ts';
-import { encodeRecord, encodeSalt, newSalt, newSegmentPath, saltBytes, suspectName } from './record.ts';
-import { type Replayed, type System, replay, segmentsIn } from './replay.ts';
+import type { World } from '../system/world.ts';
+import { encodeRecord, encodeSalt, newSalt, newSegmentPath, saltBytes } from './record.ts';
+import { marksIn, segmentsIn, suspectName } from './record.ts';
+import { type Replayed, replay } from './replay.ts';
 import { create, datasync, isShortage, noSpace, sizeOf, sync, syncFileSystems } from './sync.ts';
-
-export type { System } from './replay.ts';
 
 const checkpointMs = 5000;
 /** After trouble, until it is tried again. */
@@ -75,7 +75,7 @@ type Waiting = {
 
 export class DiskJournal implements Journal {
   readonly #folder: string;
-  readonly #system: System;
+  readonly #world: World;
   readonly #timer: NodeJS.Timeout;
   readonly #waiting: Waiting[] = [];
   #open: Segment | undefined;
@@ -92,9 +92,9 @@ export class DiskJournal implements Journal {
   #checking: Promise<void> | undefined;
   #checkpoints = 0;
 
-  private constructor(folder: string, system: System, { left, settled }: Replayed) {
+  private constructor(folder: string, world: World, { left, settled }: Replayed) {
     this.#folder = folder;
-    this.#system = system;
+    this.#world = world;
     this.#settled = settled;
     for (const path of left) this.#left.set(path, false);
     this.#timer = setInterval(() => void this.checkpoint(), checkpointMs).unref();
@@ -104,12 +104,12 @@ export class DiskJournal implements Journal {
    * Puts right what a crash has left, then begins. undefined: this system has no `sync -f`. Call it before mail is
    * taken.
    */
-  static async open(folder: string, system: System): Promise<DiskJournal | undefined> {
-    const { log } = system;
-    const replayed = await replay({ folder, paths: segmentsIn(folder), isPlaced: false, gone: [] }, system);
+  static async open(folder: string, world: World): Promise<DiskJournal | undefined> {
+    const { log } = world;
+    const replayed = await replay({ folder, paths: segmentsIn(folder), isPlaced: false, gone: [] }, world);
     const probed = await syncFileSystems(['/proc']); // there is nothing to sync: whether the program is there
     if (probed.kind === 'synced' || (probed.kind === 'not started' && isShortage(probed.error)))
-      return new DiskJournal(folder, system, replayed);
+      return new DiskJournal(folder, world, replayed);
     const text = 'file systems cannot be synced by sync -f: each file is synced by itself, which is slower';
     log.warn({ error: String(probed.error) }, text);
     return undefined;
@@ -118,7 +118,7 @@ export class DiskJournal implements Journal {
   append(records: readonly JournalRecord[]): Promise<() => void> {
     return new Promise((resolve, reject) => {
       if (this.#isPaused) {
-        this.#remember(records.flatMap(marksOf));
+        this.#remember(marksIn(records));
         return reject(new Error('the journal has trouble'));
       }
       this.#waiting.push({ records, resolve, reject });
@@ -162,7 +162,7 @@ export class DiskJournal implements Journal {
         this.#isPaused = true;
         setTimeout(() => (this.#isPaused = false), pauseMs).unref();
         const fields = { folder: this.#folder, error: String(error) };
-        this.#system.log.warn(fields, 'the journal cannot be written now: each file is synced by itself');
+        this.#world.log.warn(fields, 'the journal cannot be written now: each file is synced by itself');
         // Some of these records may stand in the segment all the same.
         this.#remember(records.flatMap(({ files }) => files.map(({ final }) => final)));
         for (const { reject } of group) reject(error);
@@ -190,14 +190,14 @@ export class DiskJournal implements Journal {
   }
 
   async #begin(): Promise<Segment> {
-    const salt = newSalt(this.#system);
+    const salt = newSalt(this.#world);
     const begun = { salt, users: 0, octets: saltBytes, folders: new Map<number, string>() };
     const spare = this.#spare.pop();
     if (spare) {
       fs.writeSync(spare.fd, encodeSalt(salt), 0, saltBytes, 0);
       return { ...spare, ...begun };
     }
-    const path = newSegmentPath(this.#folder, this.#system);
+    const path = newSegmentPath(this.#folder, this.#world);
     const fd = create(path, [encodeSalt(salt)]);
     await sync(this.#folder);
     return { path, fd, reserved: 0, ...begun };
@@ -226,13 +226,13 @@ export class DiskJournal implements Journal {
       if (this.#full.length === 0 && this.#open === undefined) this.#gone.clear();
     } catch (error) {
       const segments = this.#full.map(({ path }) => path);
-      this.#system.log.error({ segments, error: String(error) }, 'a part of the journal cannot be finished now');
+      this.#world.log.error({ segments, error: String(error) }, 'a part of the journal cannot be finished now');
     }
   }
 
   /** Takes the first full segments, which are done, as far as the disk lets it. */
   async #finish(done: readonly Segment[], isUrgent: boolean): Promise<void> {
-    const { log } = this.#system;
+    const { log } = this.#world;
     let isSuspect = done.some(segment => segment.isSuspect);
     if (!isSuspect) {
       const synced = await syncFileSystems(done.flatMap(({ folders }) => [...folders.values()]));
@@ -247,7 +247,7 @@ export class DiskJournal implements Journal {
     const paths = done.map(({ path }) => path);
     const replayed = await replay(
       { folder: this.#folder, paths, isPlaced: true, isSuspect, gone: this.#gone },
-      this.#system,
+      this.#world,
     );
     // Nothing could be written down: the segments stay, in their order.
     if (!replayed.isWritten) return;
@@ -282,15 +282,12 @@ export class DiskJournal implements Journal {
     const paths = [...this.#left].filter(([, wasPlaced]) => wasPlaced === isPlaced).map(([path]) => path);
     if (paths.length === 0) return;
     const gone = [...this.#gone, ...this.#settled];
-    const replayed = await replay({ folder: this.#folder, paths, isPlaced, gone }, this.#system);
+    const replayed = await replay({ folder: this.#folder, paths, isPlaced, gone }, this.#world);
     for (const path of paths) this.#left.delete(path);
     for (const path of replayed.left) this.#left.set(path, isPlaced);
     if (!isPlaced) this.#settled = replayed.isWritten ? [] : [...this.#settled, ...replayed.settled];
   }
 }
-
-const marksOf = ({ files }: JournalRecord): string[] =>
-  files.filter(({ temporary }) => temporary === '').map(({ final }) => final);
 
 /**
  * Its name says so, too, because a start must know. Where it cannot be renamed, the present server knows all the same.

@@ -8,19 +8,19 @@
 // Promise: a record is read whole or not at all. The checksum begins with the salt of the segment, so nothing that is
 // left of a former life of the file counts. Reading ends at the first record that is torn: it was never acknowledged,
 // and nothing is ever written behind it.
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readSync, readdirSync, unlinkSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
 import type { JournalRecord } from '../mail/ports.ts';
 import { newId } from '../system/names.ts';
-import type { Clock, Random } from '../system/world.ts';
+import type { World } from '../system/world.ts';
 import type { FileName, Segment } from './restore.ts';
-import { sizeOf } from './sync.ts';
+import { append, create, sizeOf, sync } from './sync.ts';
 
 /** What the name of a segment ends in whose files the disk may have forgotten: `sync -f` has failed. */
 const suspectEnding = '.forgotten';
 export const suspectName = (path: string): string => (path.endsWith(suspectEnding) ? path : path + suspectEnding);
 
-type Names = { readonly clock: Clock; readonly random: Random };
+type Names = Pick<World, 'clock' | 'random'>;
 
 /** Octets in front of the first record. */
 export const saltBytes = 4;
@@ -54,6 +54,12 @@ export function encodeRecord({ files, parts }: JournalRecord, salt: number): rea
   return [head, names, ...parts];
 }
 
+/** Only files: the folder may be a volume of its own, with a `lost+found`. */
+export function segmentsIn(folder: string): readonly string[] {
+  const entries = readdirSync(folder, { withFileTypes: true });
+  return entries.filter(entry => entry.isFile()).map(({ name }) => `${folder}/${name}`);
+}
+
 /** The whole records of a segment. Content is not kept in memory: a segment may have 64 MiB of it. */
 export function readSegment(path: string): Segment<StoredContent> {
   const records: { files: readonly FileName[]; content: StoredContent }[] = [];
@@ -80,8 +86,31 @@ export function readSegment(path: string): Segment<StoredContent> {
   return { path, isSuspect: path.endsWith(suspectEnding), records };
 }
 
-/** The files that a segment says are not the journal's business any more. */
-export function marksIn({ records }: Segment<unknown>): readonly string[] {
+/** A new segment, which is stable then. `records` are read one after the other: all together may be large. */
+export async function writeSegment(
+  folder: string,
+  records: readonly (() => JournalRecord)[],
+  isSuspect: boolean,
+  names: Names,
+): Promise<string> {
+  const salt = newSalt(names);
+  const plain = newSegmentPath(folder, names);
+  const path = isSuspect ? suspectName(plain) : plain;
+  const fd = create(path, [encodeSalt(salt)]);
+  try {
+    for (const record of records) append(fd, encodeRecord(record(), salt), path);
+  } catch (error) {
+    closeSync(fd);
+    unlinkSync(path);
+    throw error;
+  }
+  await sync(path, fd);
+  await sync(folder);
+  return path;
+}
+
+/** The files that records say are not the journal's business any more. */
+export function marksIn(records: readonly { readonly files: readonly FileName[] }[]): readonly string[] {
   const files = records.flatMap(record => record.files);
   return files.filter(({ temporary }) => temporary === '').map(({ final }) => final);
 }

@@ -7,23 +7,10 @@
 import fs from 'node:fs';
 import { basename, dirname } from 'node:path';
 import type { JournalRecord } from '../mail/ports.ts';
-import type { Log } from '../system/log.ts';
-import type { Clock, Random } from '../system/world.ts';
-import {
-  type StoredContent,
-  encodeRecord,
-  encodeSalt,
-  marksIn,
-  newSalt,
-  newSegmentPath,
-  readContent,
-  readSegment,
-  suspectName,
-} from './record.ts';
+import type { World } from '../system/world.ts';
+import { type StoredContent, marksIn, readContent, readSegment, segmentsIn, writeSegment } from './record.ts';
 import { type FileName, type Restoration, type Segment, type Standing, type StoredRecord, restore } from './restore.ts';
-import { append, create, isShortage, sync, syncFileSystems } from './sync.ts';
-
-export type System = { readonly clock: Clock; readonly random: Random; readonly log: Log };
+import { create, isShortage, sync, syncFileSystems } from './sync.ts';
 
 export type Replay = {
   readonly folder: string;
@@ -49,11 +36,11 @@ export type Replayed = {
 };
 
 /** Rejects, and leaves all segments, where descriptors or memory are short just now, or a segment cannot be read. */
-export async function replay({ folder, paths, ...options }: Replay, system: System): Promise<Replayed> {
-  const { log } = system;
+export async function replay({ folder, paths, ...options }: Replay, world: World): Promise<Replayed> {
+  const { log } = world;
   const files = new Files(options.isPlaced);
   const others = segmentsIn(folder).filter(path => !paths.includes(path));
-  const gone = [...options.gone, ...others.flatMap(path => marksIn(readSegment(path)))];
+  const gone = [...options.gone, ...others.flatMap(path => marksIn(readSegment(path).records))];
   let segments = paths.filter(path => fs.existsSync(path)).map(path => readSegment(path));
   let { write } = restore(segments, gone, files.look);
   let isSuspect = options.isSuspect ?? segments.some(segment => segment.isSuspect);
@@ -80,7 +67,7 @@ export async function replay({ folder, paths, ...options }: Replay, system: Syst
   const left = restore(segments, gone, found);
   if (!options.isPlaced) files.takeBack(left.keep.flatMap(record => record.files));
   try {
-    return { left: await condense(folder, segments, left, system), isWritten: true, settled: [] };
+    return { left: await condense(folder, segments, left, world), isWritten: true, settled: [] };
   } catch (error_) {
     const text = 'the journal cannot be written: it keeps more than it needs';
     log.error({ segments: paths, error: String(error_) }, text);
@@ -93,7 +80,7 @@ async function condense(
   folder: string,
   segments: readonly Segment<StoredContent>[],
   { keep, isSuspect, drop, done }: Restoration<StoredContent>,
-  system: System,
+  world: World,
 ): Promise<readonly string[]> {
   const dropped = segments.filter(({ path, records }) => drop.includes(path) && records.length > 0);
   // They are removed one by one, and a power cut could leave a record without its mark. So marks for all are written
@@ -102,11 +89,11 @@ async function condense(
   const marks = { files: done.map(final => ({ final, temporary: '' })), parts: [] };
   const marked = isOneStep
     ? undefined
-    : await writeSegment(folder, [() => marks], false, system).catch((error: unknown) => {
+    : await writeSegment(folder, [() => marks], false, world).catch((error: unknown) => {
         // Where nothing is left to do, a disk that is full must not keep us from making room.
         if (keep.length > 0) throw error;
       });
-  const kept = keep.length > 0 ? await writeSegment(folder, keep.map(read), isSuspect, system) : undefined;
+  const kept = keep.length > 0 ? await writeSegment(folder, keep.map(read), isSuspect, world) : undefined;
   for (const path of drop) fs.unlinkSync(path);
   if (drop.length > 0) await sync(folder);
   if (marked !== undefined) fs.unlinkSync(marked);
@@ -114,40 +101,8 @@ async function condense(
   return kept === undefined ? staying : [...staying, kept];
 }
 
-/** Only files: the folder may be a volume of its own, with a `lost+found`. */
-export function segmentsIn(folder: string): readonly string[] {
-  const entries = fs.readdirSync(folder, { withFileTypes: true });
-  return entries.filter(entry => entry.isFile()).map(({ name }) => `${folder}/${name}`);
-}
-
-const read =
-  ({ files, content }: StoredRecord<StoredContent>): (() => JournalRecord) =>
-  () => ({
-    files,
-    parts: [readContent(content)],
-  });
-
-/** A new segment, which is stable then. `records` are read one after the other: all together may be large. */
-async function writeSegment(
-  folder: string,
-  records: readonly (() => JournalRecord)[],
-  isSuspect: boolean,
-  system: System,
-): Promise<string> {
-  const salt = newSalt(system);
-  const plain = newSegmentPath(folder, system);
-  const path = isSuspect ? suspectName(plain) : plain;
-  const fd = create(path, [encodeSalt(salt)]);
-  try {
-    for (const record of records) append(fd, encodeRecord(record(), salt), path);
-  } catch (error) {
-    fs.closeSync(fd);
-    fs.unlinkSync(path);
-    throw error;
-  }
-  await sync(path, fd);
-  await sync(folder);
-  return path;
+function read({ files, content }: StoredRecord<StoredContent>): () => JournalRecord {
+  return () => ({ files, parts: [readContent(content)] });
 }
 
 /** The files of one replay: where they stand, and what became of them. */
@@ -229,17 +184,13 @@ class Files {
 
   /** Each file and each folder by itself. */
   async sync(): Promise<void> {
-    for (const [final, path] of this.#paths) if (!this.failed.has(final)) await this.#sync(path, [final]);
+    for (const file of this.#paths) if (!this.failed.has(file[0])) await this.#sync(file[1], [file]);
     await this.syncFolders();
   }
 
   async syncFolders(): Promise<void> {
     const all = Map.groupBy(this.#paths, ([, path]) => dirname(path));
-    for (const [folder, files] of all)
-      await this.#sync(
-        folder,
-        files.map(([final]) => final),
-      );
+    for (const [folder, files] of all) await this.#sync(folder, files);
   }
 
   /** Removes what we wrote, and could not make stable. */
@@ -250,12 +201,12 @@ class Files {
       } catch {} // a disk that takes nothing: then it may come twice
   }
 
-  async #sync(path: string, files: readonly string[]): Promise<void> {
+  async #sync(path: string, files: readonly (readonly [final: string, path: string])[]): Promise<void> {
     try {
       await sync(path);
     } catch (error) {
       // A reader may take a file away at any time.
-      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') for (const final of files) this.#fail(final, error);
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') for (const [final] of files) this.#fail(final, error);
     }
   }
 

@@ -2,17 +2,7 @@
 // Promise: a failed sync is never tried again as if all were well. The kernel may have dropped the pages, and the next
 // sync succeeds without them ('fsyncgate'). The caller that sees a failure writes the file anew, or gives it up.
 import { execFile } from 'node:child_process';
-import {
-  closeSync,
-  existsSync,
-  fdatasync,
-  fsync,
-  fsyncSync,
-  openSync,
-  statSync,
-  unlinkSync,
-  writevSync,
-} from 'node:fs';
+import fs from 'node:fs';
 import { constants } from 'node:os';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
@@ -24,9 +14,9 @@ const run = promisify(execFile);
 /** Fsyncs and closes an open file, or a folder opened afresh: what it names now is to be stable, not one moved away. */
 export function sync(path: string, open?: number): Promise<void> {
   return new Promise((resolve, reject) => {
-    const fd = open ?? openSync(path, 'r');
-    fsync(fd, error => {
-      closeSync(fd);
+    const fd = open ?? fs.openSync(path, 'r');
+    fs.fsync(fd, error => {
+      fs.closeSync(fd);
       if (error === null) resolve();
       else reject(Object.assign(error, { message: `${error.message} '${path}'` }));
     });
@@ -35,17 +25,17 @@ export function sync(path: string, open?: number): Promise<void> {
 
 /** Fsyncs a file or folder while nobody else can do anything: for a start, or a command of root's. */
 export function syncNow(path: string): void {
-  const fd = openSync(path, 'r');
+  const fd = fs.openSync(path, 'r');
   try {
-    fsyncSync(fd);
+    fs.fsyncSync(fd);
   } finally {
-    closeSync(fd);
+    fs.closeSync(fd);
   }
 }
 
 /** Syncs what was written to an open file until now; it stays open. */
 export function datasync(fd: number): Promise<void> {
-  return new Promise((resolve, reject) => fdatasync(fd, error => (error === null ? resolve() : reject(error))));
+  return new Promise((resolve, reject) => fs.fdatasync(fd, error => (error === null ? resolve() : reject(error))));
 }
 
 /** A sync that could not be started has made nothing worse: it may simply be tried again. */
@@ -55,8 +45,8 @@ export type Synced = { readonly kind: 'synced' } | { readonly kind: 'failed' | '
 export async function syncFileSystems(places: readonly string[]): Promise<Synced> {
   const fileSystems = new Map<number, string>();
   for (let at of places) {
-    while (!existsSync(at)) at = dirname(at);
-    fileSystems.set(statSync(at).dev, at);
+    while (!fs.existsSync(at)) at = dirname(at);
+    fileSystems.set(fs.statSync(at).dev, at);
   }
   if (fileSystems.size === 0) return { kind: 'synced' };
   try {
@@ -83,13 +73,13 @@ export const sizeOf = (parts: readonly Buffer[]): number => parts.reduce((sum, p
  * replaces one.
  */
 export function create(path: string, parts: readonly Buffer[], flags: 'wx' | 'w' = 'wx'): number {
-  const fd = openSync(path, flags, 0o600);
+  const fd = fs.openSync(path, flags, 0o600);
   try {
     append(fd, parts, path);
     return fd;
   } catch (error) {
-    closeSync(fd);
-    unlinkSync(path);
+    fs.closeSync(fd);
+    fs.unlinkSync(path);
     throw error;
   }
 }
@@ -97,7 +87,7 @@ export function create(path: string, parts: readonly Buffer[], flags: 'wx' | 'w'
 /** Writes on where the last write to that descriptor has ended. */
 export function append(fd: number, parts: readonly Buffer[], path: string): void {
   // A regular file takes less than it is given only when the disk is full.
-  if (writevSync(fd, parts) !== sizeOf(parts)) throw noSpace(path);
+  if (fs.writevSync(fd, parts) !== sizeOf(parts)) throw noSpace(path);
 }
 
 export const noSpace = (path: string): Error => Object.assign(new Error(`no space for '${path}'`), { code: 'ENOSPC' });
