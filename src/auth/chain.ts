@@ -7,15 +7,16 @@
 // and without control characters.
 // Known gap: where SLIM_USERS also has @POSTGRESQL, SCRAM's challenge comes sooner for a name that stands before it.
 import { isUtf8 } from 'node:buffer';
-import { type Accounts, type Authenticator, CannotTell, type Exchange, type Login } from '../mail/ports.ts';
-import type { Log } from '../system/log.ts';
+import { type Accounts, CannotTell, type Exchange, type Login } from '../mail/ports.ts';
 import { type Verifier, checkPassword, makeVerifier, parseVerifier } from '../sasl/scram.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
-import type { Clock, Random } from '../system/world.ts';
+import { Turns } from '../system/turns.ts';
+import type { World } from '../system/world.ts';
 import { generate, inlineSource } from './inline.ts';
 import { openInventions, saltOf } from './invented.ts';
 import { type Context, type Dialogue, mechanisms, open } from '../sasl/mechanisms.ts';
-import { type Found, type Name, type TablePasswords, accountSource, parseName, tableSource } from './sources.ts';
+import type { Found, Name, Source, TablePasswords } from './sources.ts';
+import { accountSource, parseName, tableSource } from './sources.ts';
 import { type Reservation, type ThrottleOptions, openThrottle } from './throttle.ts';
 
 /** An entry of SLIM_USERS. */
@@ -25,36 +26,29 @@ export type User =
   | { readonly kind: 'pam' }
   | { readonly kind: 'postgresql' };
 
-export type AuthOptions = ThrottleOptions & {
-  readonly users: readonly User[];
-  /** The first of SLIM_DOMAINS: a name without a domain means the one at this domain. */
-  readonly mainDomain: string;
-  /** The mechanisms that SLIM_SUPPORTS lists; unset: all that work with these users. */
-  readonly offered?: readonly string[] | undefined;
-  /** SLIM_DATA/state. */
-  readonly folder: string;
-  /** For @PAM. */
-  readonly steward:
-    | { readonly accounts: Accounts; authenticate(name: string, password: string): Promise<boolean> }
-    | undefined;
-  /** For @POSTGRESQL. */
-  readonly tablePasswords: TablePasswords | undefined;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly log: Log;
-};
-
-/** Who may log in. */
-export type Chain = Authenticator & {
-  /** Whether a password is right, and which source says so. No throttle, no delay. Throws CannotTell. */
-  check(text: string, password: string): Promise<{ readonly ok: boolean; readonly source: string }>;
-};
+export type AuthOptions = World &
+  ThrottleOptions & {
+    readonly users: readonly User[];
+    /** The first of SLIM_DOMAINS: a name without a domain means the one at this domain. */
+    readonly mainDomain: string;
+    /** The mechanisms that SLIM_SUPPORTS lists; unset: all that work with these users. */
+    readonly offered?: readonly string[] | undefined;
+    /** SLIM_DATA/state. */
+    readonly folder: string;
+    /** For @PAM. */
+    readonly steward:
+      | { readonly accounts: Accounts; authenticate(name: string, password: string): Promise<boolean> }
+      | undefined;
+    /** For @POSTGRESQL. */
+    readonly tablePasswords: TablePasswords | undefined;
+  };
 
 const failureStepMs = 2000;
 /** Few, so that a flood of logins leaves threads of the pool for mail that is being written. */
 const checksAtOnce = 4;
 
-export async function createAuthenticator(options: AuthOptions): Promise<Chain> {
+/** Who may log in: an Authenticator, and `check` for commands. */
+export async function createAuthenticator(options: AuthOptions) {
   const { users, mainDomain, offered, clock, random, log } = options;
   const { find, isRight, invent } = await openSources(options);
   const throttle = await openThrottle(options);
@@ -127,7 +121,8 @@ export async function createAuthenticator(options: AuthOptions): Promise<Chain> 
   return {
     mechanisms: announced,
     begin,
-    async check(text, password) {
+    /** Whether a password is right, and which source says so. No throttle, no delay. Throws CannotTell. */
+    async check(text: string, password: string) {
       const found = await find(parseName(text, mainDomain));
       const ok = await isRight(found, text, Buffer.from(password));
       return { ok, source: found?.source ?? 'no source knows the name' };
@@ -136,7 +131,8 @@ export async function createAuthenticator(options: AuthOptions): Promise<Chain> 
 }
 
 /** The sources in their order, and how a password is checked against what they know. */
-async function openSources({ users, mainDomain, folder, steward, tablePasswords, clock, random, log }: AuthOptions) {
+async function openSources({ users, mainDomain, folder, steward, tablePasswords, ...world }: AuthOptions) {
+  const { random, log } = world;
   const plain = users.flatMap(user => (user.kind === 'inline' && !parseVerifier(user.secret) ? [user.name] : []));
   const advice = 'SLIM_USERS holds passwords in plain text: `slimsmtp password` makes verifiers of them';
   if (plain.length > 0) log.warn({ accounts: plain }, advice);
@@ -149,26 +145,22 @@ async function openSources({ users, mainDomain, folder, steward, tablePasswords,
     const id = parseName(name, mainDomain)?.id ?? name;
     return parseVerifier(secret) ?? makeVerifier(secret, { hex: octets => saltOf(key, id, octets).toString('hex') });
   }
-  // Undefined for @PAM and @POSTGRESQL.
-  const verifiers = await Promise.all(
-    users.map(async user => {
-      if (user.kind === 'generate') return verifierOf(user.name, passwords.get(user.name) ?? '');
-      return user.kind === 'inline' ? verifierOf(user.name, user.secret) : undefined;
-    }),
-  );
-  const sources = users.map((user, index) => {
-    const verifier = verifiers[index];
-    if (verifier && 'name' in user) return inlineSource(user.name, verifier, mainDomain);
-    return user.kind === 'pam' ? accountSource(steward?.accounts, mainDomain) : tableSource(tablePasswords, clock, log);
-  });
-  const known = verifiers.filter(verifier => verifier !== undefined);
+  const openSource = async (user: User): Promise<{ readonly source: Source; readonly verifier?: Verifier }> => {
+    if (user.kind === 'pam') return { source: accountSource(steward?.accounts, mainDomain) };
+    if (user.kind === 'postgresql') return { source: tableSource(tablePasswords, world) };
+    const secret = user.kind === 'inline' ? user.secret : (passwords.get(user.name) ?? '');
+    const verifier = await verifierOf(user.name, secret);
+    return { source: inlineSource(user.name, verifier, mainDomain), verifier };
+  };
+  const sources = await Promise.all(users.map(openSource));
+  const known = sources.flatMap(({ verifier }) => verifier ?? []);
   const { note, invent } = openInventions(key, folder, known, log);
   const hasPam = users.some(user => user.kind === 'pam');
-  const lanes = Array<Promise<unknown>>(checksAtOnce).fill(Promise.resolve());
+  const turns = new Turns(checksAtOnce);
 
   async function find(name: Name | undefined): Promise<Found | undefined> {
     if (!name) return undefined;
-    for (const source of sources) {
+    for (const { source } of sources) {
       const found = await source(name);
       if (found?.verifier) note(found.verifier);
       if (found) return found;
@@ -182,9 +174,8 @@ async function openSources({ users, mainDomain, folder, steward, tablePasswords,
    */
   async function isRight(found: Found | undefined, id: string, password: Buffer): Promise<boolean> {
     const verifier = found?.verifier ?? invent(id);
-    const checked = (lanes.shift() ?? Promise.resolve()).then(() => checkPassword(verifier, password));
-    lanes.push(checked.catch(() => {}));
-    if ((await checked) && found?.verifier !== undefined && password.length > 0) return true;
+    const isSame = await turns.take(() => checkPassword(verifier, password));
+    if (isSame && found?.verifier !== undefined && password.length > 0) return true;
     if (!hasPam || !isUtf8(password)) return false;
     const isPamRight = await steward?.authenticate(found?.account ?? 'nobody', password.toString());
     return isPamRight === true && found?.account !== undefined;

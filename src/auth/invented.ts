@@ -19,15 +19,8 @@ const mostShapes = 16;
 /** Longer salts, which nobody makes, are not imitated. */
 const longestSaltBytes = 1024;
 
-export type Inventions = {
-  /** Takes note of a real verifier. */
-  note(verifier: Verifier): void;
-  /** A verifier that no password fits. */
-  invent(id: string): Verifier;
-};
-
 /** `key` is a secret of this server; `folder` is SLIM_DATA/state; `known` are the verifiers of SLIM_USERS. */
-export function openInventions(key: string, folder: string, known: readonly Verifier[], log: Log): Inventions {
+export function openInventions(key: string, folder: string, known: readonly Verifier[], log: Log) {
   const path = join(folder, 'shapes');
   const kept = read(path);
   const shapes = new Map<string, Shape>();
@@ -45,7 +38,8 @@ export function openInventions(key: string, folder: string, known: readonly Veri
   }
 
   return {
-    note(verifier) {
+    /** Takes note of a real verifier. */
+    note(verifier: Verifier): void {
       const shape = shapeOf(verifier);
       if (!add(shape)) return;
       kept.set(show(shape), shape);
@@ -55,7 +49,8 @@ export function openInventions(key: string, folder: string, known: readonly Veri
         log.warn({ path, error: String(error) }, 'could not keep what the verifiers of the table users look like');
       }
     },
-    invent(id) {
+    /** A verifier that no password fits. */
+    invent(id: string): Verifier {
       const { iterations, saltBytes } = draw(id);
       const unknown = hash(key, id).subarray(32);
       return { iterations, salt: saltOf(key, id, saltBytes), storedKey: unknown, serverKey: unknown };

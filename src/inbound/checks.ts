@@ -6,6 +6,7 @@ import type { Content } from '../mail/judgement.ts';
 import type { Envelope } from '../smtp/envelope.ts';
 import type { Destination } from './policy.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
+import { within } from '../system/deadline.ts';
 import type { Found } from './fields.ts';
 import type { Peer } from './peer.ts';
 
@@ -34,8 +35,8 @@ export type Check = Readonly<{
   /** For the log. */
   name: string;
   deadlineMs: number;
-  /** Room for its lines in the file of a large message: with more lines, the message is written twice. */
-  linesBytes: (peer: Peer) => number;
+  /** Room for its lines, where it has any, in the file of a large message: with more, the message is written twice. */
+  linesBytes?: (peer: Peer) => number;
   judge: (arrived: Arrived) => Verdict | Promise<Verdict>;
 }>;
 
@@ -58,9 +59,7 @@ export async function runChecks(checks: readonly Check[], arrived: Arrived): Pro
 async function judge({ name, deadlineMs, judge: ask }: Check, arrived: Arrived): Promise<Verdict> {
   const answer = ask(arrived);
   if (!(answer instanceof Promise)) return answer;
-  const { promise: late, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(new Error(`the check '${name}' did not answer in time`)), deadlineMs);
-  return Promise.race([answer, late]).finally(() => clearTimeout(timer));
+  return within(deadlineMs, answer, () => new Error(`the check '${name}' did not answer in time`));
 }
 
 const maxReceivedLines = 100; // no way through honest servers makes more
@@ -71,7 +70,6 @@ const maxHeadOctets = 64 * 1024;
 export const loopCheck: Check = {
   name: 'loop',
   deadlineMs: 0,
-  linesBytes: () => 0,
   judge: ({ receivedLines }) =>
     receivedLines > maxReceivedLines ? replies.loop('Too many Received lines') : undefined,
 };

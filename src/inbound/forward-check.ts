@@ -9,7 +9,6 @@ import type { Check } from './checks.ts';
 export const forwardCheck: Check = {
   name: 'forward',
   deadlineMs: 10_000,
-  linesBytes: () => 0,
   judge: ({ envelope, header }) => {
     const forwarding = envelope.recipients.filter(({ ticket }) => ticket?.found?.forwards !== undefined);
     if (forwarding.length === 0) return undefined;

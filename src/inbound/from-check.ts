@@ -17,7 +17,6 @@ const maxAuthors = 20;
 export const fromCheck = (policy: Policy): Check => ({
   name: 'from',
   deadlineMs: 60_000,
-  linesBytes: () => 0,
   judge: ({ peer, fields }) => (peer.login === undefined ? undefined : judge(peer, fields, policy)),
 });
 

@@ -4,12 +4,14 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
-import { type AuthOptions, type Chain, createAuthenticator } from '../../src/auth/chain.ts';
+import { type AuthOptions, createAuthenticator } from '../../src/auth/chain.ts';
 import type { Log } from '../../src/system/log.ts';
 import type { Login } from '../../src/mail/ports.ts';
 import { clientFinal, clientFirst } from '../../src/sasl/scram.ts';
 import { type Reply, replies } from '../../src/smtp/reply.ts';
 import { systemClock, systemRandom } from '../../src/system/world.ts';
+
+export type Chain = Awaited<ReturnType<typeof createAuthenticator>>;
 
 export type Line = { readonly level: string; readonly message: string; readonly fields: Record<string, unknown> };
 export type Outcome = {

@@ -5,14 +5,14 @@ import { createHmac, hash, pbkdf2Sync } from 'node:crypto';
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
-import type { Chain, User } from '../../src/auth/chain.ts';
+import type { User } from '../../src/auth/chain.ts';
 import { readGenerated } from '../../src/auth/inline.ts';
 import type { TablePasswords } from '../../src/auth/sources.ts';
 import { type Account, CannotTell } from '../../src/mail/ports.ts';
 import { clientFinal, clientFirst, formatVerifier, makeVerifier } from '../../src/sasl/scram.ts';
 import { replies } from '../../src/smtp/reply.ts';
 import { systemRandom } from '../../src/system/world.ts';
-import { bindings, converse, openLogins, plain, scram, skipDelays } from './auth.harness.ts';
+import { type Chain, bindings, converse, openLogins, plain, scram, skipDelays } from './auth.harness.ts';
 
 const anton: User = { kind: 'inline', name: 'anton', secret: 'right' };
 const account: Account = { name: 'anton', uid: 1000, gid: 1000, home: '/home/anton' };
