@@ -1,6 +1,7 @@
 // The messages that the parts hand to each other: where a copy goes, the content, the envelope as the queue keeps it,
 // and what became of a recipient. Plain data.
-import { closeSync, openSync, readSync } from 'node:fs';
+import { closeSync, createReadStream, openSync, readSync } from 'node:fs';
+import { setImmediate as turn } from 'node:timers/promises';
 import type { Mailbox } from './address.ts';
 import type { MessageWishes, RecipientWishes } from '../smtp/envelope.ts';
 import { type Octets, collect, prepend, slice } from './octets.ts';
@@ -68,6 +69,15 @@ export function readMessage(message: Message, start: number, length: number): Bu
   }
 }
 
+/** The octets of a message from `start` on, in pieces of at most that size; the event loop has its turn after each. */
+export async function* piecesOf(message: Message, start: number, pieceBytes: number): AsyncGenerator<Buffer> {
+  if (message.kind === 'file') return yield* createReadStream(message.path, { start, highWaterMark: pieceBytes });
+  for (let at = start; at < message.sizeBytes; at += pieceBytes) {
+    yield readMessage(message, at, pieceBytes);
+    await turn();
+  }
+}
+
 /** A recipient of a message that is kept for later. */
 export type QueueRecipient = RecipientWishes & {
   /** As in RCPT, without brackets. */
@@ -90,14 +100,19 @@ export function toForwarded(
 ): Pick<QueueEntry, 'recipients' | 'head'> {
   const wanted = isShared ? notify?.filter(each => each !== 'SUCCESS') : notify;
   // RFC 3461 §5.2.1: the address that the sender knows.
-  const xtext = address.replaceAll(/[+= ]/g, each => `+${Buffer.from(each).toString('hex').toUpperCase()}`);
-  const original = originalRecipient ?? (/^[ -~]*$/.test(address) ? `rfc822;${xtext}` : undefined);
+  const original = originalRecipient ?? asOriginal(address);
   const wishes = {
     ...(wanted?.length && { notify: wanted }),
     ...(original !== undefined && { originalRecipient: original }),
   };
   const recipients = forwards.map(to => ({ address: to.address, domain: to.mailbox.domain, ...wishes }));
   return { recipients, head: deliveredTo([address]) };
+}
+
+/** An address as ORCPT names it (RFC 3461 §4.2); undefined where it is not ASCII. */
+export function asOriginal(address: string): string | undefined {
+  const xtext = address.replaceAll(/[+= ]/g, each => `+${Buffer.from(each).toString('hex').toUpperCase()}`);
+  return /^[ -~]*$/.test(address) ? `rfc822;${xtext}` : undefined;
 }
 
 /** A message with its envelope, as the queue keeps it. Plain data, which JSON carries. */

@@ -57,7 +57,9 @@ export class Connection {
   #wake = (): void => undefined;
   #place: Place | undefined;
   #reason = 'the server closed the connection';
-  #transactionsLeft = 0;
+  /** So many transactions the session may still have. */
+  transactionsLeft = 0;
+  readonly server: Server;
   offers: Offers = new Map();
   /** TLS version and cipher. */
   tls: string | undefined;
@@ -65,11 +67,8 @@ export class Connection {
   /** Of a socket that is connecting. */
   constructor(socket: Socket, options: ConnectionOptions) {
     this.#options = options;
+    this.server = options.server;
     this.#socket = this.#watch(socket.setNoDelay());
-  }
-
-  get server(): Server {
-    return this.#options.server;
   }
 
   /** Opens a session; a refusal closes it. */
@@ -88,7 +87,7 @@ export class Connection {
         return result;
       }
       this.offers = result;
-      this.#transactionsLeft = Math.min(maxTransactions, limitOf(result, 'MAILMAX'));
+      this.transactionsLeft = Math.min(maxTransactions, limitOf(result, 'MAILMAX'));
       return this;
     } finally {
       leave();
@@ -99,17 +98,13 @@ export class Connection {
   async send(mail: Mail, content: () => Content, maxRecipients: number, place: Place): Promise<Sent> {
     const leave = this.#enter(place);
     try {
-      const limits = { recipients: maxRecipients, transactions: this.#transactionsLeft };
+      const limits = { recipients: maxRecipients, transactions: this.transactionsLeft };
       const sent = await this.#run(transact(this.offers, mail, limits), content);
-      this.#transactionsLeft -= sent.transactions;
+      this.transactionsLeft -= sent.transactions;
       return sent;
     } finally {
       leave();
     }
-  }
-
-  get transactionsLeft(): number {
-    return this.#transactionsLeft;
   }
 
   /** Whether nothing came that was not asked for, such as a 421: else replies and commands would be out of step. */
@@ -211,9 +206,9 @@ export class Connection {
   }
 
   async #handshake(): Promise<boolean> {
-    const { server, secureContext, timeouts, clock } = this.#options;
-    const { host } = server;
-    const { dane, isVerified: rejectUnauthorized } = server.tls;
+    const { secureContext, timeouts, clock } = this.#options;
+    const { host, tls } = this.server;
+    const { dane, isVerified: rejectUnauthorized } = tls;
     // The name at which the TLSA records are (RFC 7672 §8.1).
     const name = isIP(host) ? {} : { servername: dane?.names[0] ?? host };
     const secure = connectTls({ socket: this.#socket, host, ...name, secureContext, rejectUnauthorized });

@@ -1,7 +1,7 @@
 // DANE for mail: whether the certificates that a server shows fit the TLSA records of its host. Pure.
 // Promises: a record that says what we do not understand never fits; with usage 3 neither name nor date counts, with usage 2 both do.
 // RFC 6698 §2.1, RFC 7671 §5, RFC 7672 §3.
-import { X509Certificate, createHash, createPublicKey } from 'node:crypto';
+import { X509Certificate, createPublicKey, hash } from 'node:crypto';
 import type { TlsaRecord } from '../system/dns.ts';
 
 /** The records of a host, at least one of them usable, and the names that a certificate may be for (RFC 7672 §3.2.2), the host's first. */
@@ -41,13 +41,7 @@ const no = (reason: string): Verdict => ({ isVerified: false, depth: -1, reason 
 
 function fits(certificate: X509Certificate, { selector, matching, data }: TlsaRecord): boolean {
   const octets = selector === 0 ? certificate.raw : certificate.publicKey.export({ type: 'spki', format: 'der' });
-  const shown =
-    matching === 0
-      ? octets
-      : createHash(matching === 1 ? 'sha256' : 'sha512')
-          .update(octets)
-          .digest();
-  return shown.equals(data);
+  return (matching === 0 ? octets : hash(matching === 1 ? 'sha256' : 'sha512', octets, 'buffer')).equals(data);
 }
 
 /** How far from the server's certificate the chain meets a trust anchor; -1: nowhere. Every certificate on the way must be valid. */

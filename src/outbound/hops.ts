@@ -6,6 +6,7 @@ import { isIP } from 'node:net';
 import type { Delivery, NextHop } from '../mail/message.ts';
 import type { Refusal } from './dialogue.ts';
 import { type IsUnreached, type MxOptions, type Target, codeOf, findTargets } from './mx.ts';
+import { deferred } from './replies.ts';
 import { type PolicyOptions, type TlsPolicy, decidePolicy } from './tls-policy.ts';
 
 /** One address of one server, and how it is spoken to. */
@@ -29,14 +30,10 @@ export type HopOptions = MxOptions & PolicyOptions & { readonly relay?: Relay | 
 export type PassedOver = { readonly server: Server; readonly refusal: Refusal };
 
 const maxAddressesOfRelay = 20;
-const minVersion = 'TLSv1.2';
 /** Of a host that was passed over: nobody has spoken to it. */
-const neverUsed: TlsPolicy = { use: 'required', isVerified: true, minVersion };
-const relayPolicies: Readonly<Record<Relay['tls'], TlsPolicy>> = {
-  none: { use: 'never', isVerified: true, minVersion },
-  starttls: { use: 'required', isVerified: true, minVersion },
-  implicit: { use: 'implicit', isVerified: true, minVersion },
-};
+const neverUsed: TlsPolicy = { use: 'required', isVerified: true };
+const relayUses = { none: 'never', starttls: 'required', implicit: 'implicit' } as const;
+
 /** The servers to try, best first. Where there is none, the generator returns why. */
 export async function* findServers(
   hop: NextHop,
@@ -75,15 +72,14 @@ async function* findRelay(
   { dns }: HopOptions,
   isUnreached: IsUnreached,
 ): AsyncGenerator<Server, Delivery, void> {
+  const unreachable = (text: string): Delivery => ({ ...deferred('4.4.3', text), remote: host, isUnreachable: true });
   const found = isIP(host) ? [host] : await dns.systemAddresses(host).catch(codeOf);
-  if (typeof found === 'string') {
-    const text = `the address of the relay cannot be found (${found})`;
-    return { kind: 'deferred', status: '4.4.3', text, remote: host, isUnreachable: true };
-  }
+  if (typeof found === 'string') return unreachable(`the address of the relay cannot be found (${found})`);
   const ordered = found.toSorted((a, b) => Number(isUnreached(a)) - Number(isUnreached(b)));
+  const policy: TlsPolicy = { use: relayUses[tls], isVerified: true };
   for (const address of ordered.slice(0, maxAddressesOfRelay))
-    yield { host, address, name: host, isAuthentic: false, port, tls: relayPolicies[tls], isRelay: true };
-  return { kind: 'deferred', status: '4.4.3', text: 'the relay has no address', remote: host, isUnreachable: true };
+    yield { host, address, name: host, isAuthentic: false, port, tls: policy, isRelay: true };
+  return unreachable('the relay has no address');
 }
 
 /** What the refusals of all servers that were tried, at least one, mean together for the message. */

@@ -8,6 +8,7 @@ import { BlockList, isIP } from 'node:net';
 import type { Delivery } from '../mail/message.ts';
 import type { Dns } from '../system/dns.ts';
 import type { Random } from '../system/world.ts';
+import { deferred, failed } from './replies.ts';
 
 /** One address of one server. */
 export type Target = {
@@ -37,7 +38,6 @@ for (const subnet of ['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/3
   forbidden.addSubnet(network, Number(bits), family(network));
 }
 
-const failed = (status: string, text: string): Delivery => ({ kind: 'failed', status, text });
 /** Whether no mail is sent to an address that a stranger's DNS has given. */
 export const isForbidden = (address: string): boolean => forbidden.check(address, family(address));
 export const codeOf = (error: unknown): string => (error as NodeJS.ErrnoException).code ?? String(error);
@@ -49,8 +49,7 @@ export async function* findTargets(
   isUnreached: IsUnreached = () => false,
 ): AsyncGenerator<Target, Delivery | undefined, void> {
   const cannotTell = (code: string): Delivery => {
-    const text = `DNS cannot tell where mail for ${domain} goes (${code})`;
-    return { kind: 'deferred', status: '4.4.3', text, isUnreachable: true };
+    return { ...deferred('4.4.3', `DNS cannot tell where mail for ${domain} goes (${code})`), isUnreachable: true };
   };
   const answer = await dns.mx(domain).catch(codeOf);
   let records = typeof answer === 'string' ? answer : answer.records;

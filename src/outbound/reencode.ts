@@ -9,10 +9,8 @@
 // The message is read twice: first to find the parts that need a change (`Survey`), then to change them (`convert`).
 // RFC 6152 §3, RFC 2045 §6, RFC 1428 §3.
 import { isAscii } from 'node:buffer';
-import { createReadStream } from 'node:fs';
-import { writeFile } from 'node:fs/promises';
-import { setImmediate as turn } from 'node:timers/promises';
-import { inMemory, readMessage } from '../mail/message.ts';
+import { stat, writeFile } from 'node:fs/promises';
+import { inMemory, piecesOf } from '../mail/message.ts';
 import type { Stored } from './content.ts';
 import { Base64, Base64Lines, type Encoder, QuotedPrintable } from './encodings.ts';
 import { type Entity, type Event, Walker, isUnencoded, nameOf, splitFields } from './mime.ts';
@@ -42,19 +40,13 @@ const LF = 10;
 export async function reencode(message: Stored, limits: Limits, path: string | undefined): Promise<Reencoded> {
   const { plan, ...findings } = await examine(message, limits);
   if (plan.size === 0) return { message, ...findings };
+  const converted = convert(message, plan, limits);
   if (path === undefined) {
-    const pieces: Buffer[] = [];
-    for await (const octets of convert(message, plan, limits)) pieces.push(octets);
+    const pieces = await Array.fromAsync(converted);
     return { message: { ...inMemory(...pieces), returnPathBytes: 0 }, ...findings };
   }
-  let sizeBytes = 0;
-  const counted = async function* (): AsyncGenerator<Buffer> {
-    for await (const octets of convert(message, plan, limits)) {
-      sizeBytes += octets.length;
-      yield octets;
-    }
-  };
-  await writeFile(path, counted(), { flag: 'wx', mode: 0o600 });
+  await writeFile(path, converted, { flag: 'wx', mode: 0o600 });
+  const { size: sizeBytes } = await stat(path);
   return { message: { kind: 'file', path, returnPathBytes: 0, sizeBytes }, ...findings };
 }
 
@@ -71,17 +63,8 @@ export async function examine(message: Stored, limits: Limits): Promise<Examined
 
 /** The events of each block. */
 async function* walk(message: Stored, walker: Walker): AsyncGenerator<readonly Event[]> {
-  for await (const octets of blocksOf(message)) yield walker.write(octets);
+  for await (const octets of piecesOf(message, message.returnPathBytes, blockBytes)) yield walker.write(octets);
   yield walker.write(Buffer.alloc(0), true);
-}
-
-async function* blocksOf(message: Stored): AsyncGenerator<Buffer> {
-  if (message.kind === 'file')
-    return yield* createReadStream(message.path, { start: message.returnPathBytes, highWaterMark: blockBytes });
-  for (let at = message.returnPathBytes; at < message.sizeBytes; at += blockBytes) {
-    yield readMessage(message, at, blockBytes);
-    await turn();
-  }
 }
 
 /** Finds out which entities the next hop does not take, and what can be done with each. */

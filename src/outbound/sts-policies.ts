@@ -6,12 +6,13 @@
 //
 // A policy has the id that DNS told when it was fetched. It is fetched anew where DNS tells another id, and once half of its time is over,
 // so that it does not end while the other side can be reached. After a fetch that failed the next one waits five minutes.
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import type { ClientRequest } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import { replaceFile } from '../durable/replace.ts';
 import type { Dns } from '../system/dns.ts';
-import type { Log } from '../system/log.ts';
-import type { Clock } from '../system/world.ts';
+import { keepNewest } from '../system/newest.ts';
+import type { World } from '../system/world.ts';
 import { type StsPolicy, parsePolicy, parseRecords } from './mta-sts.ts';
 import { isForbidden } from './mx.ts';
 
@@ -21,10 +22,8 @@ const fetchMs = 10_000;
 const retryMs = 5 * 60_000;
 const maxAddresses = 2;
 
-export type StsOptions = {
+export type StsOptions = Pick<World, 'clock' | 'log'> & {
   readonly dns: Dns;
-  readonly clock: Clock;
-  readonly log: Log;
   /** Where the policies are kept. */
   readonly file: string;
   readonly isSelf: (nameOrAddress: string) => boolean;
@@ -79,9 +78,7 @@ export class StsPolicies {
       this.#failed.delete(domain);
       this.#keep(domain, { id, fetchedAt: clock.now(), policy });
     } catch (error) {
-      this.#failed.delete(domain);
-      this.#failed.set(domain, clock.now());
-      forgetOldest(this.#failed);
+      keepNewest(this.#failed, domain, clock.now(), maxPolicies);
       log.info({ domain, error: String(error) }, 'the MTA-STS policy of a domain cannot be had');
     }
   }
@@ -89,9 +86,7 @@ export class StsPolicies {
   #keep(domain: string, kept: Kept): void {
     const { file, log } = this.#options;
     const all = (this.#kept ??= this.#load());
-    all.delete(domain);
-    all.set(domain, kept);
-    forgetOldest(all);
+    keepNewest(all, domain, kept, maxPolicies);
     // One after the other: they share a temporary name.
     this.#saving = this.#saving
       .then(() => replaceFile(file, JSON.stringify([...all])))
@@ -108,13 +103,6 @@ export class StsPolicies {
         log.warn({ error: String(error) }, 'the MTA-STS policies cannot be read: they are fetched anew');
       return new Map();
     }
-  }
-}
-
-function forgetOldest(map: Map<string, unknown>): void {
-  for (const oldest of map.keys()) {
-    if (map.size <= maxPolicies) return;
-    map.delete(oldest);
   }
 }
 
@@ -139,7 +127,7 @@ export async function fetchPolicy(
 async function fetchFrom(address: string, host: string, { port = 443, ca, timeoutMs = fetchMs }: FetchOptions) {
   const { request } = await import('node:https');
   const signal = AbortSignal.timeout(timeoutMs); // for all of it: a server that drips gets no more
-  const asked: ClientRequest = request({
+  const asked = request({
     host: address,
     port,
     servername: host,
@@ -151,24 +139,22 @@ async function fetchFrom(address: string, host: string, { port = 443, ca, timeou
     minVersion: 'TLSv1.2',
     maxHeaderSize: 8192,
   });
-  const answered = Promise.withResolvers<string>();
-  asked.on('error', answered.reject);
-  asked.on('response', response => {
+  asked.on('error', () => undefined); // it also comes as the end of what is waited for here
+  try {
+    const [response] = (await once(asked.end(), 'response')) as [IncomingMessage];
     const type = response.headers['content-type'] ?? '';
-    const refuse = (reason: string): void => void asked.destroy(new Error(reason));
-    response.on('error', answered.reject);
     // Redirects too (RFC 8461 §3.3).
-    if (response.statusCode !== 200) return refuse(`the server says ${response.statusCode}`);
-    if (!/^text\/plain\s*(?:;|$)/i.test(type)) return refuse(`it is of the type ${type || 'unknown'}`);
+    if (response.statusCode !== 200) throw new Error(`the server says ${response.statusCode}`);
+    if (!/^text\/plain\s*(?:;|$)/i.test(type)) throw new Error(`it is of the type ${type || 'unknown'}`);
     const pieces: Buffer[] = [];
     let bytes = 0;
-    response.on('data', (piece: Buffer) => {
+    for await (const piece of response as AsyncIterable<Buffer>) {
       pieces.push(piece);
       bytes += piece.length;
-      if (bytes > maxPolicyBytes) refuse('it is too large');
-    });
-    response.on('end', () => answered.resolve(Buffer.concat(pieces).toString()));
-  });
-  asked.end();
-  return answered.promise.finally(() => asked.destroy());
+      if (bytes > maxPolicyBytes) throw new Error('it is too large');
+    }
+    return Buffer.concat(pieces).toString();
+  } finally {
+    asked.destroy();
+  }
 }

@@ -19,7 +19,6 @@ export type TlsPolicy = {
   readonly dane?: Dane;
   /** Who wants it so, where it is the domain and not our operator. */
   readonly demand?: 'DANE' | 'MTA-STS';
-  readonly minVersion: 'TLSv1.2' | 'TLSv1.3';
 };
 
 export type ExternalTls = 'required' | 'opportunistic';
@@ -34,9 +33,8 @@ export type PolicyOptions = {
   readonly port: number;
 };
 
-const minVersion = 'TLSv1.2';
 /** The name of an MX host is not verified: it came from DNS, where an attacker on the mail's way can forge it too. */
-const unverified: TlsPolicy = { use: 'required', isVerified: false, minVersion };
+const unverified: TlsPolicy = { use: 'required', isVerified: false };
 
 /** The policy for one host of a domain; or why it is not to be used. */
 export async function decidePolicy(

@@ -14,7 +14,7 @@
 // server was not asked about: `untried`. If a session is lost within a transaction, every recipient without a result
 // waits.
 import { domainToASCII } from 'node:url';
-import type { Delivery, QueueEntry, QueueRecipient } from '../mail/message.ts';
+import { type Delivery, type QueueEntry, type QueueRecipient, asOriginal } from '../mail/message.ts';
 import { type Dialogue, ask, hear, send } from './dialogue.ts';
 import { type Offers, type ServerReply, deferred, failed, isLast, toDelivery } from './replies.ts';
 
@@ -254,8 +254,7 @@ function mailParameters(offers: Offers, { sizeBytes, is8Bit, ret, envelopeId }: 
 }
 
 function dsnParameters({ address, notify, originalRecipient }: QueueRecipient, asUtf8: boolean) {
-  const xtext = address.replaceAll(/[+= ]/g, each => `+${Buffer.from(each).toString('hex').toUpperCase()}`);
-  const original = originalRecipient ?? (notify && isAscii(address) ? `rfc822;${xtext}` : '');
-  const mayGo = original !== '' && (asUtf8 || isAscii(original));
+  const original = originalRecipient ?? (notify && asOriginal(address));
+  const mayGo = original !== undefined && (asUtf8 || isAscii(original));
   return [notify && `NOTIFY=${notify.join(',')}`, mayGo && `ORCPT=${original}`];
 }

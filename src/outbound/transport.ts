@@ -14,8 +14,7 @@ import { type Socket, connect } from 'node:net';
 import { type SecureContext, createSecureContext } from 'node:tls';
 import { type Delivery, type NextHop, type QueueEntry, nextHopKey } from '../mail/message.ts';
 import { CannotTell, type Place, type Signer, type Transport } from '../mail/ports.ts';
-import type { Log } from '../system/log.ts';
-import type { Clock } from '../system/world.ts';
+import type { World } from '../system/world.ts';
 import { type Adapted, adapt, canShortenLines, refusesLongLines } from './adapt.ts';
 import { Connection, type Timeouts, standardTimeouts } from './connection.ts';
 import { type Content, openContent } from './content.ts';
@@ -31,28 +30,26 @@ const idleMs = 2000;
 /** After so long with hosts that do not work, the others have to wait for the next attempt. */
 const maxTryingMs = 15 * 60_000;
 
-export type OutboundOptions = HopOptions & {
-  readonly hostname: string;
-  /** Of a transaction, at most. */
-  readonly maxRecipients: number;
-  readonly clock: Clock;
-  readonly random: { hex(octets: number): string };
-  readonly log: Log;
-  /** The relay's login as its file has it now; called when the relay has refused the one that we have. */
-  readonly readLogin?: () => Promise<Login | undefined>;
-  /** Signs what is ours; undefined: nothing is signed. */
-  readonly signer?: Signer | undefined;
-  /** Instead of the authorities that the system trusts, for the relay. */
-  readonly ca?: string | undefined;
-  readonly timeouts?: Timeouts;
-  readonly dial?: (options: { readonly host: string; readonly port: number }) => Socket;
-};
+export type OutboundOptions = World &
+  HopOptions & {
+    readonly hostname: string;
+    /** Of a transaction, at most. */
+    readonly maxRecipients: number;
+    /** The relay's login as its file has it now; called when the relay has refused the one that we have. */
+    readonly readLogin?: () => Promise<Login | undefined>;
+    /** Signs what is ours; undefined: nothing is signed. */
+    readonly signer?: Signer | undefined;
+    /** Instead of the authorities that the system trusts, for the relay. */
+    readonly ca?: string | undefined;
+    readonly timeouts?: Timeouts;
+    readonly dial?: (options: { readonly host: string; readonly port: number }) => Socket;
+  };
 
 export class OutboundTransport implements Transport {
   readonly #options: OutboundOptions;
   /** The sessions that wait for their next message, by next hop; no more than there are attempts at once. */
   readonly #idle = new Map<Connection, { readonly to: string; readonly timer: NodeJS.Timeout }>();
-  readonly #secureContexts = new Map<string, SecureContext>();
+  #secureContext: SecureContext | undefined;
   readonly #unreached: Unreached;
   /** What the relay gets. */
   #login: Login | undefined;
@@ -196,12 +193,11 @@ export class OutboundTransport implements Transport {
 
   #dial(server: Server, place: Place): Promise<Connection | Refusal> {
     const { hostname, ca, random, clock, timeouts = standardTimeouts, dial = connect } = this.#options;
-    const { use, minVersion } = server.tls;
+    const { use } = server.tls;
     const credentials = server.isRelay && this.#login ? { ...this.#login, nonce: random.hex(18) } : undefined;
     const isSecure = use === 'implicit';
     const terms = { hostname, isSecure, startTls: isSecure ? 'never' : use, credentials } as const;
-    const secureContext = this.#secureContexts.get(minVersion) ?? createSecureContext({ ca, minVersion }); // 1.3 ms each
-    this.#secureContexts.set(minVersion, secureContext);
+    const secureContext = (this.#secureContext ??= createSecureContext({ ca, minVersion: 'TLSv1.2' })); // 1.3 ms each
     const socket = dial({ host: server.address, port: server.port });
     return new Connection(socket, { server, terms, secureContext, timeouts, clock }).open(place);
   }

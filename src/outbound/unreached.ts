@@ -1,6 +1,7 @@
 // Addresses that could not be connected to a moment ago. They are tried last for ten minutes: else an address that leads nowhere, such
 // as an IPv6 address without a route, would cost each session half a minute, although the server's other address is fine.
 // Promise: memory is bounded; nothing is left out, only the order changes.
+import { keepNewest } from '../system/newest.ts';
 import type { Clock } from '../system/world.ts';
 
 const rememberMs = 10 * 60_000;
@@ -16,12 +17,7 @@ export class Unreached {
   }
 
   add(address: string): void {
-    this.delete(address);
-    this.#until.set(address, this.#clock.now() + rememberMs);
-    for (const oldest of this.#until.keys()) {
-      if (this.#until.size <= maxAddresses) return;
-      this.#until.delete(oldest);
-    }
+    keepNewest(this.#until, address, this.#clock.now() + rememberMs, maxAddresses);
   }
 
   delete(address: string): void {

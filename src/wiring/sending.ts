@@ -21,11 +21,10 @@ import { type Context, system } from './context.ts';
 
 type Parts = Readonly<{ resolve: Resolve; returnPaths: ReturnPaths; signer: Signer | undefined }>;
 
-export function openSending(
-  { settings, steward, log, dns, onReload }: Context,
-  { resolve, returnPaths, signer }: Parts,
-) {
-  const { hostname, relay, externalTls, dataFolder, maxRecipientsOut: maxRecipients } = settings;
+export function openSending(context: Context, { resolve, returnPaths, signer }: Parts) {
+  const { settings, steward, log, dns, onReload } = context;
+  const { hostname, relay, dataFolder, maxRecipientsOut: maxRecipients } = settings;
+  const { policy: externalTls, exceptions: tlsExceptions } = settings.externalTls;
   const common = { hostname, ...system, log };
   const maildir = new MaildirStorage({ ...common, log: new Gatherer(log).asLog('storage') });
   // Never asked without a steward: then no directory has such routes.
@@ -35,25 +34,13 @@ export function openSending(
   const isSelf = (host: string): boolean => host === hostname || own.has(host);
   const { user, passwordFile } = relay ?? {};
   const readLogin = async () => (user && passwordFile ? { user, password: readSettingFile(passwordFile) } : undefined);
-  const { policy, exceptions: tlsExceptions } = externalTls;
   if (relay === undefined && !mayBeAuthentic(settings.resolver))
     log.info({}, 'DANE is off: no DNS server is named whose DNSSEC is believed; see SLIM_RESOLVER');
   const stsFile = join(dataFolder, 'state', 'mta-sts.json');
   const sts = new StsPolicies({ ...common, dns, isSelf, file: stsFile });
   const findSts = (domain: string) => sts.find(domain);
-  const hops = {
-    relay,
-    externalTls: policy,
-    tlsExceptions,
-    findSts,
-    port: 25,
-    dns,
-    isSelf,
-    maxRecipients,
-    readLogin,
-    signer,
-  };
-  const remote = new OutboundTransport({ ...common, ...hops });
+  const hops = { relay, externalTls, tlsExceptions, findSts, port: 25, dns, isSelf };
+  const remote = new OutboundTransport({ ...common, ...hops, maxRecipients, readLogin, signer });
   onReload(() => void remote.readLogin());
   const isRelayed = relay !== undefined;
   const forward = createForward({ ...system, returnPaths, queue: () => queue });
