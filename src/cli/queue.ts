@@ -2,13 +2,8 @@
 // be held, released and removed, in its files.
 import type { Settings } from '../config/settings.ts';
 import { NoServer, ask, askAll } from '../control/client.ts';
-import {
-  type QueueAction,
-  type QueuedMessage,
-  type QueuedRecipient,
-  type Selector,
-  queueActions,
-} from '../mail/admin.ts';
+import type { QueueAction, QueuedMessage, QueuedRecipient, Selector } from '../mail/admin.ts';
+import { queueActions } from '../mail/admin.ts';
 import { controlPath } from '../main.ts';
 import { actWithoutServer } from '../wiring/without-server.ts';
 import { type Flags, UsageError, one, print, standardError } from './terminal.ts';

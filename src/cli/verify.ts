@@ -11,6 +11,7 @@ import { inMemory } from '../mail/message.ts';
 import { parseAddress } from '../smtp/address.ts';
 import type { Destination } from '../inbound/policy.ts';
 import type { Envelope } from '../smtp/envelope.ts';
+import { formatReply } from '../smtp/reply.ts';
 import { Gatherer } from '../system/gather.ts';
 import { systemClock } from '../system/world.ts';
 import { openJudges } from '../wiring/judging.ts';
@@ -41,7 +42,7 @@ export async function verify(file: string, flags: Flags, settings: Settings): Pr
   judges.close();
   if (verdict === undefined) throw new Error('there was nothing to judge');
   const isRefused = 'code' in verdict;
-  const to = isRefused ? `${verdict.code} ${verdict.status} ${verdict.text}` : verdict.isJunk ? '.Junk' : 'the mailbox';
+  const to = isRefused ? formatReply(verdict) : verdict.isJunk ? '.Junk' : 'the mailbox';
   const result = { to, why: verdict.why, field: isRefused ? undefined : verdict.lines, ...judgement };
   return print(flags, result, () => [...reasons(judgement), `=> ${to}: ${verdict.why}`].join('\n'), !isRefused);
 }

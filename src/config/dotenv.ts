@@ -16,9 +16,8 @@ export type Dotenv = {
 
 const start = /(?:\s|#[^\n]*)*/y;
 const key = /(?:export[^\S\n]+)?([\p{L}\p{N}_.[\]-]+)[^\S\n]*([=:\n]|$)[^\S\n]*/uy;
-const singleQuoted = /'((?:[^'\\]|\\[\s\S])*)'/y;
-const doubleQuoted = /"((?:[^"\\]|\\[\s\S])*)"/y;
-const toLineEnd = /[^\n]*/y;
+/** In single quotes, in double quotes, or up to the end of the line. */
+const anyValue = /'((?:[^'\\]|\\[\s\S])*)'|"((?:[^"\\]|\\[\s\S])*)"|([^\n]*)/y;
 const variable = /\$[${_A-Za-z]/;
 
 /** Throws an error that names the line. */
@@ -36,22 +35,13 @@ export function parseDotenv(content: string): Dotenv {
   const wrong = (what: string): Error => new Error(`line ${text.slice(0, at).split('\n').length}: ${what}`);
   /** The value, and that part of it in which Compose looks for variables. */
   const takeValue = (name: string): readonly [value: string, open: string] => {
-    switch (text[at]) {
-      case "'": {
-        const [, raw] = take(singleQuoted) ?? [];
-        if (raw === undefined) throw wrong(`${name}: the closing ' is missing`);
-        return [raw.replaceAll("\\'", "'"), ''];
-      }
-      case '"': {
-        const [, raw] = take(doubleQuoted) ?? [];
-        if (raw === undefined) throw wrong(`${name}: the closing " is missing`);
-        return [unescape(raw), raw.replaceAll(/\\[\s\S]/g, '')];
-      }
-      default: {
-        const value = (take(toLineEnd)?.[0] ?? '').replace(/ #.*/, '').trimEnd();
-        return [value, value];
-      }
-    }
+    const [, single, double, plain = ''] = take(anyValue) ?? [];
+    if (single !== undefined) return [single.replaceAll("\\'", "'"), ''];
+    if (double !== undefined) return [unescape(double), double.replaceAll(/\\[\s\S]/g, '')];
+    const [quote] = /^['"]/.exec(plain) ?? [];
+    if (quote !== undefined) throw wrong(`${name}: the closing ${quote} is missing`);
+    const value = plain.replace(/ #.*/, '').trimEnd();
+    return [value, value];
   };
   for (;;) {
     take(start);

@@ -10,9 +10,7 @@ const exceptions = listOf(
   parser(
     'required or opportunistic first, then exceptions, such as example.net=opportunistic',
     /^([^=]+)=([^=]+)$/,
-    (name, text) => {
-      return { domain: domain(name ?? ''), policy: policy(text ?? '') };
-    },
+    (name, text) => ({ domain: domain(name), policy: policy(text) }),
   ),
   each => each.domain,
 );

@@ -10,7 +10,7 @@ const resolver = parser(
   (bracketed, v6, name, digits) => {
     const address = bracketed || v6;
     if (address && (!isIPv6(address) || (v6 && digits))) return false;
-    return { host: address || host(name ?? ''), port: digits ? port(digits) : 53 };
+    return { host: address || host(name), port: digits ? port(digits) : 53 };
   },
 );
 export const resolvers = listOf(resolver, each => `${each.host}:${each.port}`);

@@ -9,11 +9,11 @@ import { statusOf } from '../durable/sync.ts';
 import { type Message, type QueueEntry, type Route, routeKey } from '../mail/message.ts';
 import { CannotTell, type Prepared, type Queue, type Report, type Storage } from '../mail/ports.ts';
 import type { Envelope } from '../smtp/envelope.ts';
-import { type Reply, replies } from '../smtp/reply.ts';
-import type { Gatherer, Level } from '../system/gather.ts';
-import type { Log } from '../system/log.ts';
+import { type Reply, formatReply, replies } from '../smtp/reply.ts';
+import type { Gatherer } from '../system/gather.ts';
+import type { Level } from '../system/log.ts';
 import { mailDate, messageId, newId } from '../system/names.ts';
-import type { Clock, Random } from '../system/world.ts';
+import type { World } from '../system/world.ts';
 import { type Check, ReceivedLines, runChecks } from './checks.ts';
 import { type Found, findFields } from './fields.ts';
 import { type Peer, clientKey } from './peer.ts';
@@ -23,18 +23,16 @@ import { Spool } from './spool.ts';
 import { SubmittedHeader } from './submission.ts';
 import { receivedLine, returnPathLine } from './trace.ts';
 
-export type AcceptOptions = Readonly<{
-  hostname: string;
-  spoolFolder: string;
-  storages: Readonly<Record<Route['kind'], Storage>>;
-  queue: Queue;
-  report: Report;
-  checks: readonly Check[];
-  clock: Clock;
-  random: Random;
-  gatherer: Gatherer;
-  log: Log;
-}>;
+export type AcceptOptions = World &
+  Readonly<{
+    hostname: string;
+    spoolFolder: string;
+    storages: Readonly<Record<Route['kind'], Storage>>;
+    queue: Queue;
+    report: Report;
+    checks: readonly Check[];
+    gatherer: Gatherer;
+  }>;
 
 /** The fields of an entry that only the arrived message can tell. */
 type Common = Pick<QueueEntry, 'receivedAt' | 'is8Bit' | 'returnPathBytes' | 'isOurs'>;
@@ -93,7 +91,7 @@ export class Incoming {
     // Only a single recipient is named, so that no Bcc is given away.
     const domain = recipients.length === 1 ? recipients[0]?.ticket?.domain : undefined;
     const trace = receivedLine(envelope, peer, { id, hostname, receivedAt: this.startedAt }, domain);
-    const linesBytes = checks.reduce((sum, check) => sum + check.linesBytes(peer), 0);
+    const linesBytes = checks.reduce((sum, check) => sum + (check.linesBytes?.(peer) ?? 0), 0);
     this.#spool = new Spool(
       () => this.#spoolPath(spoolFolder),
       { returnPath: this.#head + returnPathLine(envelope), trace },
@@ -132,7 +130,7 @@ export class Incoming {
       return replies.notStored(error instanceof CannotTell ? error.status : statusOf(error));
     });
     if (typeof kept === 'object') {
-      this.#log('message refused', toText(kept));
+      this.#log('message refused', formatReply(kept));
       return kept;
     }
     const reply = replies.kept(kept, this.#id);
@@ -149,7 +147,7 @@ export class Incoming {
 
   /** Forgets a message that was refused on the way, with that reply, or whose end never came. */
   async discard(reply?: Reply): Promise<void> {
-    this.#log(reply ? 'message refused' : 'message not taken', reply && toText(reply));
+    this.#log(reply ? 'message refused' : 'message not taken', reply && formatReply(reply));
     await this.release();
   }
 
@@ -209,7 +207,8 @@ export class Incoming {
         this.#gather('warn', fields, 'a copy cannot be made now and waits in the queue');
       }
       for (const [at, entry] of entries.entries())
-        prepared.push(await queue.prepare({ id: this.#entryId(at), ...common, ...entry }, message));
+        // Further entries have ids that follow from the one of the message.
+        prepared.push(await queue.prepare({ id: `${this.#id}${at || ''}`, ...common, ...entry }, message));
     } catch (error) {
       await Promise.all(prepared.map(copies => copies.abort()));
       throw failure ?? error;
@@ -217,14 +216,6 @@ export class Incoming {
     await Promise.all(prepared.map(copies => copies.commit()));
     await this.#report(message, common, unmade);
     return entries.length > 0 ? 'Queued' : 'Delivered';
-  }
-
-  /**
-   * The first entry has the id of the message; further ones, should there be several envelopes, have ids that follow
-   * from it.
-   */
-  #entryId(at: number): string {
-    return at === 0 ? this.#id : `${this.#id}${at}`;
   }
 
   /** Tells the sender of success, where that was asked for. */
@@ -250,5 +241,3 @@ export class Incoming {
     this.#options.gatherer.line(level, clientKey(this.#peer.client), fields, sentence);
   }
 }
-
-const toText = ({ code, status, text }: Reply): string => `${code} ${status ?? ''} ${text}`;

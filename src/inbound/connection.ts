@@ -23,7 +23,7 @@ import type { SecureContext } from 'node:tls';
 import { type Authenticator, CannotTell, type Exchange } from '../mail/ports.ts';
 import { splitPath } from '../smtp/address.ts';
 import type { Envelope, Recipient, Sender } from '../smtp/envelope.ts';
-import { type Reply, replies } from '../smtp/reply.ts';
+import { type Reply, formatReply, replies } from '../smtp/reply.ts';
 import { type Action, Session, type SessionOptions } from '../smtp/session.ts';
 import type { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
@@ -265,7 +265,7 @@ export class Connection {
     // 454 counts too: a client that is shut out for guessing must not ask a thousand times a second.
     if (reply.code === replies.loginFailed.code || reply.code === replies.cannotLogin.code)
       this.#counts.failedLogins += 1;
-    if (reply.code >= 400) this.#log('warn', { name: exchange?.name, reply: toText(reply) }, 'a login failed');
+    if (reply.code >= 400) this.#log('warn', { name: exchange?.name, reply: formatReply(reply) }, 'a login failed');
     this.#session.answer(reply);
     if (this.#counts.failedLogins >= maxFailedLogins) this.#session.end(replies.tooMany('failed logins'));
   }
@@ -297,7 +297,7 @@ export class Connection {
 
   #logRefusal(sentence: string, reply: Reply, fields: Readonly<Record<string, string>>): void {
     const { helo } = this.#session;
-    this.#log('info', { helo, from: this.#from, ...fields, reply: toText(reply) }, sentence);
+    this.#log('info', { helo, from: this.#from, ...fields, reply: formatReply(reply) }, sentence);
   }
 
   /** A line that the client can cause as often as it likes: gathered. */
@@ -316,5 +316,3 @@ export class Connection {
     log[isProbe ? 'debug' : 'info']({ ...who, ...this.#counts, end: this.#wire.end, ms }, 'session ended');
   }
 }
-
-const toText = ({ code, status, text }: Reply): string => `${code} ${status ?? ''} ${text}`;

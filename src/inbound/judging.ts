@@ -9,7 +9,7 @@ import type { Gatherer } from '../system/gather.ts';
 import type { Check } from './checks.ts';
 import { harmlessName, isClaim } from './claims.ts';
 import { type VerifyMode, fateOf } from './fate.ts';
-import { type Field, type Found, maxFields } from './fields.ts';
+import { type Found, maxFields } from './fields.ts';
 import { clientKey } from './peer.ts';
 import { isFromOutside, saysNothing } from './policy.ts';
 
@@ -51,7 +51,6 @@ export const judgingCheck = ({ judge, mode, hostname, gatherer }: JudgingOptions
 export const claimsCheck = (hostname: string): Check => ({
   name: 'claims',
   deadlineMs: 30_000,
-  linesBytes: () => 0,
   judge: async ({ fields, overwrite }) => {
     const found = await fields();
     if (found.fields.length >= maxFields) return replies.headerTooLong;
@@ -93,10 +92,6 @@ const isSigned = (found: Found): boolean => has(found, 'dkim-signature') || has(
 /** What is judged of a header that is too long; undefined: all of it is. */
 function onlyFrom({ fields, headerOctets }: Found): string | undefined {
   if (headerOctets <= maxHeaderOctets) return undefined;
-  const text = (field: Field): string => field.text;
-  return fields
-    .filter(({ name }) => name === 'from')
-    .map(text)
-    .join('\n')
-    .slice(0, maxFromOctets);
+  const from = fields.filter(({ name }) => name === 'from').map(({ text }) => text);
+  return from.join('\n').slice(0, maxFromOctets);
 }

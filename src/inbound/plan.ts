@@ -4,16 +4,8 @@
 // recipient whose mail it carries; no recipient is without both a copy and an entry, or the plan throws and the client
 // hears 451; what MAIL and RCPT wished for goes along whole. A copy names, in Delivered-To, the addresses that led to
 // that mailbox and no others, so that nobody learns of a Bcc to somebody else.
-import {
-  type Copy,
-  type Outcome,
-  type QueueEntry,
-  type QueueRecipient,
-  type Route,
-  deliveredTo,
-  routeKey,
-  toForwarded,
-} from '../mail/message.ts';
+import type { Copy, Outcome, QueueEntry, QueueRecipient, Route } from '../mail/message.ts';
+import { deliveredTo, routeKey, toForwarded } from '../mail/message.ts';
 import { CannotTell } from '../mail/ports.ts';
 import type { Accepted, Envelope } from '../smtp/envelope.ts';
 import type { Destination } from './policy.ts';

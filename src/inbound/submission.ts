@@ -121,11 +121,8 @@ export class SubmittedHeader {
     const names = new Set(named.map(each => each.split(':', 1).join().trim().toLowerCase()));
     const added = Object.entries(this.#missing).map(([name, line]) => (names.has(name) ? '' : line));
     // Lines that the author's program put in front of the header become fields, so that nothing is lost.
-    const preface = header
-      .slice(0, begin)
-      .replace(/^\xef\xbb\xbf/, '')
-      .split('\n');
-    const labelled = preface.map(line => (/[^ \t]/.test(line) ? `X-Line-Before-Header: ${line}\n` : ''));
+    const preface = header.slice(0, begin).replace(/^\xef\xbb\xbf/, '');
+    const labelled = preface.split('\n').map(line => (/[^ \t]/.test(line) ? `X-Line-Before-Header: ${line}\n` : ''));
     // Bcc is removed also behind a line that is no field, because other readers skip such a line.
     return [...added, ...labelled, ...fields.filter(each => !blindCopy.test(each))].join('');
   }

@@ -3,14 +3,15 @@
 // RFC 5322 §3.4 and §4.4 (comments and folds may stand between any two tokens), RFC 6532 (UTF-8).
 import { type Address, parseAddress } from '../smtp/address.ts';
 
-type Token = { readonly kind: 'atom' | 'quoted' | 'literal' | 'special'; readonly text: string };
+/** A `word` is an atom or a quoted string. */
+type Token = { readonly kind: 'word' | 'literal' | 'special'; readonly text: string };
 
 const blank = /[ \t\r\n]+/y;
-const atom = /[^\p{Cc} ()<>[\]:;@\\,."]+/uy;
-const quoted = /"(?:[^"\\\r\n]|\\[^\r\n]|\r?\n(?=[ \t]))*"/y;
-const literal = /\[[^[\]\\\p{Cc}]*\]/uy;
-const special = /[<>@,;:.]/y;
-const shapes = { atom, quoted, literal, special } as const;
+const shapes = {
+  special: /[<>@,;:.]/y,
+  word: /[^\p{Cc} ()<>[\]:;@\\,."]+|"(?:[^"\\\r\n]|\\[^\r\n]|\r?\n(?=[ \t]))*"/uy,
+  literal: /\[[^[\]\\\p{Cc}]*\]/uy,
+} as const;
 
 /** The addresses, groups resolved. undefined: the text is not such a list. */
 export function parseAddressList(text: string): readonly Address[] | undefined {
@@ -67,7 +68,7 @@ function plainAddress(tokens: readonly Token[]): Address | undefined {
 
 /** Words, and dots, which stand in many names (`J. R. Doe`). */
 const isPhrase = (tokens: readonly Token[]): boolean =>
-  tokens.every(({ kind, text }) => kind === 'atom' || kind === 'quoted' || text === '.');
+  tokens.every(({ kind, text }) => kind === 'word' || text === '.');
 
 function tokensOf(text: string): readonly Token[] | undefined {
   const tokens: Token[] = [];
@@ -86,7 +87,7 @@ function tokensOf(text: string): readonly Token[] | undefined {
 }
 
 function tokenAt(text: string, at: number): Token | undefined {
-  for (const kind of ['special', 'atom', 'quoted', 'literal'] as const) {
+  for (const kind of ['special', 'word', 'literal'] as const) {
     const end = matchEnd(shapes[kind], text, at);
     if (end !== undefined) return { kind, text: text.slice(at, end) };
   }

@@ -21,7 +21,7 @@ export function createResolver(options: ResolverOptions): Resolve {
   return async (given, explain, written) => {
     const mailbox = given.domain === '' ? (toMailbox({ local: given.local, domain: mainDomain }) ?? given) : given;
     const back = returnPaths?.wayBack({ local: written ?? mailbox.local, domain: mailbox.domain });
-    const found = back === undefined ? await decide(given, explain) : foundBack(back, mailbox, explain);
+    const found = back === undefined ? await decide(mailbox, explain) : foundBack(back, mailbox, explain);
     if (found.kind !== 'local' || found.forwards === undefined) return found;
     return { kind: 'local', ...(await followForwards(mailbox, found, decide, explain)) };
   };
@@ -42,10 +42,9 @@ function foundBack(
 }
 
 /** Without following forwards. */
-function createDecision({ directories, domains, subaddress, mainDomain }: ResolverOptions) {
-  return async (given: Mailbox, explain?: Explain): Promise<Resolution> => {
-    const { local } = given;
-    const domain = given.domain === '' ? mainDomain : given.domain;
+function createDecision({ directories, domains, subaddress }: ResolverOptions) {
+  return async (whole: Mailbox, explain?: Explain): Promise<Resolution> => {
+    const { local, domain } = whole;
     if (!(await domains.hosts(domain))) {
       explain?.(`${domain} is not hosted here: mail for it would have to be relayed`);
       return { kind: 'elsewhere' };
@@ -53,11 +52,9 @@ function createDecision({ directories, domains, subaddress, mainDomain }: Resolv
     explain?.(`${domain} is hosted here`);
     // A local part that begins with the separator has no base: `+shop@` is nobody's.
     const end = subaddress === '' ? -1 : local.indexOf(subaddress);
-    const whole = given.domain === '' ? toMailbox({ local, domain }) : given;
     const base = end > 0 ? toMailbox({ local: local.slice(0, end), domain }) : undefined;
-    const mailboxes = [whole, base].filter(mailbox => mailbox !== undefined);
     for (const directory of directories)
-      for (const mailbox of mailboxes) {
+      for (const mailbox of base === undefined ? [whole] : [whole, base]) {
         const found = await directory.lookup(mailbox, explain);
         // An address with a subaddress is not the mailbox's own.
         if (found !== undefined) return { kind: 'local', ...(mailbox === base && { via: 'alias' }), ...found };

@@ -73,6 +73,9 @@ export const replies = {
   loop: (why: string): Reply => reply(554, '5.4.6', `${why}, the message loops`),
 } as const;
 
+/** A reply for people and logs. */
+export const formatReply = ({ code, status = '', text }: Reply): string => `${code} ${status} ${text}`;
+
 /** The octets of a reply, as a string of ASCII; without its enhanced status code where that was not announced. */
 export function encodeReply(answer: Reply, withStatus: boolean): string {
   const status = withStatus && answer.status !== undefined ? `${answer.status} ` : '';

@@ -3,9 +3,7 @@
 // written at once and whole; the others are counted, and when the minute is over one line says how many more there were.
 // Promises: memory is bounded, whatever comes; no line is lost without being counted. Never drops a kind's first line
 // unless thousands of lines were written in that minute already.
-import type { Log } from './log.ts';
-
-export type Level = keyof Log;
+import type { Level, Log } from './log.ts';
 
 /** Lines of one kind that are written whole in a minute. A person who looks for a bounced mail finds it among them. */
 const maxLinesOfKind = 60;

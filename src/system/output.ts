@@ -6,8 +6,6 @@
 // How: at any time a line waits in `lines`, or is part of the one write that is under way (`octets`, from `done` on).
 import { write, writeSync } from 'node:fs';
 
-export type Output = { write(line: string): void; flush(): void };
-
 const maxLength = 16 * 1024 * 1024;
 /** So much is worth a write of its own; less waits for the next moment. */
 const enough = 12_288;
@@ -17,7 +15,7 @@ const patience = 100; // times stalledMs
 const isStalled = (error: NodeJS.ErrnoException): boolean => error.code === 'EAGAIN' || error.code === 'EBUSY';
 
 /** `isGathered` false: each line is written at once, and waited for. */
-export function openOutput(fd: number, isGathered: boolean): Output {
+export function openOutput(fd: number, isGathered: boolean) {
   let lines: string[] = [];
   let length = 0;
   let octets: Buffer | undefined;
@@ -64,7 +62,7 @@ export function openOutput(fd: number, isGathered: boolean): Output {
     process.on('exit', flush);
   }
   return {
-    write(line) {
+    write(line: string): void {
       if (length > maxLength) return;
       lines.push(line);
       length += line.length;

@@ -6,7 +6,7 @@ import { type Peer, stranger } from '../inbound/peer.ts';
 import { answerRecipient } from '../inbound/policy.ts';
 import type { Resolve, ReturnPaths } from '../mail/ports.ts';
 import { parseAddress } from '../smtp/address.ts';
-import { type Reply, replies } from '../smtp/reply.ts';
+import { type Reply, formatReply, replies } from '../smtp/reply.ts';
 import { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
 
@@ -39,14 +39,13 @@ export async function explain(text: string, { resolve, settings, log }: Explaine
       .reply;
   };
   const reply = await answer(stranger, explained);
-  const shown = ({ code, status, text: words }: Reply): string => `${code} ${status} ${words}`;
-  if (!isElsewhere) return { code: reply.code, steps: [...steps, `=> ${shown(reply)}`] };
+  if (!isElsewhere) return { code: reply.code, steps: [...steps, `=> ${formatReply(reply)}`] };
   const toOthers = await answer({ ...stranger, isTrusted: true }, resolve);
   const by = settings.relay
     ? `by way of ${settings.relay.host}, port ${settings.relay.port}`
     : 'to the MX hosts of the domain';
   const none = 'nobody can send there: there is no login (SLIM_USERS) and no trusted network (SLIM_TRUSTED_NETWORKS)';
   const isAnybody = settings.users.length > 0 || settings.trustedNetworks.length > 0;
-  const others = isAnybody ? `from a login or a trusted network: ${shown(toOthers)}; it leaves ${by}` : none;
-  return { code: reply.code, steps: [...steps, others, `=> from anyone else: ${shown(reply)}`] };
+  const others = isAnybody ? `from a login or a trusted network: ${formatReply(toOthers)}; it leaves ${by}` : none;
+  return { code: reply.code, steps: [...steps, others, `=> from anyone else: ${formatReply(reply)}`] };
 }

@@ -11,11 +11,8 @@ export async function openMailRoots(context: Context, isFirstStart: boolean): Pr
   const own = settings.mailRoots.filter((_, index) => owned[index] === undefined);
   const unused = own.filter(({ path }) => path === settings.mailRoot && !isMailRootUsed(context));
   new MailRoots(unused, isFirstStart, log).check();
-  const roots = new MailRoots(
-    own.filter(root => !unused.includes(root)),
-    isFirstStart,
-    log,
-  );
+  const used = own.filter(root => !unused.includes(root));
+  const roots = new MailRoots(used, isFirstStart, log);
   roots.watch();
   return roots;
 }

@@ -24,23 +24,13 @@ import { newId } from '../system/names.ts';
 
 /** Who may log in; undefined: nobody, and AUTH is not offered. */
 export async function openLogins({ settings, steward, log }: Context, tablePasswords: TablePasswords | undefined) {
-  const { users, domains, supports } = settings;
+  const { users, domains, supports, dataFolder } = settings;
   if (users.length === 0) return undefined;
   const offered = supports.find(({ name }) => name === 'AUTH')?.parameter?.split(' ');
-  const [folder, mainDomain] = [join(settings.dataFolder, 'state'), domains[0] ?? ''];
-  const throttle = { isShared, clientKey };
-  return createAuthenticator({
-    ...throttle,
-    users,
-    mainDomain,
-    offered,
-    folder,
-    steward,
-    tablePasswords,
-    ...system,
-    // While logins cannot be checked, anybody can make it write a line for each attempt.
-    log: new Gatherer(log).asLog('logins'),
-  });
+  const sources = { users, steward, tablePasswords, mainDomain: domains[0] ?? '', folder: join(dataFolder, 'state') };
+  // While logins cannot be checked, anybody can make it write a line for each attempt.
+  const gathered = new Gatherer(log).asLog('logins');
+  return createAuthenticator({ ...sources, offered, isShared, clientKey, ...system, log: gathered });
 }
 
 type Parts = { resolve: Resolve; returnPaths: ReturnPaths; authenticator: Authenticator | undefined } & ReturnType<

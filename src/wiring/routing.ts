@@ -32,17 +32,9 @@ export async function openRouting({ settings, steward, log }: Context) {
   directories.push(domainDirectory(storages, accounts), defaultDirectory(storages, accounts));
   directories.push(postmasterDirectory(mailRoot));
   const mainDomain = own[0] ?? '';
-  const { srsSecret: secret } = settings;
-  const forwards = [...storages.forwards, ...storages.domainForwards];
-  const mayForward = forwards.length > 0 || storages.postgresql;
-  const returnPaths = openReturnPaths({
-    ...system,
-    secret,
-    mayForward,
-    folder: join(dataFolder, 'state'),
-    mainDomain,
-    domains,
-  });
+  const mayForward = storages.postgresql || storages.forwards.length + storages.domainForwards.length > 0;
+  const srs = { secret: settings.srsSecret, folder: join(dataFolder, 'state'), mayForward };
+  const returnPaths = openReturnPaths({ ...system, ...srs, mainDomain, domains });
   return {
     domains,
     returnPaths,
