@@ -4,8 +4,8 @@ import assert from 'node:assert/strict';
 import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { root } from '../integration/compose-lib.ts';
 
+const root = join(import.meta.dirname, '..', '..');
 const page = readFileSync(join(root, 'docs/security.md'), 'utf8');
 const section = (title: string): string => page.split(`\n## ${title}\n`)[1]?.split('\n## ')[0] ?? assert.fail(title);
 const sources = readdirSync(join(root, 'src'), { recursive: true, encoding: 'utf8' })
