@@ -31,7 +31,7 @@ const stages = {
     run('oxfmt', ['--check', '.']);
   },
   unit() {
-    tests(['unit'], { atOnce: 4, eachMs: 20_000, allMs: 120_000 });
+    tests(['unit'], { atOnce: 4, eachMs: 60_000, allMs: 600_000 });
   },
   integration() {
     prepareContainers();

@@ -10,6 +10,7 @@ import { createSealer } from '../../src/dkim/sealer.ts';
 import { inMemory } from '../../src/mail/message.ts';
 import { queueEntry } from '../contract/queue.ts';
 import { openJudge } from '../vectors/judging.ts';
+import { processorMs } from './processor.harness.ts';
 
 const { privateKey: key } = generateKeyPairSync('rsa', { modulusLength: 2048 });
 const by = { domain: 'example.com', selector: 's1', algorithm: 'rsa', key } as const;
@@ -79,9 +80,9 @@ describe('an ARC set', () => {
       `X: y${'\nARC-Seal: i=1'.repeat(long / 16)}`,
     ];
     for (const field of evil) {
-      const start = performance.now();
+      const start = processorMs();
       await seal(`${results('spf=pass')}${field}\n${message}`);
-      assert.ok(performance.now() - start < 1000, field.slice(0, 40));
+      assert.ok(processorMs() - start < 1000, field.slice(0, 40));
     }
   });
 

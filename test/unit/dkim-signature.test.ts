@@ -14,6 +14,7 @@ import { type Message, inMemory } from '../../src/mail/message.ts';
 import { CannotTell } from '../../src/mail/ports.ts';
 import { openContent } from '../../src/outbound/content.ts';
 import type { Log } from '../../src/system/log.ts';
+import { processorMs } from './processor.harness.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'dkim-'));
 after(() => rmSync(folder, { recursive: true }));
@@ -183,9 +184,9 @@ describe('canonicalisation', () => {
   });
 
   it('is linear for fields of blanks and folds', () => {
-    const start = process.hrtime.bigint();
+    const start = processorMs();
     relaxedField(`Subject: ${' \n\t'.repeat(100_000)}x${' '.repeat(200_000)}`);
-    assert.ok(process.hrtime.bigint() - start < 500_000_000n);
+    assert.ok(processorMs() - start < 500);
   });
 
   it('keeps octets that only look like blanks', () => {

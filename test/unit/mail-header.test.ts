@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { parseAddressList } from '../../src/mail/address-list.ts';
 import { bodyOf, fieldsOf } from '../../src/mail/header.ts';
+import { processorMs } from './processor.harness.ts';
 
 const read = (text: string): string | undefined =>
   parseAddressList(text)
@@ -57,10 +58,10 @@ describe('a list of addresses', () => {
   for (const text of bad) it(`is refused: ${JSON.stringify(text)}`, () => assert.equal(read(text), undefined));
 
   it('is read in linear time', () => {
-    const start = process.hrtime.bigint();
+    const start = processorMs();
     for (const text of ['(', '((', '"', '"\\', 'a,', 'a@b,', '<', '[', '(\\', ' \n', 'a.', 'a:', '\\'])
       read(text.repeat(100_000));
-    assert.ok(process.hrtime.bigint() - start < 3_000_000_000n);
+    assert.ok(processorMs() - start < 3000);
   });
 });
 

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { parseAddress, splitPath } from '../../src/smtp/address.ts';
+import { processorMs } from './processor.harness.ts';
 
 describe('an address', () => {
   const taken: readonly (readonly [path: string, local: string, domain: string, text?: string])[] = [
@@ -44,9 +45,9 @@ describe('an address', () => {
   it('parses any address in a moment, also one made to lead it astray', () => {
     for (const part of ['a', '.', '"', '\\"', '"\\', 'a.', '-', '@', '@a,', '@a:', '<', 'a-', '1.', 'ü']) {
       for (const tail of ['', '@', '@x', '"@x', '@x!', ':']) {
-        const started = performance.now();
+        const started = processorMs();
         for (let n = 0; n < 20; n++) parseAddress(part.repeat(1000) + tail);
-        assert.ok(performance.now() - started < 500, JSON.stringify([part, tail]));
+        assert.ok(processorMs() - started < 500, JSON.stringify([part, tail]));
       }
     }
   });
