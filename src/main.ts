@@ -35,7 +35,7 @@ function obey(order: 'stop' | 'reload'): void {
 
 export const controlPath = (settings: Settings): string => join(settings.dataFolder, 'run', 'control');
 
-/** What the settings have to say, by whichever process starts first. */
+/** Logs what the settings remark. The first process does it: the steward, or else the network process. */
 function tell(remarks: Settings['remarks'], log: Log): void {
   for (const { level, fields, text } of remarks) log[level](fields, text);
 }

@@ -33,7 +33,7 @@ export function loadSettings(environment: Environment): Settings {
 }
 
 /** A variable with its effective value, secrets masked, and where that came from. */
-export type Described = Readonly<Record<'name' | 'value' | 'origin' | 'about', string>>;
+type Described = Readonly<Record<'name' | 'value' | 'origin' | 'about', string>>;
 
 /** Every variable. Throws SettingsError as loadSettings does. */
 export function describeSettings(environment: Environment): readonly Described[] {

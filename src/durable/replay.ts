@@ -12,7 +12,7 @@ import { type StoredContent, marksIn, readContent, readSegment, segmentsIn, writ
 import { type FileName, type Restoration, type Segment, type Standing, type StoredRecord, restore } from './restore.ts';
 import { create, isShortage, sync, syncFileSystems } from './sync.ts';
 
-export type Replay = {
+type Replay = {
   readonly folder: string;
   readonly paths: readonly string[];
   /**

@@ -39,7 +39,7 @@ export function datasync(fd: number): Promise<void> {
 }
 
 /** A sync that could not be started has made nothing worse: it may simply be tried again. */
-export type Synced = { readonly kind: 'synced' } | { readonly kind: 'failed' | 'not started'; readonly error: unknown };
+type Synced = { readonly kind: 'synced' } | { readonly kind: 'failed' | 'not started'; readonly error: unknown };
 
 /** Syncs the file systems of these places, each once; of a place that has gone, that of its parent. */
 export async function syncFileSystems(places: readonly string[]): Promise<Synced> {

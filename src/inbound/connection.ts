@@ -44,7 +44,7 @@ const maxForwards = 1000;
 const fullReadOctets = 65_536;
 
 /** What all connections have in common. */
-export type Service = Readonly<{
+type Service = Readonly<{
   accept: AcceptOptions;
   policy: Policy;
   authenticator: Authenticator | undefined;
@@ -55,7 +55,7 @@ export type Service = Readonly<{
 }>;
 
 /** One connection: its name in the log, who is there, and the listening socket that was called. */
-export type Caller = Readonly<{ id: string; peer: Peer; listener: ListenSocket; session: SessionOptions }>;
+type Caller = Readonly<{ id: string; peer: Peer; listener: ListenSocket; session: SessionOptions }>;
 
 export class Connection {
   readonly #service: Service;

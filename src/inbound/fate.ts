@@ -9,7 +9,7 @@ export type VerifyMode = 'on' | 'strict' | 'tag' | 'off';
 /** What is known besides: whether the client's address says nothing, and whether a mailing list has sent it. */
 export type Circumstances = Readonly<{ mode: VerifyMode; isNameless: boolean; hasListId: boolean }>;
 /** Where it goes, or the reply that refuses it; and why, for people. */
-export type Fate = Readonly<{ to: 'mailbox' | 'junk' | Reply; why: string }>;
+type Fate = Readonly<{ to: 'mailbox' | 'junk' | Reply; why: string }>;
 
 export function fateOf({ spf, dkim, arc, dmarc }: Judgement, circumstances: Circumstances): Fate {
   const { mode, isNameless, hasListId } = circumstances;

@@ -18,7 +18,7 @@ export type ListenSocket = Readonly<{
 }>;
 
 type Session = { drain(): void; end(reply: Reply): void };
-export type ListenerOptions = Readonly<{
+type ListenerOptions = Readonly<{
   sockets: readonly ListenSocket[];
   maxSessions: number; // 0: no limit
   maxSessionsPerClient: number;

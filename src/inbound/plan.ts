@@ -11,7 +11,7 @@ import type { Accepted, Envelope } from '../smtp/envelope.ts';
 import type { Destination } from './policy.ts';
 
 /** A queue entry, but for what only the arrived message can tell. */
-export type PlannedEntry = Omit<QueueEntry, 'id' | 'receivedAt' | 'is8Bit' | 'returnPathBytes' | 'isOurs'>;
+type PlannedEntry = Omit<QueueEntry, 'id' | 'receivedAt' | 'is8Bit' | 'returnPathBytes' | 'isOurs'>;
 
 export type Plan = {
   /** Each with another `routeKey`. */

@@ -27,7 +27,7 @@ const syncEveryBytes = 8 * 1024 * 1024;
 let totalBytes = 0;
 
 /** The head of a message; each line ends in LF. `returnPath` and the lines in front of it are for Maildirs alone. */
-export type Head = Readonly<{ returnPath: string; trace: string }>;
+type Head = Readonly<{ returnPath: string; trace: string }>;
 /** `returnPathBytes`: so many octets in front are for Maildirs alone. */
 export type Finished = Readonly<{ message: Message; returnPathBytes: number }>;
 /** `contentAt`: where the content begins. `octets`: how long it is by now. */

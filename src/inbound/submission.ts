@@ -15,7 +15,7 @@ export const maxTotalBytes = 32 * 1024 * 1024;
 let totalBytes = 0;
 
 /** Why a message cannot be taken: for good, or for now. */
-export type HeaderRefusal = 'too long' | 'no room';
+type HeaderRefusal = 'too long' | 'no room';
 
 const LF = 10;
 const nothing = Buffer.alloc(0);

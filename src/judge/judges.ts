@@ -31,7 +31,7 @@ export type JudgesOptions = Readonly<{
   idleMs?: number;
 }>;
 
-/** A message on its way through the child. `read`: where its next piece begins. */
+/** A message on its way through the child. `readAt`: where its next piece begins. */
 type Case = {
   readonly facts: MailFacts;
   readonly content: Content;

@@ -37,7 +37,7 @@ export type QueuedRecipient = {
   readonly reason?: string | undefined;
 };
 
-export type KeyState = 'new' | 'published' | 'active' | 'retired';
+type KeyState = 'new' | 'published' | 'active' | 'retired';
 
 /** A key that signs, or will, or has. */
 export type ListedKey = {

@@ -43,7 +43,7 @@ export type Judgement = Readonly<{
 export interface Judge {
   /**
    * Never rejects: what cannot be found out now is `temperror`. undefined: too much mail waits to be judged.
-   * `isLongHeader`: the header is longer than this reads; `header` has its From fields alone, and there are no signatures to verify.
+   * `onlyFrom`: the header is too long to be parsed. These are its From fields: the author's domain alone is judged, and no signature.
    */
   judge(facts: MailFacts, content: Content, onlyFrom?: string): Promise<Judgement | undefined>;
 }

@@ -96,7 +96,7 @@ export interface Accounts {
  * empty `temporary` is a mark: the file is not the journal's business any more. Files with the same `temporary` belong
  * together.
  */
-export type JournalFile = {
+type JournalFile = {
   readonly final: string;
   readonly temporary: string;
   /**

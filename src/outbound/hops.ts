@@ -27,7 +27,7 @@ export type Relay = {
 
 export type HopOptions = MxOptions & PolicyOptions & { readonly relay?: Relay | undefined };
 /** A host that must not be used for this message, with the reason that counts as its refusal. */
-export type PassedOver = { readonly server: Server; readonly refusal: Refusal };
+type PassedOver = { readonly server: Server; readonly refusal: Refusal };
 
 const maxAddressesOfRelay = 20;
 /** Of a host that was passed over: nobody has spoken to it. */

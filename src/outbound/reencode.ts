@@ -25,9 +25,9 @@ export type Limits = {
  * `isAscii`: it is sure that no octets above 127 are left. `left`: why something stays that the next hop does not take.
  */
 type Findings = { readonly isAscii: boolean; readonly left: string | undefined };
-export type Examined = Findings & { readonly plan: Plan };
+type Examined = Findings & { readonly plan: Plan };
 /** `message` is the one that was given if nothing is to be changed. */
-export type Reencoded = Findings & { readonly message: Stored };
+type Reencoded = Findings & { readonly message: Stored };
 
 /** The new encoding of an entity. '7bit' is only a label; 'lines' stays base64, in lines of the usual length. */
 type Change = 'quoted-printable' | 'base64' | 'lines' | '7bit';

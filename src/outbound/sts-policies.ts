@@ -106,7 +106,7 @@ export class StsPolicies {
   }
 }
 
-export type FetchOptions = { readonly port?: number; readonly ca?: string; readonly timeoutMs?: number };
+type FetchOptions = { readonly port?: number; readonly ca?: string; readonly timeoutMs?: number };
 
 /** The text of the policy, from the first of these addresses that gives it. */
 export async function fetchPolicy(

@@ -7,7 +7,7 @@ import type { Accounts, Directory, Explain, Found } from '../mail/ports.ts';
 import { type Mailbox, formatMailbox } from '../mail/address.ts';
 
 /** SLIM_STORAGES. Paths are absolute. */
-export type AddressMap = Readonly<{
+type AddressMap = Readonly<{
   addresses: readonly { readonly mailbox: Mailbox; readonly path: string }[];
   domains: readonly { readonly domain: string; readonly path: string }[];
   forwards?: readonly { readonly mailbox: Mailbox; readonly forward: Forward }[];

@@ -6,7 +6,7 @@ import type { Directory, Domains, Explain, Resolution, Resolve, ReturnPaths } fr
 import { type Mailbox, formatMailbox, toMailbox } from '../mail/address.ts';
 import { followForwards } from './follow.ts';
 
-export type ResolverOptions = {
+type ResolverOptions = {
   readonly directories: readonly Directory[]; // in the order in which they are asked; the last may know everything
   readonly domains: Domains;
   readonly subaddress: string; // what separates a mailbox from its subaddress; '' is none

@@ -14,9 +14,9 @@ import type { Clock, Random } from '../system/world.ts';
 import { getent } from './nss.ts';
 
 /** `folder` is SLIM_DATA/accounts; homes are made in `homes`. */
-export type AccountFiles = Readonly<{ folder: string; homes: string; clock: Clock; random: Random }>;
+type AccountFiles = Readonly<{ folder: string; homes: string; clock: Clock; random: Random }>;
 type Wanted = Readonly<{ name: string; password?: string | undefined }>;
-export type KeptAccount = Readonly<{ name: string; uid: number; home: string; locked: boolean }>;
+type KeptAccount = Readonly<{ name: string; uid: number; home: string; locked: boolean }>;
 /** The lines of each file, by name. */
 type Tables = Record<'passwd' | 'group' | 'shadow', Map<string, string>>;
 

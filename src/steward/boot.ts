@@ -24,7 +24,7 @@ type RootSettings = Readonly<{
   mailRoots: readonly MailRoot[];
 }>;
 
-export type BootOptions = World & {
+type BootOptions = World & {
   readonly settings: RootSettings;
   /** The environment of this process, of which the network process gets a part without secrets. */
   readonly variables: Readonly<Record<string, string | undefined>>;

@@ -16,7 +16,7 @@ import type { Clock, Random } from '../system/world.ts';
 /** A Maildir of an account; `folder` is below its home. */
 export type AccountFolder = { readonly account: Account; readonly folder: string };
 /** `spoolUid`: whose the spool files must be, the network process's uid. */
-export type DepositOptions = Readonly<{ spoolFolder: string; spoolUid: number; clock: Clock; random: Random }>;
+type DepositOptions = Readonly<{ spoolFolder: string; spoolUid: number; clock: Clock; random: Random }>;
 type Copy = Readonly<{ tmp: number; fresh: number; file: number; name: string }>;
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_WRONLY } = constants;

@@ -14,7 +14,7 @@ import type { World } from '../system/world.ts';
 export type Pair = { readonly cert: string; readonly key: string };
 
 type Subject = Pick<World, 'clock' | 'random'> & { readonly hostname: string };
-export type CertificateOptions = World & {
+type CertificateOptions = World & {
   readonly hostname: string;
   /** Reads the configured pair (files, steward or settings) and rejects when it is not there; undefined: none is set. */
   readonly readPair: (() => Promise<Pair | undefined>) | undefined;
