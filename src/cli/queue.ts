@@ -11,11 +11,7 @@ import { type Flags, UsageError, one, print, standardError } from './terminal.ts
 export async function queue(words: readonly string[], flags: Flags, settings: Settings): Promise<number> {
   const [word = '', id] = words;
   const { domain, sender, all } = flags;
-  const selector: Selector = {
-    ...(id !== undefined && { id }),
-    ...(domain !== undefined && { domain }),
-    ...(sender !== undefined && { sender }),
-  };
+  const selector: Selector = { id, domain, sender };
   if (word === 'list' || word === 'show') {
     if (word === 'show') one(words.slice(1));
     return list(word === 'show', selector, flags, controlPath(settings));

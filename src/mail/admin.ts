@@ -2,7 +2,7 @@
 // JSON.
 
 /** Which messages are meant: those that have everything that is given. Empty: all. */
-export type Selector = { readonly id?: string; readonly domain?: string; readonly sender?: string };
+export type Selector = Readonly<{ id?: string | undefined; domain?: string | undefined; sender?: string | undefined }>;
 
 export const queueActions = ['retry', 'hold', 'release', 'remove'] as const;
 export type QueueAction = (typeof queueActions)[number];

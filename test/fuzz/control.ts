@@ -25,7 +25,7 @@ const handlers: Handlers = {
     yield { domain, selector: action, algorithm: 'rsa', state: 'new', signs: true, name: domain };
   },
   async *list({ selector }) {
-    for (const id of Object.values(selector))
+    for (const id of Object.values(selector).filter(each => each !== undefined))
       yield { id, from: '', ageSeconds: 0, sizeBytes: 0, isHeld: false, recipients: [] };
   },
   act: ({ action, selector }) => action.length + Object.keys(selector).length,
