@@ -197,6 +197,11 @@ export interface Place {
   enter(address: string): boolean;
   /** The other side has said something, or has taken some of the content. Cheap: call it as often as that happens. */
   progressed(): void;
+  /**
+   * Where others may have taken the message over: whether it is still ours. Ask right before the other side is told to
+   * take it, and do that at once, or not at all.
+   */
+  confirm?: (() => Promise<boolean>) | undefined;
 }
 
 /** How one message gets to some of its recipients, all of one next hop. */

@@ -14,7 +14,7 @@
 // code 0 for the dialogue. So a dialogue is always resumed, and each of its ends is one that it chose itself.
 import { type Socket, isIP } from 'node:net';
 import { type SecureContext, type TLSSocket, connect as connectTls } from 'node:tls';
-import type { Place } from '../mail/ports.ts';
+import { CannotTell, type Place } from '../mail/ports.ts';
 import { clientFinal } from '../sasl/scram.ts';
 import type { Clock } from '../system/world.ts';
 import type { Content } from './content.ts';
@@ -180,7 +180,9 @@ export class Connection {
         if (!this.#reader.isEmpty) return none('4.5.0', 'a reply came to what was not sent yet');
         const isTaken = (): boolean => !this.#socket.writableNeedDrain;
         try {
-          for await (const piece of content?.().pieces ?? []) {
+          const { pieces = [] } = content?.() ?? {};
+          const confirm = this.#place?.confirm;
+          for await (const piece of confirm ? confirmed(pieces, confirm) : pieces) {
             this.#socket.write(piece);
             await this.#until(isTaken, timeouts.block, 'the server does not take the message');
             if (this.#socket.destroyed) return lost();
@@ -189,7 +191,10 @@ export class Connection {
         } catch (error) {
           // Not thrown: what became of the recipients of earlier transactions must not be forgotten.
           this.destroy();
-          return none('4.3.0', `the message cannot be read: ${String(error)}`);
+          return none(
+            '4.3.0',
+            error instanceof CannotTell ? error.message : `the message cannot be read: ${String(error)}`,
+          );
         }
         return done;
       }
@@ -229,6 +234,17 @@ export class Connection {
     while (!isDone() && !this.#socket.destroyed) await new Promise<void>(resolve => (this.#wake = resolve));
     clearTimeout(timer);
   }
+}
+
+/** Holds the last piece back, which has the final dot, until it is sure that the message is still ours. */
+async function* confirmed(pieces: Iterable<Buffer> | AsyncIterable<Buffer>, confirm: () => Promise<boolean>) {
+  let last: Buffer | undefined;
+  for await (const piece of pieces) {
+    if (last) yield last;
+    last = piece;
+  }
+  if (!(await confirm())) throw new CannotTell('it is not sure that no other replica sends it');
+  if (last) yield last;
 }
 
 /** The certificates that the server has shown, its own first, each followed by its issuer. */

@@ -97,6 +97,10 @@ function copier(storages: LocalOptions['storages'], entry: QueueEntry, message: 
     try {
       if (place.isEnded) throw new CannotTell('the attempt took long, and others wait for its place');
       const prepared = await storages[copy.kind].prepare([copy], message);
+      if (place.confirm && !(await place.confirm())) {
+        await prepared.abort();
+        throw new CannotTell('it is not sure that no other replica delivers it');
+      }
       await prepared.commit();
       made.add(key);
     } catch (error) {

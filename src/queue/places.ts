@@ -45,6 +45,7 @@ class Occupant implements Occupied {
   address: string | undefined;
   crowdedAt: string | undefined;
   onEnd: (() => void) | undefined;
+  confirm: (() => Promise<boolean>) | undefined;
   startedAt: number;
   progressedAt: number;
   isSlow = false;
@@ -111,8 +112,13 @@ export class Places<Waiting> {
     return this.#occupants.size;
   }
 
+  /** How many attempts may begin now. */
+  get room(): number {
+    return Math.min(maxAttempts + this.#slow, maxAttemptsInAll) - this.size;
+  }
+
   get isFull(): boolean {
-    return this.size >= Math.min(maxAttempts + this.#slow, maxAttemptsInAll);
+    return this.room <= 0;
   }
 
   get isNoticeLaneFull(): boolean {
