@@ -118,7 +118,7 @@ async function open(context: Context, isFirstStart: boolean) {
   const roots = await openMailRoots(context, isFirstStart);
   const routing = await openRouting(context);
   const signing = await openSigning(context, routing.domains);
-  const sending = openSending(context, { ...routing, signer: signing?.signer });
+  const sending = await openSending(context, { ...routing, signer: signing?.signer });
   const authenticator = await openLogins(context, routing.tablePasswords);
   const listeners = await openInbound(context, { ...routing, ...sending, authenticator });
   return { roots, routing, signing, sending, authenticator, listeners };
@@ -146,17 +146,19 @@ function listParts(context: Context, opened: Opened): Parts {
     'empty spool': () => emptySpool(join(dataFolder, 'spool')),
     journal: async () => {
       const journal = await DiskJournal.open(join(dataFolder, 'journal'), { ...system, log });
+      // The disk of a replica may never come back. What it had is restored, and nothing more is written.
+      if (settings.sharesQueue) return journal?.close();
       sending.maildir.use(journal);
-      sending.store.use(journal);
+      sending.use(journal);
       return () => journal?.close();
     },
     queue: async () => {
-      await queue.start();
+      await sending.start();
       loaded.resolve();
       return async () => {
         // Also where the listeners could not start: what is in flight then is not to blame for our end.
         await queue.stop(0);
-        await sending.store.settle();
+        await sending.settle();
       };
     },
     listeners: async () => {
@@ -174,11 +176,11 @@ function answers(context: Context, opened: Opened, loaded: Promise<void>): Handl
   const { roots, routing, sending, authenticator, listeners } = opened;
   const { queue } = sending;
   return {
-    health: () => ({
+    health: async () => ({
       listening: listeners.isListening,
       sessions: listeners.sessions,
       database: routing.database(),
-      queued: queue.size,
+      queued: await queue.size,
       writable: probe(join(settings.dataFolder, 'state')) === undefined,
       unwritable: roots.check(),
     }),

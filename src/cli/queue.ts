@@ -29,8 +29,8 @@ async function order(action: QueueAction, selector: Selector, settings: Settings
   try {
     return await ask(path, { verb: 'act', action, selector });
   } catch (error) {
-    // To try mail now needs a server that sends it.
-    if (!(error instanceof NoServer) || action === 'retry') throw error;
+    // To try mail now needs a server that sends it; and every replica that runs acts on the queue of all.
+    if (!(error instanceof NoServer) || action === 'retry' || settings.sharesQueue) throw error;
     const count = await actWithoutServer(settings, path, action, selector, standardError);
     if (count === undefined) throw error;
     console.error('slimsmtp: no server runs: this was done in its files');

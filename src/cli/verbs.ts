@@ -39,6 +39,7 @@ const help = `SlimSMTP: a small SMTP server. Usage: slimsmtp [VERB] [--json] [--
   dns [DOMAIN]                the DNS records that the domain needs, and whether they are there
   dkim list [DOMAIN]          the keys that sign outgoing mail, and their states
   dkim rotate DOMAIN          make new ones; they sign once their records are in DNS
+  schema                      the statements that make the tables of SLIM_QUEUE=@POSTGRESQL, for a database owner
   health                      0 while the running server listens and can write
 
 Settings are environment variables, SLIM_DOMAINS first of all: see docs/settings.md.`;
@@ -80,6 +81,8 @@ export async function run(words: readonly string[], flags: Flags, environment: E
       return dns(rest, flags, settings());
     case 'dkim':
       return dkim(rest, flags, settings());
+    case 'schema':
+      return print(flags, (await import('../postgres/queue/schema.ts')).schemaScript);
     case 'queue':
       return queue(rest, flags, settings());
     default:

@@ -28,6 +28,7 @@ export function contradictions(clean: Partial<Clean>, { hasDatabase, isRoot, isS
       needsStartTls && supports && !has('STARTTLS'),
     'SLIM_SUPPORTS: SMTPUTF8 needs 8BITMIME (RFC 6531): take away both, or none': has('SMTPUTF8') && !has('8BITMIME'),
     'SLIM_STORAGES="@POSTGRESQL": DATABASE_URL or PGHOST is not set': sources.has('@POSTGRESQL') && !hasDatabase,
+    'SLIM_QUEUE="@POSTGRESQL": DATABASE_URL or PGHOST is not set': clean.SLIM_QUEUE === '@POSTGRESQL' && !hasDatabase,
     'SLIM_USERS="@POSTGRESQL": DATABASE_URL or PGHOST is not set': users.has('@POSTGRESQL') && !hasDatabase,
     'SLIM_USERS="@PAM": only a server started as root has it': users.has('@PAM') && !isRoot,
     'SLIM_SUPPORTS: @PAM in SLIM_USERS cannot verify SCRAM, and AUTH offers nothing else: add PLAIN or LOGIN':

@@ -87,6 +87,7 @@ function load(environment: Environment) {
     trustedNetworks: clean.SLIM_TRUSTED_NETWORKS ?? [], // address/bits
     relay: clean.SLIM_RELAY_HOST === undefined ? undefined : relay(clean.SLIM_RELAY_HOST, clean, sources),
     dkim: signs(clean),
+    sharesQueue: clean.SLIM_QUEUE === '@POSTGRESQL', // with other replicas, in the database
     resolver: clean.SLIM_RESOLVER, // undefined: the system's
     externalTls: clean.SLIM_EXTERNAL_TLS, // the policy, then the domains that have another one
     queue: { lifetimeMs: clean.SLIM_QUEUE_LIFETIME, retryMs: clean.SLIM_RETRY, delayNoticeMs: clean.SLIM_DELAY_NOTICE },

@@ -106,6 +106,11 @@ export const table = {
   SLIM_MAX_RECIPIENTS_OUT: required('Recipients in one transaction with another server, at most.', values.count, {
     initially: '100',
   }),
+  SLIM_QUEUE: required(
+    'Where mail waits: disk (SLIM_DATA), or @POSTGRESQL, the queue of all replicas that use this database.',
+    oneOf('disk', '@POSTGRESQL'),
+    { initially: 'disk' },
+  ),
   SLIM_QUEUE_LIFETIME: required('How long mail for other servers may wait before it bounces.', values.wait, {
     initially: '5d',
   }),

@@ -163,6 +163,18 @@ export function nextHopKey(hop: NextHop): string {
   }
 }
 
+/** Who takes the mail of a recipient from us. `isRelayed`: all mail for other servers goes to one. */
+export function nextHopOf({ domain, routes }: QueueRecipient, isRelayed: boolean): NextHop {
+  if (routes) return { kind: 'here' };
+  return isRelayed ? { kind: 'relay' } : { kind: 'domain', domain };
+}
+
+/** The next hop with that key. */
+export function nextHopAt(key: string): NextHop {
+  if (key === '@local') return { kind: 'here' };
+  return key === '@relay' ? { kind: 'relay' } : { kind: 'domain', domain: key };
+}
+
 /** What became of one recipient in one attempt. */
 export type Delivery = {
   readonly kind: 'delivered' | 'deferred' | 'failed';

@@ -8,7 +8,7 @@
 // all others share its fate. A fault means that the server answers and refuses one statement (a missing table or column,
 // a missing right): then only that statement cannot be answered, until it succeeds. `isUp` is false in both cases.
 import { readFile } from 'node:fs/promises';
-import type { ClientConfig, Pool, PoolConfig } from 'pg';
+import type { ClientConfig, Pool, PoolClient, PoolConfig } from 'pg';
 import { CannotTell } from '../mail/ports.ts';
 import type { Log } from '../system/log.ts';
 
@@ -28,6 +28,10 @@ export type DatabaseOptions = Readonly<{
   settings: DatabaseSettings;
   /** Called, and not waited for, each time the database answers again. */
   onUp?: (database: Database) => void;
+  /** Connections at most, where four are not enough. */
+  maxConnections?: number;
+  /** Called for each new connection. */
+  onConnect?: (client: PoolClient) => void;
   log: Log;
 }>;
 
@@ -44,7 +48,8 @@ export async function openDatabase(options: DatabaseOptions): Promise<Database> 
   const Client = function (config: ClientConfig) {
     return Object.assign(new pg.Client(config), secret && { password: secret });
   } as unknown as NonNullable<PoolConfig['Client']>;
-  return new Database(config => new pg.Pool({ ...limits, ...config, Client }), options);
+  const { maxConnections: max = limits.max } = options;
+  return new Database(config => new pg.Pool({ ...limits, max, ...config, Client }), options);
 }
 
 /** Gives the password as it stands in its file now; where that cannot be read, as it was at the start. */
@@ -97,6 +102,15 @@ export class Database {
   /** Runs statements outside the limits of time, without a transaction of the caller. Rejects with PostgreSQL's error. */
   async administer(text: string, timeout: number): Promise<void> {
     await this.#pool.query({ text, query_timeout: timeout } as { text: string });
+  }
+
+  /** A connection of its own; its owner releases it. Rejects with PostgreSQL's error. */
+  connect(): Promise<PoolClient> {
+    return this.#pool.connect();
+  }
+
+  async close(): Promise<void> {
+    await this.#pool.end();
   }
 
   async #ask(statement: Statement, values: readonly unknown[]): Promise<readonly Row[]> {
@@ -174,6 +188,7 @@ export class Database {
   #make(): Pool {
     const pool = this.#open(this.#config);
     // An idle connection that breaks; whoever asks next gets a new one.
+    if (this.#options.onConnect) pool.on('connect', this.#options.onConnect);
     return pool.on('error', error =>
       this.#options.log.debug({ error: describe(error) }, 'a connection to PostgreSQL broke'),
     );

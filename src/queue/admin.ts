@@ -41,7 +41,7 @@ function describeRecipient(recipient: StoredRecipient, explain: Explain): Queued
   if (isDone) return { ...fields, state: last?.kind ?? 'removed' };
   const why = explain(recipient);
   const nextAttemptAt = isHeld ? undefined : new Date(nextAt).toISOString();
-  if (why === sending) return { ...fields, state: 'sending', nextAttemptAt, reason: why };
+  if (why?.startsWith(sending)) return { ...fields, state: 'sending', nextAttemptAt, reason: why };
   if (isHeld) return { ...fields, state: 'held', reason: 'it is held' };
   const planned = last === undefined ? 'it was not tried yet' : `${last.status} ${last.text}`;
   return { ...fields, state: 'waiting', nextAttemptAt, reason: why ?? planned };

@@ -9,11 +9,12 @@ import type { Log } from '../system/log.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { afterAttempt, foundBy, waitAfter } from './destination.ts';
 import { type Terms, conclude, jitterRange, judge } from './outcome.ts';
-import type { Turn } from './job.ts';
+import type { Destination } from './job.ts';
+import type { Occupied } from './places.ts';
 
 export type AttemptOptions = Terms &
   Readonly<{
-    store: QueueStore;
+    store: Pick<QueueStore, 'message'>;
     transports: Readonly<Record<NextHop['kind'], Transport>>;
     report: Report;
     clock: Clock;
@@ -21,6 +22,12 @@ export type AttemptOptions = Terms &
     log: Log;
   }>;
 
+/** What of a turn an attempt needs to know. */
+export type Turn = Readonly<{
+  isAttempt: boolean;
+  place: Occupied;
+  job: { readonly destination: Pick<Destination, 'hop' | 'key' | 'limits' | 'running' | 'state'>; quietUntil: number };
+}>;
 type Result = Readonly<{ delivery: Delivery; how: Parameters<typeof judge>[2] }>;
 type Results = ReadonlyMap<StoredRecipient, Result>;
 type Recipients = readonly StoredRecipient[];

@@ -49,6 +49,16 @@ export type Attempt = Readonly<{
   reason?: Delivery | undefined;
 }>;
 
+/** Attempts at once for mail that stays here: SLIM_MAX_SESSIONS_OUT is for other servers. */
+export const maxAttemptsHere = 20;
+
+/** Why nothing is tried there now, a sentence; undefined: it may be. */
+export function explainState(failures: number, isBlocked: boolean, reason: Delivery | undefined): string | undefined {
+  const said = reason === undefined ? '' : `: ${reason.status} ${reason.text}`;
+  if (failures > 0) return `it waits for the probe of its destination${said}`;
+  return isBlocked ? `it waits until its destination allows a session${said}` : undefined;
+}
+
 export function unknownDestination({ maxSessions }: Limits): DestinationState {
   return { failures: 0, blockedUntil: 0, sessions: maxSessions, busyPauses: 0 };
 }

@@ -37,7 +37,7 @@ import { setImmediate, setTimeout as pause } from 'node:timers/promises';
 import type { QueueAction, QueuedMessage, Selector } from '../mail/admin.ts';
 import type { Message, QueueEntry } from '../mail/message.ts';
 import type { Prepared, Queue } from '../mail/ports.ts';
-import type { StoredEntry } from '../mail/queue-store.ts';
+import type { QueueStore, StoredEntry } from '../mail/queue-store.ts';
 import { describe, order } from './admin.ts';
 import { type AttemptOptions, carryOut } from './attempt.ts';
 import type { Found } from './destination.ts';
@@ -54,6 +54,7 @@ const entriesInTurn = 64;
 export type QueueOptions = AttemptOptions &
   ScheduleOptions &
   Readonly<{
+    store: QueueStore;
     /** What was in flight when the process died. */
     suspects: Suspects;
     /** Called for each message that is held because it kills the server. */

@@ -4,6 +4,7 @@
 // - A record that could not be written stays in memory and counts, so that nothing is sent twice because the disk is
 //   full.
 // - When nobody uses a record any more, and nothing is left to do for the message, the store removes it.
+import type { QueueEntry } from '../mail/message.ts';
 import type { QueueStore, StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
 import type { Log } from '../system/log.ts';
 
@@ -18,6 +19,11 @@ type Use = {
   writing?: Promise<void>;
   nextWrite?: Promise<void> | undefined;
 };
+
+/** The record of a message that nobody has tried yet. */
+export function newRecord(entry: QueueEntry, sizeBytes: number, now: number): StoredEntry {
+  return { ...entry, sizeBytes, recipients: entry.recipients.map(to => ({ ...to, attempts: 0, nextAt: now })) };
+}
 
 export const pending = (record: StoredEntry): readonly StoredRecipient[] =>
   record.recipients.filter(({ isDone }) => !isDone);

@@ -33,8 +33,8 @@ export async function openLogins({ settings, steward, log }: Context, tablePassw
   return createAuthenticator({ ...sources, offered, isShared, clientKey, ...system, log: gathered });
 }
 
-type Parts = { resolve: Resolve; returnPaths: ReturnPaths; authenticator: Authenticator | undefined } & ReturnType<
-  typeof openSending
+type Parts = { resolve: Resolve; returnPaths: ReturnPaths; authenticator: Authenticator | undefined } & Awaited<
+  ReturnType<typeof openSending>
 >;
 /** What takes mail from the network. */
 export async function openInbound({ settings, steward, log, onReload }: Context, parts: Parts) {

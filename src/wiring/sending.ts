@@ -2,7 +2,8 @@
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import type { Route } from '../mail/message.ts';
-import type { Resolve, ReturnPaths, Signer, Storage } from '../mail/ports.ts';
+import type { Journal, Resolve, ReturnPaths, Signer, Storage } from '../mail/ports.ts';
+import type { StoredEntry } from '../mail/queue-store.ts';
 import { StsPolicies } from '../outbound/sts-policies.ts';
 import { OutboundTransport } from '../outbound/transport.ts';
 import { FileStore } from '../queue/files.ts';
@@ -10,8 +11,9 @@ import { FreshStore } from '../queue/fresh.ts';
 import { createForward } from '../queue/forward.ts';
 import { localTransport } from '../queue/local.ts';
 import { tellOfKiller } from '../queue/postmaster.ts';
-import { MailQueue } from '../queue/queue.ts';
+import { MailQueue, type QueueOptions } from '../queue/queue.ts';
 import { createReport } from '../queue/report.ts';
+import type { SharedQueue } from '../queue/shared.ts';
 import { Suspects } from '../queue/suspects.ts';
 import { MaildirStorage } from '../storage/maildir.ts';
 import { mayBeAuthentic } from '../dns/servers.ts';
@@ -21,7 +23,7 @@ import { type Context, system } from './context.ts';
 
 type Parts = Readonly<{ resolve: Resolve; returnPaths: ReturnPaths; signer: Signer | undefined }>;
 
-export function openSending(context: Context, { resolve, returnPaths, signer }: Parts) {
+export async function openSending(context: Context, { resolve, returnPaths, signer }: Parts) {
   const { settings, steward, log, dns, onReload } = context;
   const { hostname, relay, dataFolder, maxRecipientsOut: maxRecipients } = settings;
   const { policy: externalTls, exceptions: tlsExceptions } = settings.externalTls;
@@ -43,21 +45,37 @@ export function openSending(context: Context, { resolve, returnPaths, signer }: 
   const remote = new OutboundTransport({ ...common, ...hops, maxRecipients, readLogin, signer });
   onReload(() => void remote.readLogin());
   const isRelayed = relay !== undefined;
-  const forward = createForward({ ...system, returnPaths, queue: () => queue });
+  const forward = createForward({ ...system, returnPaths, queue: () => kept.queue });
   const here = localTransport({ storages, resolve, remote, isRelayed, forward });
-  const transports = { here, relay: remote, domain: remote };
-  const report = createReport({ ...common, ...settings.queue, resolve, queue: () => queue });
-  const store = new FreshStore(new FileStore(join(dataFolder, 'queue'), log), log);
-  const queue: MailQueue = new MailQueue({
+  const report = createReport({ ...common, ...settings.queue, resolve, queue: () => kept.queue });
+  const options = {
     ...common,
     ...settings.queue,
     isRelayed,
     maxSessions: settings.maxSessionsOut,
-    store,
-    suspects: new Suspects(join(dataFolder, 'state', 'in-flight'), log),
-    transports,
+    transports: { here, relay: remote, domain: remote },
     report,
-    onKiller: record => tellOfKiller(record, { ...common, queue: () => queue }),
-  });
-  return { storages, maildir, remote, store, queue, report };
+    onKiller: (record: StoredEntry) => tellOfKiller(record, { ...common, queue: () => kept.queue }),
+  };
+  const kept: Kept = settings.sharesQueue
+    ? await (await import('./sharing.ts')).openSharedQueue(settings, remote, options)
+    : openDiskQueue(dataFolder, options);
+  return { storages, maildir, remote, report, ...kept };
+}
+
+/** The queue, wherever it keeps its mail. */
+export type Kept = Readonly<{
+  queue: MailQueue | SharedQueue;
+  use: (journal: Journal | undefined) => void;
+  start: () => Promise<void>;
+  /** When nothing more comes. */
+  settle: () => Promise<void>;
+}>;
+
+function openDiskQueue(dataFolder: string, options: Omit<QueueOptions, 'store' | 'suspects'>): Kept {
+  const { log } = options;
+  const store = new FreshStore(new FileStore(join(dataFolder, 'queue'), log), log);
+  const suspects = new Suspects(join(dataFolder, 'state', 'in-flight'), log);
+  const queue = new MailQueue({ ...options, store, suspects });
+  return { queue, use: journal => store.use(journal), start: () => queue.start(), settle: () => store.settle() };
 }

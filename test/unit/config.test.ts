@@ -78,6 +78,7 @@ test('SLIM_DOMAINS alone is enough, and everything else has the default of the c
   assert.deepEqual([accounts, maxSessions, maxSessionsPerClient, runAs, drainMs], [[], 10_000, 50, undefined, 8_000]);
   assert.equal(settings.verify, 'on');
   assert.equal(load({ SLIM_VERIFY: 'strict' }).verify, 'strict');
+  assert.equal(settings.sharesQueue, false);
   assert.deepEqual([settings.logLevel, settings.logFormat], ['info', 'json']);
   assert.equal(load({}, { isTerminal: true }).logFormat, 'pretty');
 });
@@ -95,6 +96,7 @@ test('every mistake is reported in one go, with what is wanted', () => {
     SLIM_MAX_SIZE: '50X',
     SLIM_DRAIN: '90',
     SLIM_VERIFY: 'yes',
+    SLIM_QUEUE: 'postgres',
     SLIM_TLS_MIN: 'TLSv1.1',
     SLIM_LISTEN: 'smtp://:25, http://:80, smtp://:66000, smtp://[1.2.3.4]:25, smtp://25',
     SLIM_MAX_SESSIONS: '-1',
@@ -108,6 +110,7 @@ test('every mistake is reported in one go, with what is wanted', () => {
     'SLIM_MAX_SIZE="50X": a size is wanted, such as 50M (K, M, G)',
     'SLIM_DRAIN="90": a duration',
     'SLIM_VERIFY="yes": one of on, strict, tag, off is wanted',
+    'SLIM_QUEUE="postgres": one of disk, @POSTGRESQL is wanted',
     'SLIM_TLS_MIN="TLSv1.1": one of TLSv1.2, TLSv1.3 is wanted',
     'SLIM_LISTEN="http://:80": a socket is wanted',
     'SLIM_LISTEN="66000": a port',
@@ -120,7 +123,7 @@ test('every mistake is reported in one go, with what is wanted', () => {
     'SLIM_LOG_LEVEL="loud": one of debug, info, warn, error',
   ])
     assert.equal(found.filter(line => line.startsWith(start)).length, 1, `${start}\n${found.join('\n')}`);
-  assert.equal(found.length, 14, found.join('\n'));
+  assert.equal(found.length, 15, found.join('\n'));
 });
 
 test('an unknown SLIM_ name is an error that names the nearest known one, wherever it stands', () => {

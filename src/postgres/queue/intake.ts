@@ -1,0 +1,179 @@
+// New mail on its way into the database, as groups: 250 is said after COMMIT.
+// Promises: where an answer was lost it is found out whether the mail is there, for some seconds. What its client is
+// refused although it may be there is removed as soon as that can be done.
+import { setTimeout as pause } from 'node:timers/promises';
+import { CannotTell } from '../../mail/ports.ts';
+import type { JobPlan, LeasedJob, StoredEntry } from '../../mail/queue-store.ts';
+import { monotonicMs } from '../../system/world.ts';
+import type { Query } from '../pool.ts';
+import { uploadFile } from './bodies.ts';
+import { Group } from './group.ts';
+import { bytesArray, columnsOf, envelopeOf } from './rows.ts';
+import * as sql from './statements.ts';
+
+/** How long the fate of new mail may be unknown before its client hears 451. */
+const doubtMs = 8_000;
+const retryMs = 500;
+/** Beyond, what was refused in doubt may be sent although its client sends it again. */
+const maxForgotten = 10_000;
+const maxGroup = 200;
+
+/** A message, its jobs, and what is to be kept of each. */
+export type Newcomer = Readonly<{ record: StoredEntry; jobs: readonly LeasedJob[]; plans: readonly JobPlan[] }>;
+type Small = Newcomer & Readonly<{ octets: Buffer; wantsSeats: boolean }>;
+
+export type IntakeOptions = Readonly<{
+  query: Query;
+  /** The same for large messages. */
+  bodies: Query;
+  maxSessions: number;
+  /** The life of this replica; undefined: none now. */
+  life: () => string | undefined;
+  /** Resolves when seats may be taken. */
+  mayTakeSeats: () => Promise<void> | undefined;
+  /** An answer was lost. */
+  onDoubt: () => void;
+}>;
+
+export class Intake {
+  readonly #options: IntakeOptions;
+  readonly #group = new Group<Small, boolean>(maxGroup, items => this.#accept(items));
+  readonly #forgotten = new Set<string>();
+  /** Whether the last fate stayed unknown: then the next one is not waited for. */
+  #isInDoubt = false;
+  isTakingSeats = false;
+
+  constructor(options: IntakeOptions) {
+    this.#options = options;
+  }
+
+  /** Keeps a small message, leased, and gives its jobs the seats that are free. Whether the queue did not have that id. */
+  add(mail: Small): Promise<boolean> {
+    return this.#group.add(mail);
+  }
+
+  /** Puts a large message into the database, without jobs. Rejects having left nothing for long. */
+  async upload({ record, plans }: Newcomer, path: string): Promise<void> {
+    const { query, bodies, life } = this.#options;
+    const { id, from, receivedAt, sizeBytes } = record;
+    const fields = [id, from, receivedAt, sizeBytes, plans.length === 1, envelopeOf(record)];
+    const begun = await query(sql.beginUpload, [life(), ...fields]);
+    if (begun.length === 0) throw new CannotTell(`the queue has a message ${id} already`);
+    await uploadFile(bodies, id, path).catch(async (error: unknown) => {
+      this.forget(id);
+      await this.tidy().catch(() => undefined);
+      throw error;
+    });
+  }
+
+  /** Gives an uploaded message its jobs, leased. */
+  async commitUpload({ record, plans }: Newcomer): Promise<void> {
+    const { id } = record;
+    const { query, life } = this.#options;
+    const me = life();
+    const columns = plans.map(columnsOf);
+    const lists = (['destination', 'isNotice', 'wake', 'record'] as const).map(name => columns.map(each => each[name]));
+    const isMade = await this.#insist([id], me, async isAgain => {
+      const rows = await query(sql.endUpload, [me, id, ...lists]);
+      return rows.length > 0 || (isAgain && (await query(sql.touch, [[id]])).length > 0);
+    });
+    if (isMade) return;
+    this.forget(id);
+    throw new CannotTell(`the upload of message ${id} was lost`);
+  }
+
+  /** Nobody was told that this message is kept. */
+  forget(id: string): void {
+    if (this.#forgotten.size < maxForgotten) this.#forgotten.add(id);
+  }
+
+  /** Removes what is forgotten. Rejects where that cannot be done now. */
+  async tidy(): Promise<void> {
+    const ids = [...this.#forgotten];
+    if (ids.length === 0) return;
+    await this.#options.query(sql.forget, [ids]);
+    for (const id of ids) this.#forgotten.delete(id);
+  }
+
+  async #accept(items: readonly Small[]): Promise<readonly boolean[]> {
+    const me = this.#options.life();
+    await this.#options.mayTakeSeats();
+    this.isTakingSeats = true;
+    try {
+      const ids = items.map(({ record }) => record.id);
+      return await this.#insist(ids, me, async isAgain => {
+        const there = new Set(isAgain ? await this.#touch(ids) : []);
+        const left = items.filter(({ record }) => !there.has(record.id));
+        const made = left.length > 0 ? await this.#insert(me, left) : new Set();
+        // What was still being committed was neither there nor made.
+        if (isAgain && made.size < left.length) for (const id of await this.#touch(ids)) there.add(id);
+        return ids.map(id => there.has(id) || made.has(id));
+      });
+    } finally {
+      this.isTakingSeats = false;
+    }
+  }
+
+  async #touch(ids: readonly string[]): Promise<readonly string[]> {
+    return (await this.#options.query(sql.touch, [ids])).flatMap(({ name }) => name ?? []);
+  }
+
+  /** One statement. The ids that are kept now; their jobs have their seats. */
+  async #insert(me: string | undefined, items: readonly Small[]): Promise<ReadonlySet<string>> {
+    const { query, maxSessions } = this.#options;
+    const jobs = items.flatMap(({ record: { id }, plans }) => plans.map(plan => ({ id, ...columnsOf(plan) })));
+    const wanted = new Map<string, number>();
+    for (const { wantsSeats, plans } of items)
+      if (wantsSeats) for (const { destination } of plans) wanted.set(destination, (wanted.get(destination) ?? 0) + 1);
+    const rows = (await query(sql.accept, [
+      me,
+      items.map(({ record }) => record.id),
+      items.map(({ record }) => record.from),
+      items.map(({ record }) => record.receivedAt),
+      items.map(({ record }) => record.sizeBytes),
+      items.map(({ plans }) => plans.length === 1),
+      items.map(({ record }) => envelopeOf(record)),
+      bytesArray(items.map(({ octets }) => octets)),
+      jobs.map(({ id }) => id),
+      jobs.map(({ destination }) => destination),
+      jobs.map(({ isNotice }) => isNotice),
+      jobs.map(({ wake }) => wake),
+      jobs.map(({ record }) => record),
+      [...wanted.keys()],
+      [...wanted.values()],
+      maxSessions,
+    ])) as unknown as readonly { readonly name: string | null; readonly seat: number | null }[];
+    if (rows.length === 0) throw new CannotTell('the lease of this replica has ended');
+    const made = new Set(rows.flatMap(({ name, seat }) => (seat === null && name !== null ? name : [])));
+    const seats = Map.groupBy(
+      rows.filter(({ seat }) => seat !== null),
+      ({ name }) => name ?? '',
+    );
+    for (const { record, wantsSeats, jobs: own } of items)
+      if (wantsSeats && made.has(record.id))
+        for (const job of own) job.seat = seats.get(job.destination)?.pop()?.seat ?? undefined;
+    const unused = [...seats.values()].flat();
+    const back = [me, unused.map(({ name }) => name), unused.map(({ seat }) => seat)];
+    if (unused.length > 0) await query(sql.unseat, back).catch(this.#options.onDoubt);
+    return made;
+  }
+
+  /** Sends something again while its answer is lost. Rejects where its fate stays unknown: then it is forgotten. */
+  async #insist<T>(ids: readonly string[], me: string | undefined, send: (isAgain: boolean) => Promise<T>): Promise<T> {
+    const until = monotonicMs() + doubtMs;
+    for (let isAgain = false; ; isAgain = true)
+      try {
+        const result = await send(isAgain);
+        this.#isInDoubt = false;
+        return result;
+      } catch (error) {
+        this.#options.onDoubt();
+        if (this.#isInDoubt || monotonicMs() > until || me !== this.#options.life()) {
+          this.#isInDoubt = true;
+          for (const id of ids) this.forget(id);
+          throw error;
+        }
+        await pause(retryMs, undefined, { ref: false });
+      }
+  }
+}

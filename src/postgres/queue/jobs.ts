@@ -1,0 +1,60 @@
+// Statements about many jobs at once: what became of them, whether they are leased still, and the list of all.
+import type { Selector } from '../../mail/admin.ts';
+import type { JobPlan, LeasedJob, SharedMessage, StoredEntry } from '../../mail/queue-store.ts';
+import type { Query } from '../pool.ts';
+import { Replica } from './replica.ts';
+import { type Lease, columnsOf, recordOf } from './rows.ts';
+import * as sql from './statements.ts';
+
+/** The name of a job. */
+export const nameOf = ({ record, destination }: LeasedJob): string => `${record.id} ${destination}`;
+
+export type Writing = Readonly<{ job: LeasedJob; lease: Lease; plan: JobPlan }>;
+
+/** Writes jobs whose turn is over, as those that are done or as those that wait: which were written, and whether others wait. */
+export async function writeJobs(
+  query: Query,
+  me: string | undefined,
+  items: readonly Writing[],
+  isOver: boolean,
+  firstRetrySeconds: number,
+): Promise<{ readonly written: readonly boolean[]; readonly isWoken: boolean }> {
+  const columns = items.map(({ plan }) => columnsOf(plan));
+  const jobs = [
+    items.map(({ job }) => job.record.id),
+    items.map(({ job }) => job.destination),
+    items.map(({ lease }) => lease.revision),
+    items.map(({ job }) => job.seat ?? null),
+  ];
+  const plans = (['state', 'wait', 'wake', 'record'] as const).map(name => columns.map(each => each[name]));
+  const values = isOver ? jobs : [...jobs, ...plans, firstRetrySeconds];
+  type Row = { readonly message: string; readonly destination: string; readonly is_woken: boolean };
+  const rows = (await query(isOver ? sql.settle : sql.put, [me, ...values])) as unknown as readonly Row[];
+  const names = new Set(rows.map(({ message, destination }) => `${message} ${destination}`));
+  return { written: items.map(({ job }) => names.has(nameOf(job))), isWoken: rows.some(row => row.is_woken) };
+}
+
+/** Which of these jobs are leased still, with time enough to send them. */
+export async function checkJobs(query: Query, me: string | undefined, jobs: readonly LeasedJob[]) {
+  const names = [jobs.map(({ record }) => record.id), jobs.map(({ destination }) => destination)];
+  const rows = await query(sql.check, [me, ...names, Replica.marginSeconds]);
+  const mine = new Set(rows.map(({ message, destination }) => `${message} ${destination}`));
+  return jobs.map(job => mine.has(nameOf(job)));
+}
+
+/** All messages, or that with an id, in pages. */
+export async function* pages(query: Query, { id }: Selector): AsyncGenerator<SharedMessage> {
+  type Job = SharedMessage['jobs'][number] & { readonly isLeased: boolean; readonly replica: string | null };
+  type Row = Readonly<{ id: string; envelope: StoredEntry; size: number; jobs: readonly Job[] | null }>;
+  for (let after: string | undefined = ''; after !== undefined;) {
+    const rows = (await query(sql.page, [after, id ?? null])) as unknown as readonly Row[];
+    for (const { id: own, envelope, size, jobs } of rows) {
+      const described = (jobs ?? []).map(({ record, isLeased, replica, ...job }) => {
+        const by = isLeased && { sender: replica ?? 'a replica that is gone' };
+        return { ...job, ...by, record: recordOf(envelope, size, record) };
+      });
+      yield { id: own, jobs: described };
+    }
+    after = id === undefined ? rows.at(-1)?.id : undefined;
+  }
+}

@@ -1,0 +1,293 @@
+// The queue that replicas share, with a real PostgreSQL: the contract of every queue, and what holds for all replicas together.
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { after, afterEach, beforeEach, describe, it } from 'node:test';
+import { setTimeout as wait } from 'node:timers/promises';
+import { type Message, inMemory } from '../../src/mail/message.ts';
+import { expire } from '../../src/postgres/queue/statements.ts';
+import { queueContract, queueEntry, until as untilIn } from '../contract/queue.ts';
+import {
+  type Replica,
+  clean,
+  delivered,
+  failed,
+  greylisted,
+  leftovers,
+  minute,
+  pass,
+  replica,
+  unreachable,
+  usePostgres,
+} from './shared-queue.harness.ts';
+
+const postgres = usePostgres();
+/** With commits on a busy disk in between. */
+const until: typeof untilIn = (what, condition, withinMs = 20_000) => untilIn(what, condition, withinMs);
+
+queueContract('SharedQueue in PostgreSQL', async () => {
+  await clean(postgres.admin);
+  let spool: string | undefined;
+  const first = await replica(postgres.url);
+  spool = first.spoolFolder;
+  await first.close();
+  return {
+    spool,
+    open: async transport => {
+      const { queue, close } = await replica(postgres.url, {}, transport);
+      const isThere = await postgres.admin.query(`SELECT to_regclass('slimsmtp_job') AS there`);
+      if (isThere.rows[0]?.there) await pass(postgres.admin, '1 hour');
+      await queue.start();
+      return { queue, close };
+    },
+    leftovers: () => leftovers(postgres.admin),
+    dispose: async () => undefined,
+  };
+});
+
+describe('replicas on one database', () => {
+  const open: Replica[] = [];
+  /** Started replicas. */
+  const replicas = async (count: number, options: Parameters<typeof replica>[1] = {}): Promise<Replica[]> => {
+    const all = await Promise.all(Array.from({ length: count }, () => replica(postgres.url, options)));
+    open.push(...all);
+    await Promise.all(all.map(({ queue }) => queue.start()));
+    return all;
+  };
+  beforeEach(() => clean(postgres.admin));
+  afterEach(async () => void (await Promise.all(open.splice(0).map(each => each.close()))));
+  const rows = async (text: string, ...values: unknown[]) => (await postgres.admin.query(text, values)).rows;
+  const settled = (): Promise<void> =>
+    until('nothing is left', async () => (await leftovers(postgres.admin)) === 0, 30_000);
+
+  it('make the tables once, however many start together', async () => {
+    const all = await replicas(4);
+    assert.equal(all.flatMap(({ lines }) => lines.filter(({ msg }) => /were made/.test(msg))).length > 0, true);
+    assert.deepEqual(await rows('SELECT version, oldest FROM slimsmtp_schema'), [{ version: 1, oldest: 1 }]);
+    await until('all have begun', async () => (await rows('SELECT FROM slimsmtp_replica')).length === 4);
+  });
+
+  it('never have more attempts with a destination than one may have, and divide the work', async () => {
+    const [one, two, three] = (await replicas(3, { maxSessions: 5 })) as [Replica, Replica, Replica];
+    const all = [one, two, three];
+    let [running, most] = [0, 0];
+    for (const { state } of all)
+      state.answer = async () => {
+        running += 1;
+        most = Math.max(most, running);
+        await wait(5);
+        running -= 1;
+        return delivered;
+      };
+    await Promise.all(Array.from({ length: 300 }, (_, at) => one.add(`m${at}`, ['b@peer.example'])));
+    await settled();
+    assert.equal(most, 5);
+    const tried = all.map(({ attempts }) => attempts.length);
+    assert.equal(
+      tried.reduce((sum, each) => sum + each),
+      300,
+    );
+    assert.equal(new Set(all.flatMap(({ attempts }) => attempts.map(({ id }) => id))).size, 300);
+    assert.ok(tried.filter(each => each > 0).length >= 2, `the work was done by one alone: ${tried.join()}`);
+  });
+
+  it('back off together, and one probe finds out for all', async () => {
+    const [one, two] = (await replicas(2)) as [Replica, Replica];
+    for (const { state } of [one, two]) state.answer = () => unreachable;
+    await one.add('a', ['b@peer.example']);
+    await until(
+      'it was tried',
+      async () => (await rows('SELECT FROM slimsmtp_destination WHERE failures = 1')).length === 1,
+    );
+    for (let at = 0; at < 10; at += 1) await two.add(`b${at}`, ['b@peer.example']);
+    await wait(1500);
+    assert.equal(one.attempts.length + two.attempts.length, 1);
+    assert.match((await two.list({ id: 'b0' }))[0]?.recipients[0]?.reason ?? '', /waits for the probe.*refused/);
+    // The probe is alone; its failure is the second round.
+    let release = (): void => undefined;
+    const held = new Promise<void>(resolve => (release = resolve));
+    for (const { state } of [one, two]) state.answer = async () => (await held, unreachable);
+    await pass(postgres.admin, '61 s');
+    await until('the probe runs', () => one.attempts.length + two.attempts.length === 2);
+    await wait(1500);
+    assert.equal(one.attempts.length + two.attempts.length, 2);
+    release();
+    await until(
+      'it has failed',
+      async () => (await rows('SELECT FROM slimsmtp_destination WHERE failures = 2')).length === 1,
+    );
+    // It is back: all goes.
+    for (const { state } of [one, two]) state.answer = () => delivered;
+    await pass(postgres.admin, '10 min');
+    await settled();
+  });
+
+  it('take over from one that is gone, which then changes nothing any more', async () => {
+    const [one, two] = (await replicas(2)) as [Replica, Replica];
+    let release = (): void => undefined;
+    const held = new Promise<void>(resolve => (release = resolve));
+    const confirmed: boolean[] = [];
+    one.state.answer = async (_to, place) => {
+      await held;
+      confirmed.push((await place.confirm?.()) ?? true);
+      return confirmed.at(-1) ? delivered : greylisted;
+    };
+    await one.add('a', ['b@peer.example']);
+    await until('it is tried', () => one.attempts.length === 1);
+    assert.match((await two.list({ id: 'a' }))[0]?.recipients[0]?.reason ?? '', /^it is being sent by .+ \(\d+\)$/);
+    await rows(`UPDATE slimsmtp_replica SET lease_until = '-infinity' WHERE id = (SELECT owner FROM slimsmtp_job)`);
+    await rows(expire.text);
+    await until('another has sent it', () => two.attempts.length === 1);
+    await settled();
+    release();
+    await until('the first has asked', () => confirmed.length === 1);
+    assert.deepEqual(confirmed, [false]);
+    await until('the first has a new life', () =>
+      one.lines.some(({ msg }) => /lease of this replica has ended/.test(msg)),
+    );
+    await until('it is there', async () => (await rows('SELECT FROM slimsmtp_replica')).length === 2);
+    assert.equal(await leftovers(postgres.admin), 0);
+    await one.add('b', ['b@peer.example']);
+    await settled();
+  });
+
+  it('hold, release and remove what another one is sending', async () => {
+    const [one, two] = (await replicas(2)) as [Replica, Replica];
+    let release = (): void => undefined;
+    const gate = (): Promise<void> => new Promise(resolve => (release = resolve));
+    let held = gate();
+    one.state.answer = two.state.answer = async () => (await held, greylisted);
+    await one.add('a', ['b@peer.example', 'c@peer.example']);
+    await until('it is tried', () => one.attempts.length === 1);
+    assert.equal(await two.queue.act('hold', { id: 'a' }), 1);
+    release();
+    await until(
+      'it is held',
+      async () =>
+        (await two.list())[0]?.isHeld === true &&
+        (await rows('SELECT FROM slimsmtp_job WHERE owner IS NULL')).length === 1,
+    );
+    assert.equal((await two.list())[0]?.recipients[0]?.attempts, 1);
+    held = gate();
+    assert.equal(await two.queue.act('release', { id: 'a' }), 1);
+    await until('it is tried again', () => one.attempts.length + two.attempts.length === 2);
+    assert.equal(await two.queue.act('remove', { id: 'a' }), 1);
+    release();
+    await settled();
+    assert.equal(await one.queue.act('remove', {}), 0);
+  });
+
+  it('tell each recipient’s sender its own outcome, and go on with those that wait', async () => {
+    const [one, two] = (await replicas(2)) as [Replica, Replica];
+    one.state.answer = two.state.answer = ({ address }) =>
+      address.startsWith('unknown') ? failed : address.startsWith('grey') ? greylisted : delivered;
+    await one.add('a', ['good@x.example', 'unknown@x.example', 'grey@y.example', 'z@here.example']);
+    await until(
+      'two jobs are done',
+      async () => (await rows(`SELECT FROM slimsmtp_job WHERE state = 'done'`)).length === 2,
+    );
+    assert.deepEqual([...one.notices, ...two.notices], ['failed unknown@x.example 5.1.1']);
+    const [shown] = await two.list({ id: 'a' });
+    const states = shown?.recipients.map(({ address, state }) => `${address} ${state}`).toSorted();
+    await until(
+      'the third is deferred',
+      async () => (await rows('SELECT FROM slimsmtp_job WHERE owner IS NOT NULL')).length === 0,
+    );
+    assert.deepEqual(states, [
+      'good@x.example delivered',
+      'grey@y.example waiting',
+      'unknown@x.example failed',
+      'z@here.example delivered',
+    ]);
+    one.state.answer = two.state.answer = () => delivered;
+    assert.equal(await two.queue.act('retry', { id: 'a' }), 1);
+    await settled();
+  });
+
+  it('tell a sender that mail is late, and then that it is given up, while nothing can be tried', async () => {
+    const lifetimes = { lifetimeMs: 600 * minute, delayNoticeMs: 60 * minute, retryMs: [100 * 60 * minute] };
+    const [one] = (await replicas(1, lifetimes)) as [Replica];
+    let ahead = 0;
+    const queueClock = Date.now;
+    one.state.answer = () => unreachable;
+    await one.add('a', ['b@peer.example'], { receivedAt: queueClock() - 59.95 * minute });
+    await until(
+      'it was tried',
+      async () => (await rows('SELECT FROM slimsmtp_destination WHERE failures = 1')).length === 1,
+    );
+    await until('it is late', () => one.notices.length === 1);
+    assert.deepEqual(one.notices, ['delayed b@peer.example 4.4.1']);
+    ahead += 1;
+    await rows(
+      `UPDATE slimsmtp_message SET envelope = jsonb_set(envelope::jsonb, '{receivedAt}', to_jsonb($1::float8))::json`,
+      queueClock() - 600 * minute,
+    );
+    await rows(`UPDATE slimsmtp_job SET wake_at = now() - interval '6 s'`);
+    await until('it is given up', () => one.notices.length === 2);
+    assert.deepEqual(one.notices[1], 'failed b@peer.example 5.4.1');
+    assert.equal(one.attempts.length, ahead);
+    await settled();
+  });
+
+  it('carry large messages in chunks, whole, by a file that is gone afterwards', async () => {
+    const [one] = (await replicas(1)) as [Replica];
+    const content = Buffer.alloc(5 * 1024 * 1024 + 17, 'a line of a large message\n');
+    const path = `${one.spoolFolder}/large`;
+    writeFileSync(path, content);
+    let seen = '';
+    one.state.read = (message: Message) => {
+      if (message.kind === 'file') seen = createHash('sha256').update(readFileSync(message.path)).digest('hex');
+    };
+    const prepared = await one.queue.prepare(queueEntry('a'), { kind: 'file', path, sizeBytes: content.length });
+    await wait(1200);
+    assert.equal(one.attempts.length, 0);
+    await prepared.commit();
+    await settled();
+    assert.equal(seen, createHash('sha256').update(content).digest('hex'));
+    await until('the spool is empty', () => readdirSync(one.spoolFolder).join() === 'large');
+    // Between the two sizes: in the row, and read when it is tried.
+    let octets = Buffer.alloc(0);
+    one.state.read = (message: Message) => {
+      if (message.kind === 'memory') octets = Buffer.concat(message.octets.pieces);
+    };
+    one.state.answer = () => (one.attempts.length === 2 ? greylisted : delivered);
+    const medium = Buffer.alloc(200_000, 'm');
+    await (await one.queue.prepare(queueEntry('b'), inMemory(Buffer.from(medium)))).commit();
+    await until(
+      'it is deferred',
+      async () => (await rows('SELECT FROM slimsmtp_job WHERE owner IS NULL')).length === 1,
+    );
+    octets = Buffer.alloc(0);
+    await one.queue.act('retry', {});
+    await settled();
+    assert.ok(octets.equals(medium));
+  });
+
+  it('hold a message that was in flight at five deaths', async () => {
+    const [one] = (await replicas(1)) as [Replica];
+    one.state.answer = () => greylisted;
+    await one.add('a', ['b@peer.example']);
+    await until(
+      'it is deferred',
+      async () => (await rows('SELECT FROM slimsmtp_job WHERE owner IS NULL')).length === 1,
+    );
+    await rows(`UPDATE slimsmtp_job SET deaths = 5, next_at = now()`);
+    await pass(postgres.admin, '1 hour');
+    await until('it is held', async () => (await rows(`SELECT FROM slimsmtp_job WHERE state = 'held'`)).length === 1);
+    assert.deepEqual([one.killers, one.attempts.length], [['a'], 1]);
+  });
+
+  it('run beside a newer version that says they may, and refuse tables that are too new', async () => {
+    const [one] = (await replicas(1)) as [Replica];
+    await rows('UPDATE slimsmtp_schema SET version = 2, oldest = 1');
+    await one.add('a', ['b@peer.example']);
+    const [two] = (await replicas(1)) as [Replica];
+    await two.add('b', ['b@peer.example']);
+    await settled();
+    await rows('UPDATE slimsmtp_schema SET version = 3, oldest = 2');
+    const [three] = (await replicas(1)) as [Replica];
+    await assert.rejects(three.add('c', ['b@peer.example']), /cannot be reached/);
+    assert.ok(three.lines.some(({ msg }) => /newer SlimSMTP/.test(msg)));
+  });
+});
+after(() => undefined);
