@@ -9,6 +9,7 @@ import { PostgresStore } from '../postgres/queue/store.ts';
 import { FileStore } from '../queue/files.ts';
 import { isOver } from '../queue/records.ts';
 import { SharedQueue, type SharedQueueOptions } from '../queue/shared.ts';
+import type { Log } from '../system/log.ts';
 import type { Kept } from './sending.ts';
 
 /** The statements of the queue side by side, its large messages, and the one that listens. */
@@ -29,25 +30,26 @@ export async function openSharedQueue(
   const transports = { ...options.transports, ...asSetNow(remote, isRelayed) };
   const queue = new SharedQueue({ ...options, transports, store });
   const files = new FileStore(join(dataFolder, 'queue'), log);
-  /** Moves what a queue on this disk has, and tries again later what cannot be moved now. */
-  const move = async (): Promise<void> => {
-    let [moved, left] = [0, 0];
-    for await (const record of files.claim())
-      try {
-        if (!isOver(record)) await queue.adopt(record, await files.message(record));
-        await files.remove(record.id);
-        moved += 1;
-      } catch (error) {
-        if ((left += 1) === 1) log.warn({ message: record.id, error: String(error) }, notMoved);
-      }
-    if (moved > 0) log.info({ messages: moved }, 'the queue on this disk was moved into PostgreSQL');
-    if (left > 0) setTimeout(() => void move().catch(() => undefined), moveRetryMs).unref();
-  };
   const start = async (): Promise<void> => {
     await queue.start();
-    await move();
+    await moveQueue(files, queue, log);
   };
   return { queue, use: () => undefined, start, settle: () => queue.close() };
+}
+
+/** Moves what a queue on this disk has: insert, commit, then unlink. What cannot be moved now is tried again later. */
+export async function moveQueue(files: FileStore, queue: SharedQueue, log: Log): Promise<void> {
+  let [moved, left] = [0, 0];
+  for await (const record of files.claim())
+    try {
+      if (!isOver(record)) await queue.adopt(record, await files.message(record));
+      await files.remove(record.id);
+      moved += 1;
+    } catch (error) {
+      if ((left += 1) === 1) log.warn({ message: record.id, error: String(error) }, notMoved);
+    }
+  if (moved > 0) log.info({ messages: moved }, 'the queue on this disk was moved into PostgreSQL');
+  if (left > 0) setTimeout(() => void moveQueue(files, queue, log).catch(() => undefined), moveRetryMs).unref();
 }
 
 const notMoved = 'mail of the queue on this disk cannot be moved into PostgreSQL now: it stays, and is tried again';

@@ -1,14 +1,20 @@
 // The queue that replicas share, with a real PostgreSQL: the contract of every queue, and what holds for all replicas together.
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { after, afterEach, beforeEach, describe, it } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';
 import { type Message, inMemory } from '../../src/mail/message.ts';
+import { FileStore } from '../../src/queue/files.ts';
+import { moveQueue } from '../../src/wiring/sharing.ts';
 import { expire } from '../../src/postgres/queue/statements.ts';
 import { queueContract, queueEntry, until as untilIn } from '../contract/queue.ts';
+import { memory } from '../contract/storage.ts';
+import { Wire } from './wire.ts';
 import {
   type Replica,
+  base,
   clean,
   delivered,
   failed,
@@ -44,6 +50,15 @@ queueContract('SharedQueue in PostgreSQL', async () => {
     dispose: async () => undefined,
   };
 });
+
+/** A wire to the database, and the URL of its near end. */
+async function wireTo(to: string) {
+  const far = new URL(to);
+  const wire = await new Wire(() => ({ host: far.hostname, port: Number(far.port) })).listen();
+  const near = new URL(to);
+  near.host = `127.0.0.1:${wire.port}`;
+  return Object.assign(wire, { url: near.href });
+}
 
 describe('replicas on one database', () => {
   const open: Replica[] = [];
@@ -275,6 +290,104 @@ describe('replicas on one database', () => {
     await pass(postgres.admin, '1 hour');
     await until('it is held', async () => (await rows(`SELECT FROM slimsmtp_job WHERE state = 'held'`)).length === 1);
     assert.deepEqual([one.killers, one.attempts.length], [['a'], 1]);
+  });
+
+  it('find out what became of new mail whose answer was lost, and give back what that has left', async () => {
+    const wire = await wireTo(postgres.url);
+    const one = await replica(wire.url);
+    open.push(one);
+    await one.queue.start();
+    await one.add('a', ['b@peer.example']);
+    await settled();
+    wire.cut('answers');
+    const adding = one.add('b', ['b@peer.example']);
+    await until('it is there', async () => (await rows(`SELECT FROM slimsmtp_message WHERE id = 'b'`)).length === 1);
+    wire.mend();
+    await adding;
+    // Its seat was given in the lost answer: it goes back, and the message by another one.
+    await settled();
+    assert.deepEqual(
+      one.attempts.map(({ id }) => id),
+      ['a', 'b'],
+    );
+    // An answer that stays lost: the client hears 451, and what is there goes.
+    wire.cut('answers');
+    await assert.rejects(one.add('c', ['c@peer.example']), /PostgreSQL cannot answer/);
+    wire.mend();
+    await until('it is forgotten', async () => (await leftovers(postgres.admin)) === 0, 60_000);
+    assert.deepEqual(
+      one.attempts.map(({ id }) => id),
+      ['a', 'b'],
+    );
+    wire.close();
+  });
+
+  it('refuse new mail while the database is away, and record what they had sent once it is back', async () => {
+    const wire = await wireTo(postgres.url);
+    const one = await replica(wire.url);
+    open.push(one);
+    await one.queue.start();
+    let release = (): void => undefined;
+    const held = new Promise<void>(resolve => (release = resolve));
+    one.state.answer = async () => (await held, delivered);
+    await one.add('a', ['b@peer.example']);
+    await until('it is tried', () => one.attempts.length === 1);
+    wire.cut();
+    release();
+    await assert.rejects(one.add('b', ['b@peer.example']));
+    wire.mend();
+    await settled();
+    one.state.answer = () => delivered;
+    await until('it takes mail again', () =>
+      one.add('c', ['b@peer.example']).then(
+        () => true,
+        () => false,
+      ),
+    );
+    await settled();
+    assert.deepEqual(
+      one.attempts.map(({ id }) => id),
+      ['a', 'c'],
+    );
+    wire.close();
+  });
+
+  it('take over a queue on the disk, also after a kill in between', async () => {
+    const folder = mkdtempSync(join(base, 'disk-'));
+    const [one] = (await replicas(1)) as [Replica];
+    one.state.answer = () => greylisted;
+    const files = new FileStore(folder, { debug() {}, info() {}, warn() {}, error() {} });
+    const recipients = [
+      { address: 'b@peer.example', domain: 'peer.example', attempts: 3, nextAt: Date.now() + 60 * minute },
+      { address: 'c@peer.example', domain: 'peer.example', attempts: 1, nextAt: 0, isDone: true },
+    ];
+    for (const id of ['a', 'b'])
+      await (await files.prepare({ ...queueEntry(id), sizeBytes: 2, recipients }, memory('x\n'))).commit();
+    // As after a kill between COMMIT and unlink: the first one is in the database already.
+    for await (const record of files.claim())
+      if (record.id === 'a') await one.queue.adopt(record, await files.message(record));
+    await moveQueue(files, one.queue, { debug() {}, info() {}, warn() {}, error() {} });
+    assert.deepEqual(readdirSync(folder), []);
+    await until(
+      'nothing is leased',
+      async () => (await rows('SELECT FROM slimsmtp_job WHERE owner IS NULL')).length === 2,
+    );
+    const shown = await one.list({ id: 'a' });
+    assert.deepEqual(
+      shown[0]?.recipients.map(({ address, attempts }) => [address, attempts]),
+      [
+        ['b@peer.example', 3],
+        ['c@peer.example', 1],
+      ],
+    );
+    assert.equal(one.attempts.length, 0);
+    one.state.answer = () => delivered;
+    await one.queue.act('retry', {});
+    await settled();
+    assert.deepEqual(
+      one.attempts.map(({ to }) => to.join()),
+      ['b@peer.example', 'b@peer.example'],
+    );
   });
 
   it('run beside a newer version that says they may, and refuse tables that are too new', async () => {
