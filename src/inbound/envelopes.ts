@@ -44,5 +44,7 @@ export const recipientBytes = ({ address, wishes }: Recipient): number =>
 
 /** Counts every wish there is, so that none which is added later can be forgotten. */
 function lengthOf(wishes: MessageWishes | RecipientWishes): number {
-  return Object.values(wishes).reduce((sum: number, wish) => sum + String(wish).length, 0);
+  let length = 0;
+  for (const wish of Object.values(wishes)) length += String(wish).length;
+  return length;
 }

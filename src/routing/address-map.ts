@@ -21,11 +21,13 @@ export function addressDirectory(map: AddressMap, accounts: Accounts | undefined
   const perPath = Map.groupBy(map.addresses, ({ path }) => path);
   // Of several addresses with one path, none is the mailbox's own.
   const isShared = (path: string): boolean => (perPath.get(path)?.length ?? 0) > 1;
-  return placeDirectory('SLIM_STORAGES', accounts, mailbox => {
-    const key = formatMailbox(mailbox);
+  const places = new Map<string, Places>();
+  for (const key of [...paths.keys(), ...forwards.keys()]) {
     const own = pathsOf(paths.get(key));
-    return { paths: own, forwards: forwardsOf(forwards.get(key)), via: own.some(isShared) ? 'alias' : undefined };
-  });
+    const via = own.some(isShared) ? 'alias' : undefined;
+    places.set(key, { paths: own, forwards: forwardsOf(forwards.get(key)), via });
+  }
+  return placeDirectory('SLIM_STORAGES', accounts, mailbox => places.get(formatMailbox(mailbox)) ?? nowhere);
 }
 
 export function domainDirectory(map: AddressMap, accounts: Accounts | undefined): Directory {
@@ -56,6 +58,7 @@ export function postmasterDirectory(root: string): Directory {
 
 /** What an entry of the settings says of a mailbox; nothing at all: it is not there. */
 type Places = Readonly<{ paths: readonly string[]; forwards: readonly Forward[]; via: Found['via'] }>;
+const nowhere: Places = { paths: [], forwards: [], via: undefined };
 /** `accounts` is undefined where there is no steward; `top` is what must be there already, the path itself if unset. */
 function placeDirectory(
   name: string,

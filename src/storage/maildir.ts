@@ -159,6 +159,8 @@ export class MaildirStorage implements Storage {
 
 /** One record for each head: all files with that head have the same content. */
 function recordsOf(files: readonly File[], octets: Octets): readonly JournalRecord[] {
+  const [first, ...others] = files;
+  if (first && others.length === 0) return [{ files, parts: withHead(octets, first.head).pieces }];
   const groups = Map.groupBy(files, ({ head }) => head);
   return [...groups].map(([head, group]) => ({ files: group, parts: withHead(octets, head).pieces }));
 }
