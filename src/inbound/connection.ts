@@ -219,10 +219,8 @@ export class Connection {
       this.#incoming = new Incoming(this.#service.accept, envelope, this.#peer, this.#id, isSubmitted);
       return replies.sendMessage;
     } catch (error) {
-      this.#service.log.error(
-        { session: this.#id, err: error },
-        'a message could not be stored; its sender will try again',
-      );
+      const fields = { session: this.#id, err: error };
+      this.#service.log.error(fields, 'a message could not be stored; its sender will try again');
       return replies.notStored(error instanceof CannotTell ? error.status : '4.3.0');
     }
   }

@@ -241,10 +241,8 @@ export const isUnencoded = (encoding: string): boolean => ['', '7bit', '8bit', '
 
 /** The fields of a header, each with its folded lines and its line end, octet for octet. */
 export function splitFields(header: Buffer): string[] {
-  return header
-    .toString('latin1')
-    .split(/(?<=\n)(?![ \t])/)
-    .filter(Boolean);
+  const text = header.toString('latin1');
+  return text.split(/(?<=\n)(?![ \t])/).filter(Boolean);
 }
 
 /** The name of a field in lower case; '' where it is no field. */
@@ -252,11 +250,7 @@ export function nameOf(field: string): string {
   return /^([!-9;-~]+)[ \t]*:/.exec(field)?.[1]?.toLowerCase() ?? '';
 }
 
-const valueOf = (field: string): string =>
-  field
-    .slice(field.indexOf(':') + 1)
-    .replaceAll('\n', '')
-    .trim();
+const valueOf = (field: string): string => field.replaceAll(/^[^:]*:|\n/g, '').trim();
 
 /** The value of a parameter; undefined where there is none, or where the parameters are not well-formed up to it. RFC 2045 §5.1. */
 function parameterOf(parameters: string, wanted: string): string | undefined {

@@ -79,10 +79,8 @@ export class OutboundTransport implements Transport {
       if (refused.length === 0 || !(await canShortenLines({ ...message, returnPathBytes: entry.returnPathBytes })))
         return;
       // Once more at once, with what was refused converted.
-      this.#options.log.info(
-        { message: entry.id, remote: connection.server.host },
-        'a message is sent again in short lines',
-      );
+      const fields = { message: entry.id, remote: connection.server.host };
+      this.#options.log.info(fields, 'a message is sent again in short lines');
       areLinesShort = true;
       left = [...left, ...refused];
       leftBefore = Infinity;
