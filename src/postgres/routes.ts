@@ -6,27 +6,22 @@
 import { hash } from 'node:crypto';
 import { join } from 'node:path';
 import { domainToUnicode } from 'node:url';
-import { CannotTell } from '../mail/ports.ts';
-import { routeKey } from '../mail/message.ts';
-import { formatMailbox, toMailbox } from '../mail/address.ts';
-import type { Accounts, Directory, Explain, Found } from '../mail/ports.ts';
-import type { Log } from '../system/log.ts';
-import type { Mailbox } from '../mail/address.ts';
 import { accountRoute } from '../mail/account-route.ts';
-import type { Forward, Route } from '../mail/message.ts';
+import { type Mailbox, formatMailbox, toMailbox } from '../mail/address.ts';
+import { type Forward, type Route, routeKey } from '../mail/message.ts';
+import { type Accounts, CannotTell, type Directory, type Explain, type Found } from '../mail/ports.ts';
 import { parseAddress } from '../smtp/address.ts';
-import type { Clock } from '../system/world.ts';
+import type { World } from '../system/world.ts';
 import type { Query } from './pool.ts';
 import { domainColumn, mailboxColumn } from './columns.ts';
 
-export type TableOptions = Readonly<{
-  query: Query;
-  accounts: Accounts | undefined; // undefined: this server cannot deliver to Unix accounts at all
-  mailRoot: string;
-  hasDefault: boolean; // whether a catch-all takes what a mistaken row leaves undefined
-  clock: Clock;
-  log: Log;
-}>;
+export type TableOptions = Pick<World, 'clock' | 'log'> &
+  Readonly<{
+    query: Query;
+    accounts: Accounts | undefined; // undefined: this server cannot deliver to Unix accounts at all
+    mailRoot: string;
+    hasDefault: boolean; // whether a catch-all takes what a mistaken row leaves undefined
+  }>;
 
 const address = {
   name: 'slimsmtp_address',

@@ -3,10 +3,9 @@
 // Promises: a loop ends, since each address is followed once; one that leads nowhere is passed over while others lead
 // somewhere; what a forward leads to never counts as the address's own. Forwards that lead to nobody are an operator's
 // mistake, so CannotTell: the mail waits at its sender.
-import { formatMailbox } from '../mail/address.ts';
+import { type Mailbox, formatMailbox } from '../mail/address.ts';
 import { type Forward, routeKey } from '../mail/message.ts';
 import { CannotTell, type Explain, type Found, type Resolution } from '../mail/ports.ts';
-import type { Mailbox } from '../mail/address.ts';
 
 /** So many addresses are followed for one recipient. */
 export const maxForwards = 1000;

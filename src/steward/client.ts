@@ -106,14 +106,11 @@ export class Steward {
     const known = this.#owners.get(path);
     if (known) return known;
     const ask = (): Promise<Account | undefined> => this.#ask({ kind: 'owner', path });
-    const refresh = async (): Promise<void> => {
-      const owner = await ask().catch(() => this.#owners.get(path));
-      this.#owners.set(path, Promise.resolve(owner));
-    };
+    const keep = (owner: Account | undefined): unknown => this.#owners.set(path, Promise.resolve(owner));
     const first = ask();
     this.#owners.set(path, first);
     first.then(
-      () => setInterval(() => void refresh(), 4000).unref(),
+      () => setInterval(() => void ask().then(keep, () => undefined), 4000).unref(),
       () => this.#owners.delete(path),
     );
     return first;
