@@ -32,6 +32,7 @@ export async function verify(file: string, flags: Flags, settings: Settings): Pr
   const verdict = await check.judge({
     envelope: { reversePath, helo: helo === '' ? `[${client}]` : helo } as Envelope<Destination>,
     peer: { ...stranger, client, isShared: isShared(client) },
+    id: 'none',
     receivedAt: systemClock.now(),
     receivedLines: 0,
     header: async () => '',

@@ -158,6 +158,7 @@ export class Incoming {
     if (this.#failure !== undefined) throw this.#failure;
     let found: Promise<Found> | undefined;
     const arrived = {
+      id: this.#id,
       envelope: this.#envelope,
       peer: this.#peer,
       receivedAt: this.startedAt,

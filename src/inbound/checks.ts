@@ -11,6 +11,8 @@ import type { Found } from './fields.ts';
 import type { Peer } from './peer.ts';
 
 export type Arrived = Readonly<{
+  /** The one that will be in our 250. */
+  id: string;
   envelope: Envelope<Destination>;
   peer: Peer;
   receivedAt: number;

@@ -31,7 +31,7 @@ import { type AcceptOptions, Incoming } from './accept.ts';
 import { type EnvelopeBudget, recipientBytes, senderBytes } from './envelopes.ts';
 import type { ListenSocket } from './listener.ts';
 import { type Peer, clientKey } from './peer.ts';
-import { type Answer, type Destination, type Policy, answerRecipient, answerSender, isAuthors } from './policy.ts';
+import { type Answer, type Answers, type Destination, isAuthors } from './policy.ts';
 import { Wire } from './wire.ts';
 
 /** For a command or more content (RFC 5321 §4.5.3.2.7), and for a whole message. */
@@ -46,7 +46,7 @@ const fullReadOctets = 65_536;
 /** What all connections have in common. */
 type Service = Readonly<{
   accept: AcceptOptions;
-  policy: Policy;
+  answers: Answers;
   authenticator: Authenticator | undefined;
   secureContext: (kind: ListenSocket['kind']) => SecureContext;
   envelopes: EnvelopeBudget;
@@ -177,14 +177,13 @@ export class Connection {
       this.#session.answer(reply);
     };
     if (!this.#hold(senderBytes(sender))) return answer(replies.envelopesFull);
-    const reply = answerSender(this.#peer, reversePath, this.#service.policy);
+    const reply = this.#service.answers.sender(this.#peer, reversePath);
     return reply instanceof Promise ? reply.then(answer) : answer(reply);
   }
 
   async #answerRecipient(recipient: Recipient): Promise<void> {
-    const { policy } = this.#service;
     let { reply, destination }: Answer = this.#hold(recipientBytes(recipient))
-      ? await answerRecipient(recipient.address, this.#peer, this.#from, policy)
+      ? await this.#service.answers.recipient(recipient.address, this.#peer, this.#from)
       : { reply: replies.envelopesFull };
     const forwards = destination?.found?.forwards?.length ?? 0;
     if (this.#forwards > 0 && this.#forwards + forwards > maxForwards)

@@ -26,6 +26,18 @@ export type Policy = {
 export type Destination = { readonly domain: string; readonly found?: Found; readonly sentAs?: string };
 export type Answer = { readonly reply: Reply; readonly destination?: Destination };
 
+/** Who answers MAIL and RCPT. */
+export type Answers = {
+  sender(peer: Peer, reversePath: Address | ''): Reply | Promise<Reply>;
+  /** `reversePath`: as text, '' being the null one. */
+  recipient(address: Address, peer: Peer, reversePath: string): Promise<Answer>;
+};
+
+export const answersBy = (policy: Policy): Answers => ({
+  sender: (peer, reversePath) => answerSender(peer, reversePath, policy),
+  recipient: (address, peer, reversePath) => answerRecipient(address, peer, reversePath, policy),
+});
+
 /** Whether mail of that peer comes from its author, not from another server: then its header is completed (RFC 6409 §8). */
 export const isAuthors = ({ login, isTrusted }: Peer, isSubmission: boolean): boolean =>
   // Printers and programs of a trusted network rarely complete a header, and have no server before this one.

@@ -8,7 +8,9 @@
 // lines reserves room for them when the message begins. What is left of that room becomes a padding field right behind
 // the Return-Path. It stays on this server: the queue leaves out all octets up to the trace (`returnPathBytes`). Lines
 // that are longer than their room cost a second write of the content.
+import { readdirSync, unlinkSync } from 'node:fs';
 import { type FileHandle, open, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
 import { copyBehind } from '../durable/copy.ts';
 import { datasync, noSpace, sizeOf } from '../durable/sync.ts';
 import type { Content } from '../mail/judgement.ts';
@@ -179,6 +181,11 @@ export class Spool {
     this.#file = { handle: await open(path, 'r+'), path, contentAt: Buffer.byteLength(head), octets: old.octets };
     await remove(old);
   }
+}
+
+/** For a start: what lies in the spool then is left from a crash, and was never acknowledged. */
+export function emptySpool(folder: string): void {
+  for (const name of readdirSync(folder)) unlinkSync(join(folder, name));
 }
 
 const messageOf = ({ path, contentAt, octets }: SpoolFile): Message => ({

@@ -10,7 +10,7 @@ export type Reply = {
 const reply = (code: number, status: string, text: string): Reply => ({ code, status, text });
 
 export const replies = {
-  greeting: (hostname: string): Reply => ({ code: 220, text: `${hostname} ESMTP SlimSMTP` }),
+  greeting: (hostname: string, note = ''): Reply => ({ code: 220, text: `${hostname} ESMTP SlimSMTP${note}` }),
   hello: (lines: readonly string[]): Reply => ({ code: 250, text: lines.join('\n') }),
   help: reply(214, '2.0.0', 'HELO EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP STARTTLS AUTH\nSee RFC 5321'),
   readyForTls: reply(220, '2.0.0', 'Ready to start TLS'),
@@ -70,6 +70,7 @@ export const replies = {
   headerTooLong: reply(552, '5.3.4', 'The header of the message is too long'),
   utf8Needed: reply(553, '5.6.7', 'A non-ASCII address needs the SMTPUTF8 parameter'),
   noValidRecipients: reply(554, '5.5.1', 'No valid recipients'),
+  onDemand: (code: number, why: string) => reply(code, `${Math.floor(code / 100)}.0.0`, why), // for tests: src/capture/
   loop: (why: string): Reply => reply(554, '5.4.6', `${why}, the message loops`),
 } as const;
 

@@ -15,6 +15,8 @@ export type SessionOptions = {
   readonly needsTls: boolean; // before MAIL
   readonly needsLogin: boolean; // before MAIL
   readonly isSecure: boolean; // from the start: implicit TLS (RFC 8314)
+  readonly mayLoginInClear?: boolean; // and then STARTTLS is not announced: for tests alone
+  readonly note?: string; // behind our name in the greeting
 };
 
 export type Action<Ticket = unknown> =
@@ -35,8 +37,7 @@ export type Action<Ticket = unknown> =
 export const maxRecipients = 1000;
 const [maxFailed, maxRefused, maxDiscarded] = [10, 100, 20]; // commands, recipients, messages that began
 const maxOutputOctets = 4096; // then 'flush': 64 KiB of EHLO make 3 MB of replies, and 11,000 NOOP hold up everyone
-const maxLineOctets = 512;
-const maxLoginLineOctets = 4096; // AUTH, the responses to it (RFC 4954 §4 sets none): names and passwords of a kilobyte
+const [maxLineOctets, maxLoginLineOctets] = [512, 4096]; // the second: AUTH, for which RFC 4954 §4 sets none
 /** SIZE, BODY and SMTPUTF8 add 53 octets to MAIL, AUTH 500, DSN up to 500 to both (RFC 1870, 6152, 6531, 4954 and 3461). */
 const maxPathLineOctets = maxLineOctets + 1060;
 const failures: ReadonlySet<number> = new Set([500, 501, 503, 504, 555]);
@@ -46,7 +47,7 @@ const withoutArgument: ReadonlySet<string> = new Set(['DATA', 'QUIT', 'RSET', 'S
 /** Octets to come: `left` of them (Infinity: to the final dot), into the body or, with a refusal, for nothing. */
 type Chunk = { left: number; readonly isLast: boolean; readonly into: Body | Reply };
 type Transaction<Ticket> = Sender & { readonly recipients: Accepted<Ticket>[]; content?: Body };
-const hiddenWhen = (isSecure: boolean): ExtensionName => (isSecure ? 'STARTTLS' : 'AUTH');
+const hidden = (o: SessionOptions, isSecure: boolean) => (isSecure || o.mayLoginInClear ? 'STARTTLS' : 'AUTH');
 const isOn = ({ extensions }: SessionOptions, name: ExtensionName): boolean => extensions.some(e => e.name === name);
 type Command = <Ticket>(session: Session<Ticket>, argument: string) => Action<Ticket> | undefined;
 
@@ -63,15 +64,13 @@ export class Session<Ticket = unknown> {
   #chunk: Chunk | undefined; // while octets are content; else they are commands
   #login: 'none' | 'begun' | 'done' = 'none';
   #lastReply: Reply | undefined; // the dialogue has ended with it
-  #failed = 0;
-  #refused = 0;
-  #discarded = 0;
+  readonly #counts = { failed: 0, refused: 0, discarded: 0 };
   answer: (reply: Reply, ticket?: Ticket) => void = () => undefined; // to the question that next() has just asked
 
   constructor(options: SessionOptions) {
     this.#options = options;
     this.#isSecure = options.isSecure;
-    this.#output = encodeReply(replies.greeting(options.hostname), false);
+    this.#output = encodeReply(replies.greeting(options.hostname, options.note), false);
   }
 
   /** Takes ownership of the octets: they are changed in place. */
@@ -124,7 +123,7 @@ export class Session<Ticket = unknown> {
 
   #say(reply: Reply): undefined {
     this.#output += encodeReply(reply, isOn(this.#options, 'ENHANCEDSTATUSCODES'));
-    if (failures.has(reply.code) && ++this.#failed > maxFailed) this.end(replies.tooMany('failed commands'));
+    if (failures.has(reply.code) && ++this.#counts.failed > maxFailed) this.end(replies.tooMany('failed commands'));
     this.#said = reply;
   }
 
@@ -133,14 +132,15 @@ export class Session<Ticket = unknown> {
     return this.#isExtended && isOn(this.#options, extension);
   }
 
-  readonly #offersNow = (name: ExtensionName): boolean => name !== hiddenWhen(this.#isSecure) && this.#offers(name);
+  readonly #offersNow = (name: ExtensionName): boolean =>
+    name !== hidden(this.#options, this.#isSecure) && this.#offers(name);
 
   /** Forgets the transaction; its content too, when that had begun. */
   #reset(reply?: Reply): Action<Ticket> | undefined {
     const hasBegun = this.#transaction?.content !== undefined;
     this.#transaction = undefined;
     if (!hasBegun) return undefined;
-    if (++this.#discarded > maxDiscarded) this.end(replies.tooMany('discarded messages'));
+    if (++this.#counts.discarded > maxDiscarded) this.end(replies.tooMany('discarded messages'));
     return { kind: 'discard', reply };
   }
 
@@ -199,7 +199,7 @@ export class Session<Ticket = unknown> {
     if (name === '') return this.#say(replies.syntax('EHLO hostname'));
     this.helo = name;
     this.#isExtended = isExtended;
-    const shown = this.#options.extensions.filter(e => isExtended && e.name !== hiddenWhen(this.#isSecure));
+    const shown = this.#options.extensions.filter(e => isExtended && e.name !== hidden(this.#options, this.#isSecure));
     this.#say(replies.hello([this.#options.hostname, ...shown.map(e => `${e.name} ${e.parameter ?? ''}`.trim())]));
     return this.#reset();
   }
@@ -214,7 +214,7 @@ export class Session<Ticket = unknown> {
   #auth(argument: string): Action<Ticket> | undefined {
     const [name = '', initial, ...more] = argument.split(' ');
     if (!this.#offers('AUTH')) return this.#say(replies.notImplemented);
-    if (!this.#isSecure) return this.#say(replies.needTlsForLogin);
+    if (hidden(this.#options, this.#isSecure) === 'AUTH') return this.#say(replies.needTlsForLogin);
     if (this.#login === 'done') return this.#say(replies.activeAlready('Your login'));
     if (this.#transaction !== undefined) return this.#say(replies.transactionOpen);
     if (name === '' || more.length > 0) return this.#say(replies.syntax('AUTH mechanism [initial-response]'));
@@ -254,7 +254,7 @@ export class Session<Ticket = unknown> {
     return this.#ask({ kind: 'recipient', recipient }, (reply, ticket) => {
       if (reply.code < 300) transaction.recipients.push({ ...recipient, ticket });
       this.#say(reply);
-      if (reply.code >= 500 && ++this.#refused > maxRefused) this.end(replies.tooMany('refused recipients'));
+      if (reply.code >= 500 && ++this.#counts.refused > maxRefused) this.end(replies.tooMany('refused recipients'));
     });
   }
 

@@ -1,25 +1,26 @@
 // What takes mail from the network: who may log in, the certificate, the listening sockets and their sessions.
 import { readFile } from 'node:fs/promises';
+import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { createAuthenticator } from '../auth/chain.ts';
 import type { TablePasswords } from '../auth/sources.ts';
 import type { Pem, Settings } from '../config/settings.ts';
+import type { AcceptOptions } from '../inbound/accept.ts';
 import { loopCheck } from '../inbound/checks.ts';
 import { forwardCheck } from '../inbound/forward-check.ts';
-import { Connection } from '../inbound/connection.ts';
+import { Connection, type Service } from '../inbound/connection.ts';
 import { EnvelopeBudget } from '../inbound/envelopes.ts';
 import { type ListenSocket, Listeners } from '../inbound/listener.ts';
 import { type Peer, clientKey, stranger } from '../inbound/peer.ts';
-import { termsFor } from '../inbound/policy.ts';
+import { answersBy, termsFor } from '../inbound/policy.ts';
 import { isShared, matcher, sharedAddresses } from '../inbound/shared-addresses.ts';
 import type { Authenticator, Resolve, ReturnPaths } from '../mail/ports.ts';
-import { maxRecipients } from '../smtp/session.ts';
+import { type SessionOptions, maxRecipients } from '../smtp/session.ts';
 import { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
 import { Certificates, type Pair } from '../tls/certificates.ts';
 import { type Context, system } from './context.ts';
 import { openJudging } from './judging.ts';
-import type { openSending } from './sending.ts';
 import { newId } from '../system/names.ts';
 
 /** Who may log in; undefined: nobody, and AUTH is not offered. */
@@ -33,11 +34,19 @@ export async function openLogins({ settings, steward, log }: Context, tablePassw
   return createAuthenticator({ ...sources, offered, isShared, clientKey, ...system, log: gathered });
 }
 
-type Parts = { resolve: Resolve; returnPaths: ReturnPaths; authenticator: Authenticator | undefined } & Awaited<
-  ReturnType<typeof openSending>
->;
+type Parts = Pick<AcceptOptions, 'storages' | 'queue' | 'report'> & {
+  readonly resolve: Resolve;
+  readonly returnPaths: ReturnPaths;
+  readonly authenticator: Authenticator | undefined;
+};
+/** What is different where mail is captured, for each session. */
+export type Capturing = {
+  terms(listener: ListenSocket): Partial<SessionOptions>;
+  service(usual: Service, socket: Socket): Service;
+};
+
 /** What takes mail from the network. */
-export async function openInbound({ settings, steward, log, onReload }: Context, parts: Parts) {
+export async function openInbound({ settings, steward, log, onReload }: Context, parts: Parts, capturing?: Capturing) {
   const { resolve, returnPaths, storages, queue, report, authenticator } = parts;
   const { hostname, maxSizeBytes, tls, dataFolder, senderCheck, maxSessions, maxSessionsPerClient } = settings;
   const { cert, key, minVersion } = tls;
@@ -66,7 +75,8 @@ export async function openInbound({ settings, steward, log, onReload }: Context,
   const accept = { ...common, gatherer, spoolFolder: join(dataFolder, 'spool'), storages, queue, report, checks };
   const secureContext = (kind: ListenSocket['kind']) => certificates.contextFor(kind);
   const envelopes = new EnvelopeBudget();
-  const service = { accept, policy, authenticator, secureContext, envelopes, gatherer, log };
+  const answers = answersBy(policy);
+  const service = { accept, answers, authenticator, secureContext, envelopes, gatherer, log };
   const trusts = matcher(settings.trustedNetworks);
   tellShared(trusts, log);
   const inherited = (await steward?.started)?.sockets ?? [];
@@ -81,9 +91,11 @@ export async function openInbound({ settings, steward, log, onReload }: Context,
     open: (socket, listener, client, onClose) => {
       const hides = isShared(client);
       const peer: Peer = { ...stranger, client, isShared: hides, isTrusted: trusts(client) && !hides };
-      const session = { hostname, extensions, maxSizeBytes, ...termsFor(peer, listener.kind, tls.require) };
+      const terms = { ...termsFor(peer, listener.kind, tls.require), ...capturing?.terms(listener) };
+      const session = { hostname, extensions, maxSizeBytes, ...terms };
       const id = newId(system.clock.now(), system.random, 3);
-      return new Connection(socket, service, { id, peer, listener, session }, onClose);
+      const caller = { id, peer, listener, session };
+      return new Connection(socket, capturing?.service(service, socket) ?? service, caller, onClose);
     },
   });
 }

@@ -13,6 +13,7 @@ const check = (judge: Check['judge'], linesBytes = 0): Check => ({
   judge,
 });
 const arrived: Arrived = {
+  id: 'x',
   envelope: {} as never,
   peer: stranger,
   receivedAt: 0,

@@ -12,6 +12,7 @@ import { Connection } from '../../src/inbound/connection.ts';
 import { EnvelopeBudget } from '../../src/inbound/envelopes.ts';
 import { type ListenSocket, Listeners } from '../../src/inbound/listener.ts';
 import { stranger } from '../../src/inbound/peer.ts';
+import { answersBy } from '../../src/inbound/policy.ts';
 import type { Authenticator, Queue, Report, Resolution, ReturnPaths, Storage } from '../../src/mail/ports.ts';
 import { Gatherer } from '../../src/system/gather.ts';
 import type { Log } from '../../src/system/log.ts';
@@ -94,12 +95,12 @@ export async function startServer(options: Options = {}) {
         socket,
         {
           accept,
-          policy: {
+          answers: answersBy({
             resolve: options.resolve ?? (async ({ local }) => ({ kind: ok, routes: [route(local)] })),
             senderCheck: options.senderCheck ?? 'strict',
             returnPaths: options.returnPaths ?? { forForward: async from => from },
             gatherer,
-          },
+          }),
           authenticator: options.authenticator,
           secureContext: () => options.secureContext ?? createSecureContext(),
           envelopes,
