@@ -2,11 +2,11 @@
 // root; and the parts of the network process in the order in which they start. What the parts are made of:
 // `src/wiring/`.
 // Promise: resolves with the exit status: 0, 69 (a port or the data folder is taken), 78 (settings, owners).
-import { readdirSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Settings } from './config/settings.ts';
 import { type Handlers, openControl } from './control/server.ts';
 import { DiskJournal } from './durable/journal.ts';
+import { emptySpool } from './inbound/spool.ts';
 import { boot } from './steward/boot.ts';
 import { Steward } from './steward/client.ts';
 import { sweep } from './storage/sweep.ts';
@@ -93,11 +93,11 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
     dns: openDns({ servers: settings.resolver }),
     onReload: act => orders.reloads.push(act),
   };
-  const opened = await open(context, isFirstStart);
+  const { parts, listeners } = await openParts(context, isFirstStart);
   const onStopFailed = (name: string, error: unknown): void => log.error({ part: name, err: error }, 'could not stop');
   let stop;
   try {
-    stop = await startAll(listParts(context, opened), onStopFailed);
+    stop = await startAll(parts, onStopFailed);
   } catch (error) {
     return fail(log, 69, error);
   }
@@ -106,11 +106,20 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
   onReady();
 
   await orders.stop.promise;
-  log.info({ sessions: opened.listeners.sessions }, 'stopping');
+  log.info({ sessions: listeners.sessions }, 'stopping');
   await stop();
   log.info({}, 'stopped');
   log.flush();
   return 0;
+}
+
+/** The server, or the mail catcher that SLIM_CAPTURE makes of it. Not started yet. */
+async function openParts(context: Context, isFirstStart: boolean) {
+  const { settings } = context;
+  if (settings.capture !== undefined)
+    return (await import('./wiring/capture.ts')).openCapture(context, isFirstStart, controlPath(settings));
+  const opened = await open(context, isFirstStart);
+  return { parts: listParts(context, opened), listeners: opened.listeners };
 }
 
 /** What the settings ask for, made and not yet started. */
@@ -132,10 +141,11 @@ function listParts(context: Context, opened: Opened): Parts {
   const { signing, sending, listeners } = opened;
   const { queue } = sending;
   const loaded = Promise.withResolvers<void>();
+  const handlers = answers(context, opened, loaded.promise);
   return {
     // The lock comes first: what follows changes the data folder, as if nobody else did.
     'lock on SLIM_DATA': async () => {
-      const server = await openControl(controlPath(settings), answers(context, opened, loaded.promise));
+      const server = await openControl(controlPath(settings), handlers);
       return () => server.close();
     },
     'keys that sign': () => {
@@ -161,6 +171,12 @@ function listParts(context: Context, opened: Opened): Parts {
         await sending.settle();
       };
     },
+    'HTTP process': async () => {
+      if (settings.http === undefined) return undefined;
+      const web = (await import('./wiring/web.ts')).openWeb(context, handlers);
+      await web.start();
+      return () => web.stop();
+    },
     listeners: async () => {
       await listeners.open();
       // Sessions and attempts end side by side: both have the one SLIM_DRAIN.
@@ -171,7 +187,7 @@ function listParts(context: Context, opened: Opened): Parts {
 }
 
 /** What the command line is answered. `loaded`: the queue knows its messages; before, an answer about them would be that there are none. */
-function answers(context: Context, opened: Opened, loaded: Promise<void>): Handlers {
+function answers(context: Context, opened: Opened, loaded: Promise<void>) {
   const { settings, log } = context;
   const { roots, routing, sending, authenticator, listeners } = opened;
   const { queue } = sending;
@@ -196,12 +212,7 @@ function answers(context: Context, opened: Opened, loaded: Promise<void>): Handl
       await loaded;
       return queue.act(action, selector);
     },
-  };
-}
-
-/** What lies in the spool at the start is left from a crash, and was never acknowledged. */
-function emptySpool(folder: string): void {
-  for (const name of readdirSync(folder)) unlinkSync(join(folder, name));
+  } satisfies Handlers;
 }
 
 /** At once and then every day. */

@@ -40,6 +40,8 @@ export function contradictions(clean: Partial<Clean>, { hasDatabase, isRoot, isS
     'SLIM_RELAY_TLS="none", SLIM_EXTERNAL_TLS="required": they contradict each other; take one away':
       isPlainRelay && isSet('SLIM_EXTERNAL_TLS') && clean.SLIM_EXTERNAL_TLS?.policy === 'required',
     'SLIM_STORAGES="@PAM": only a server started as root has it': sources.has('@PAM') && !isRoot,
+    'SLIM_CAPTURE="users": SLIM_USERS names no login; with "on" every login is right':
+      clean.SLIM_CAPTURE === 'users' && users.size === 0,
     'SLIM_ACCOUNTS: only a server started as root makes accounts': clean.SLIM_ACCOUNTS && !isRoot,
   };
   return Object.entries(rules).flatMap(([problem, isBroken]) => (isBroken ? [problem] : []));

@@ -6,6 +6,7 @@
 import { customCleanEnv } from 'envalid';
 import { toDomain } from '../mail/address.ts';
 import type { Format } from '../system/log.ts';
+import { applyCapture } from './capture.ts';
 import { contradictions } from './contradictions.ts';
 import { databaseNames, readDatabase } from './database.ts';
 import { type Environment, type Source, collect } from './sources.ts';
@@ -54,6 +55,7 @@ export function describeSettings(environment: Environment): readonly Described[]
 
 function load(environment: Environment) {
   const { sources, problems, remarks } = collect(environment, readings);
+  applyCapture(sources, remarks, environment);
   const hasDatabase = databaseNames.some(name => sources.has(name));
   addDefaults(sources, hasDatabase, environment);
   const texts = Object.fromEntries([...sources].map(([name, { text }]) => [name, text]));
@@ -109,10 +111,16 @@ function load(environment: Environment) {
     logLevel: clean.SLIM_LOG_LEVEL,
     logFormat: clean.SLIM_LOG_FORMAT,
     drainMs: clean.SLIM_DRAIN,
+    http: clean.SLIM_HTTP, // undefined: no HTTP server
+    capture: capture(clean, storages.default), // undefined: an ordinary server
     remarks, // for the log, at the start
   };
   return { settings: freeze(settings), sources };
 }
+
+/** Whose logins are right, how much is kept and where. */
+const capture = ({ SLIM_CAPTURE: mode, SLIM_CAPTURE_KEEP: keep }: Clean, folder = '') =>
+  mode === 'off' ? undefined : { users: mode === 'on' ? ('all' as const) : ('listed' as const), keep, folder };
 
 /** Many relays sign themselves, or refuse a signature of somebody else. */
 const signs = ({ SLIM_DKIM: asked, SLIM_RELAY_HOST: relayHost }: Clean): boolean =>

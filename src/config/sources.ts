@@ -49,7 +49,7 @@ export type Reading = {
 };
 
 /** Something that is no mistake, and that the operator should know: a line of the log. */
-type Remark = {
+export type Remark = {
   readonly level: 'info' | 'warn';
   readonly fields: Readonly<Record<string, unknown>>;
   readonly text: string;

@@ -6,7 +6,7 @@ import { externalTls } from './external-tls.ts';
 import { accounts, users } from './logins.ts';
 import { networks } from './networks.ts';
 import { type Parser, oneOf } from './parser.ts';
-import { sockets, standardSockets } from './sockets.ts';
+import { httpSocket, sockets, standardSockets } from './sockets.ts';
 import type { Reading } from './sources.ts';
 import { storages } from './storages.ts';
 import { resolvers } from './resolvers.ts';
@@ -159,6 +159,13 @@ export const table = {
   ),
   SLIM_LOG_FORMAT: required('How: json, or pretty, which is the default on a terminal.', oneOf('json', 'pretty')),
   SLIM_DRAIN: required('How long sessions may take to end after SIGTERM.', values.wait, { initially: '8s' }),
+  SLIM_HTTP: optional('Where the HTTP server listens: host:port. Unset: there is none.', httpSocket),
+  SLIM_CAPTURE: required(
+    'A mail catcher for tests: on (everything is taken, every login is right, nothing leaves), users (the same, with the logins of SLIM_USERS), off.',
+    oneOf('off', 'on', 'users'),
+    { initially: 'off' },
+  ),
+  SLIM_CAPTURE_KEEP: required('The newest so many captured messages stay.', values.kept, { initially: '1000' }),
   DATABASE_URL: optional('PostgreSQL as one URL.', databaseUrl, { mask: hidePassword }),
   PGHOST: optional('The host of PostgreSQL, or the folder of its Unix socket.', String),
   PGPORT: optional('The port of PostgreSQL.', values.port),

@@ -6,6 +6,12 @@ import { listOf, parser } from './parser.ts';
 
 export const limit = parser('a whole number is wanted, such as 100; 0 is no limit', /^(\d{1,9})$/, Number);
 export const count = parser('a whole number from 1 is wanted, such as 100', /^([1-9]\d{0,8})$/, Number);
+/** So many are kept in memory, too. */
+export const kept = parser(
+  'a whole number from 1 to 100000 is wanted',
+  /^([1-9]\d{0,5})$/,
+  text => Number(text) <= 100_000 && Number(text),
+);
 export const port = parser('a port is wanted', /^(\d{1,5})$/, text => Number(text) <= 65_535 && Number(text));
 
 export const size = parser('a size is wanted, such as 50M (K, M, G)', /^(\d{1,12})([KMG]?)$/, (digits, unit) => {

@@ -44,7 +44,7 @@ const maxForwards = 1000;
 const fullReadOctets = 65_536;
 
 /** What all connections have in common. */
-type Service = Readonly<{
+export type Service = Readonly<{
   accept: AcceptOptions;
   answers: Answers;
   authenticator: Authenticator | undefined;

@@ -70,11 +70,10 @@ export function parseSender(argument: string, offers: Offers): Sender | Reply {
   if ('code' in found) return found;
   const reversePath = found.get('') && parseAddress(found.get('') ?? '');
   if (reversePath === undefined || (reversePath && !reversePath.domain)) return replies.badSender;
-  const declaredSizeBytes = Number(found.get('SIZE') ?? 0);
   const ret = found.get('RET')?.toUpperCase() as MessageWishes['ret'];
   const envelopeId = found.get('ENVID');
   const wishes = { isUtf8: found.has('SMTPUTF8'), ...(ret && { ret }), ...(envelopeId && { envelopeId }) };
-  return { reversePath, declaredSizeBytes, wishes };
+  return { reversePath, declaredSizeBytes: Number(found.get('SIZE') ?? 0), wishes };
 }
 
 /** What RCPT says, likewise, in a transaction with or without SMTPUTF8. */

@@ -52,7 +52,8 @@ describe('imports', () => {
           // The one exception: the version of the build stands in package.json.
           name !== '../package.json' &&
           (name.startsWith('..') ||
-            (name.includes('/') && !/\.ts$|^node:|^@|^rate-limiter-flexible\/|^mailauth\/lib\//.test(name))),
+            (name.includes('/') &&
+              !/\.ts$|^node:|^@|^(?:rate-limiter-flexible|mailauth\/lib|nodemailer\/lib)\//.test(name))),
       ),
       [],
     );
@@ -86,6 +87,14 @@ describe('imports', () => {
       [],
     );
   });
+
+  it('of what parses mail for people are in the HTTP process alone', () =>
+    assert.deepEqual(
+      imports('all').filter(
+        ([file, name]) => /^(?:ws|postal-mime|nodemailer)\b/.test(name) && folderOf(file) !== 'web',
+      ),
+      [],
+    ));
 
   it('of heavy packages are dynamic: who does not use a feature does not pay for it', () => {
     const heavy =
@@ -125,7 +134,7 @@ describe('one home', () => {
   it('have hard links, and files that are written anew and then renamed: durable/', () => {
     assert.deepEqual(having(/\blink(?:Sync)?\(/, 'durable/'), []);
     // Mail is renamed when it is committed: that replaces nothing.
-    const commits = ['storage/maildir.ts', 'queue/files.ts', 'steward/deposit.ts'];
+    const commits = ['storage/maildir.ts', 'queue/files.ts', 'steward/deposit.ts', 'capture/keeper.ts'];
     assert.deepEqual(having(/\brename(?:Sync)?\(/, 'durable/', ...commits), []);
   });
   it('have ids and dates of mail: system/names.ts', () =>

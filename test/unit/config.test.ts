@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { after, test } from 'node:test';
+import { after, describe, it, test } from 'node:test';
 import { Client } from 'pg';
 import { describeSettings, loadSettings, SettingsError } from '../../src/config/settings.ts';
 import type { Settings } from '../../src/config/settings.ts';
@@ -717,4 +717,84 @@ test('SLIM_EXTERNAL_TLS is a policy, then the domains that have another one', ()
     'required a=required a=required',
   ])
     assert.match(problems({ SLIM_EXTERNAL_TLS: wrong }).join(), /^SLIM_EXTERNAL_TLS=/, wrong);
+});
+
+test('SLIM_HTTP is an address with a port', () => {
+  assert.equal(load({}).http, undefined);
+  assert.deepEqual(load({ SLIM_HTTP: ':8025' }).http, { host: undefined, port: 8025 });
+  assert.deepEqual(load({ SLIM_HTTP: '127.0.0.1:80' }).http, { host: '127.0.0.1', port: 80 });
+  assert.deepEqual(load({ SLIM_HTTP: '[::1]:8025' }).http, { host: '::1', port: 8025 });
+  for (const wrong of ['8025', 'http://x:1', 'x', ':70000', '::1:8025', '[x]:1', 'a b:1'])
+    assert.match(problems({ SLIM_HTTP: wrong }).join(), /^SLIM_HTTP=/, wrong);
+});
+
+describe('SLIM_CAPTURE', () => {
+  const capture = (variables: Variables = {}, more?: More): Settings =>
+    loadSettings({ ...environment({}, more), variables: { SLIM_CAPTURE: 'on', ...variables } });
+  const at = (settings: Settings): readonly string[] =>
+    settings.listen.map(({ kind, host = '', port }) => `${kind}://${host}:${port}`);
+
+  it('needs no domain, and brings an HTTP server and the port of catchers', () => {
+    const settings = capture();
+    assert.deepEqual(settings.capture, { users: 'all', keep: 1000, folder: '/var/mail/captured' });
+    assert.deepEqual(settings.domains, ['capture.test']);
+    assert.deepEqual(settings.http, { host: undefined, port: 8025 });
+    assert.deepEqual(at(settings), ['smtp://:25', 'submission://:587', 'submissions://:465', 'smtp://:1025']);
+    assert.deepEqual([settings.verify, settings.dkim, settings.senderCheck], ['off', false, 'off']);
+    assert.equal(load({}).capture, undefined);
+  });
+
+  it('is for this machine alone outside the image', () => {
+    const dotenvFile = file('SLIM_LISTEN=smtp://127.0.0.1:2525');
+    const settings = capture({}, { dotenvFile });
+    assert.deepEqual(settings.http, { host: '127.0.0.1', port: 8025 });
+    assert.deepEqual(at(settings), ['smtp://127.0.0.1:2525', 'smtp://127.0.0.1:1025']);
+  });
+
+  it('leaves sockets alone that the environment names, and the port of catchers where it is named', () => {
+    assert.deepEqual(at(capture({ SLIM_LISTEN: 'smtp://:26' })), ['smtp://:26']);
+    const dotenvFile = file('SLIM_LISTEN=smtp://[::1]:1025');
+    assert.deepEqual(at(capture({}, { dotenvFile })), ['smtp://::1:1025']);
+    assert.deepEqual(capture({ SLIM_HTTP: '127.0.0.1:1' }).http, { host: '127.0.0.1', port: 1 });
+  });
+
+  it('takes settings that do not count as unset, and names them in one line', () => {
+    const settings = capture({
+      SLIM_USERS: 'anton:secret',
+      SLIM_STORAGES: 'anton@example.com=/x',
+      SLIM_RELAY_HOST: 'relay.example',
+      SLIM_RETRY: '1m',
+      SLIM_VERIFY: 'strict',
+      DATABASE_URL: 'postgres://db/x',
+      SLIM_MAX_SIZE: '1M',
+    });
+    const variables = ['SLIM_USERS', 'SLIM_VERIFY', 'SLIM_RELAY_HOST', 'SLIM_RETRY', 'SLIM_STORAGES', 'DATABASE_URL'];
+    assert.deepEqual(settings.remarks, [
+      { level: 'warn', fields: { variables }, text: 'SLIM_CAPTURE: these settings do not count' },
+    ]);
+    assert.deepEqual([settings.users, settings.relay, settings.database], [[], undefined, undefined]);
+    assert.deepEqual([settings.verify, settings.maxSizeBytes], ['off', 1024 * 1024]);
+    assert.deepEqual(capture().remarks, []);
+  });
+
+  it('users: the logins of SLIM_USERS count, which must be there', () => {
+    const settings = capture({ SLIM_CAPTURE: 'users', SLIM_USERS: '@POSTGRESQL', PGHOST: 'db' });
+    assert.deepEqual([settings.capture?.users, settings.users.length], ['listed', 1]);
+    assert.ok(settings.database);
+    assert.match(problems({ SLIM_CAPTURE: 'users' }).join(), /^SLIM_CAPTURE="users": SLIM_USERS names no login/);
+  });
+
+  it('says what is wrong', () => {
+    assert.match(problems({ SLIM_CAPTURE: 'yes' }).join(), /^SLIM_CAPTURE="yes": one of off, on, users is wanted/);
+    for (const wrong of ['0', '100001', 'many'])
+      assert.match(
+        problems({ SLIM_CAPTURE_KEEP: wrong }).join(),
+        /^SLIM_CAPTURE_KEEP=".*": a whole number from 1 to 100000/,
+      );
+    assert.match(
+      problems({ SLIM_CAPTURE: 'on', SLIM_RETRY: 'soon' }).join(),
+      /^$/,
+      'what does not count is not looked at',
+    );
+  });
 });

@@ -1,0 +1,89 @@
+// The parts of a message for people to look at: its HTML and its text, each as a document of its own.
+// Promise: HTML of a message runs nothing and sends nothing: no script, no form, no frame, nothing from elsewhere unless the
+// reader asks for it (`remote=1`), in a sandbox. With `embed=1`, as a page shows it, it is whole in itself: inline images stand in it, and
+// what would make a browser look up or connect to another host ahead of need (RFC 8297, Resource Hints) is taken out.
+import { Problem, type Route } from '../server.ts';
+import { type Desk, find } from './desk.ts';
+import type { Parsed } from './parse.ts';
+
+export function viewRoutes(desk: Desk): readonly Route[] {
+  return [
+    {
+      method: 'GET',
+      path: '/view/{ID}.html',
+      about: 'The HTML of a message. With embed=1 for a frame; with remote=1 what it loads from elsewhere is loaded.',
+      query: { embed: '1: for a frame', remote: '1: load what is elsewhere' },
+      async answer(request) {
+        const item = await find(desk, request);
+        const { parsed } = await desk.mailbox.open(item);
+        if (parsed.html === '') throw new Problem(404, 'The message has no HTML.');
+        const isEmbedded = request.query.get('embed') === '1';
+        const isRemote = request.query.get('remote') === '1';
+        return {
+          status: 200,
+          headers: {
+            'Content-Type': 'text/html; charset=utf-8',
+            'Content-Security-Policy': policy(isEmbedded, isRemote),
+            'X-DNS-Prefetch-Control': 'off',
+          },
+          body: isEmbedded ? embedded(parsed) : linked(parsed, item.mail.id),
+        };
+      },
+    },
+    {
+      method: 'GET',
+      path: '/view/{ID}.txt',
+      about: 'The text of a message.',
+      async answer(request) {
+        const { parsed } = await desk.mailbox.open(await find(desk, request));
+        return { status: 200, headers: { 'Content-Type': 'text/plain; charset=utf-8' }, body: parsed.text };
+      },
+    },
+  ];
+}
+
+function policy(isEmbedded: boolean, isRemote: boolean): string {
+  const elsewhere = isRemote ? ' http: https:' : '';
+  // Same origin, so that inline images load; without scripts that gives a document nothing.
+  const sandbox = isEmbedded ? '' : ' allow-same-origin';
+  return [
+    `sandbox${sandbox} allow-popups allow-popups-to-escape-sandbox`,
+    "default-src 'none'",
+    `img-src data:${isEmbedded ? '' : " 'self'"}${elsewhere}`,
+    `media-src data:${elsewhere}`,
+    `font-src data:${elsewhere}`,
+    `style-src 'unsafe-inline'${elsewhere}`,
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'self'",
+  ].join('; ');
+}
+
+/** As Mailpit does: inline parts are links to this API. */
+const linked = (parsed: Parsed, id: string): string =>
+  replaceInline(parsed, part => `/api/v1/message/${id}/part/${part.id}`);
+
+function embedded(parsed: Parsed): string {
+  const html = replaceInline(parsed, ({ type, octets }) => {
+    const isImage = /^image\/[\w.+-]+$/.test(type);
+    return `data:${isImage ? type : 'application/octet-stream'};base64,${octets.toString('base64')}`;
+  });
+  // A blank in its place, so that what is left and right of it does not become another tag.
+  return `<!doctype html><base target="_blank">${html.replaceAll(/<(?:base|link|meta)\b[^>]*>/gi, ' ')}`;
+}
+
+/** `cid:` of RFC 2392. */
+function replaceInline({ html, parts }: Parsed, toUrl: (part: Parsed['parts'][number]) => string): string {
+  return html.replaceAll(/(["'(=]\s*)cid:([^"'()\s<>]+)/gi, (whole, before: string, cid: string) => {
+    const part = parts.find(({ contentId }) => contentId === cid || contentId === tryDecode(cid));
+    return part ? before + toUrl(part) : whole;
+  });
+}
+
+function tryDecode(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}

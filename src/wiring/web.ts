@@ -1,0 +1,55 @@
+// The HTTP process: where its program lies, what it may read and what it is answered. Loaded only where SLIM_HTTP is set, or
+// mail is captured.
+import { join } from 'node:path';
+import type { Answers as Told } from '../control/requests.ts';
+import type { Kept } from '../mail/captured.ts';
+import { Gatherer } from '../system/gather.ts';
+import { version } from '../system/version.ts';
+import { WebProcess } from '../web/process.ts';
+import type { Answers, Health } from '../web/protocol.ts';
+import { type Context, system } from './context.ts';
+
+type Captured = {
+  readonly folder: string;
+  readonly list: () => readonly Kept[];
+  readonly answers: Omit<Answers, 'health'>;
+};
+
+/** Not started yet. `captured`: where mail is captured. */
+export function openWeb(
+  { settings: { http, hostname, maxSizeBytes }, log }: Context,
+  { health }: { health(): Told['health'] | Promise<Told['health']> },
+  captured?: Captured,
+): WebProcess {
+  if (http === undefined) throw new Error('SLIM_HTTP is unset');
+  const { filename, dirname } = import.meta;
+  // In the image the bundles lie side by side; the sources need what stands in node_modules.
+  const root = join(dirname, '..', '..');
+  const { script, mayRead } = filename.endsWith('.ts')
+    ? {
+        script: join(root, 'src', 'web', 'main.ts'),
+        mayRead: ['src/', 'node_modules/', 'package.json'].map(path => join(root, path)),
+      }
+    : { script: join(dirname, 'web.mjs'), mayRead: [`${dirname}/`] };
+  return new WebProcess({
+    script,
+    mayRead: captured ? [...mayRead, `${captured.folder}/`] : mayRead,
+    greet: unreadable => ({
+      kind: 'start',
+      ...http,
+      hostname,
+      version,
+      ...(captured && { capture: { folder: captured.folder, maxSizeBytes, kept: captured.list(), unreadable } }),
+    }),
+    answers: { health: async () => ({ health: summary(await health()) }), ...captured?.answers },
+    clock: system.clock,
+    gatherer: new Gatherer(log),
+    log,
+  });
+}
+
+/** As `slimsmtp health` says it, in a word. */
+function summary({ listening, writable, unwritable, database }: Told['health']): Health['health'] {
+  if (!listening || !writable || unwritable.length > 0) return 'unhealthy';
+  return database === 'down' ? 'degraded' : 'healthy';
+}
