@@ -7,17 +7,16 @@ import type { Field } from './fields.ts';
 export const harmlessName = 'X-Authentication-Claim';
 
 /** Whether a field claims to come from the server with that name. In doubt it does. */
-export function isClaim({ name, text, isCut }: Field, hostname: string): boolean {
-  if (name !== 'authentication-results') return false;
+export function isClaim({ name: fieldName, text, isCut }: Field, hostname: string): boolean {
+  if (fieldName !== 'authentication-results') return false;
   if (isCut) return true;
-  const value = withoutComments(text.slice(text.indexOf(':') + 1)).replace(/["\\\s]/g, '');
-  const own = hostname.toLowerCase();
-  const rest = value.toLowerCase();
-  // The version may stand behind the name, and blanks are gone by now.
-  return rest.startsWith(own) && /^\.?\d*(?:[;/]|$)/.test(rest.slice(own.length));
+  const value = withoutComments(text.slice(text.indexOf(':') + 1)).replace(/["\\]/g, '');
+  // A version may stand behind the name, or words that do not belong there: programs that read the first word see our name.
+  const [name = ''] = value.trim().split(/[\s;/]/, 1);
+  return name.toLowerCase().replace(/\.$/, '') === hostname.toLowerCase();
 }
 
-/** Comments may be nested. One that has no end goes to the end of the field. */
+/** A blank in place of each. They may be nested. One that has no end goes to the end of the field. */
 function withoutComments(text: string): string {
   let depth = 0;
   let isQuoted = false;
@@ -28,8 +27,10 @@ function withoutComments(text: string): string {
       if (depth === 0) kept += text[at + 1] ?? '';
       at += 1;
     } else if (character === '"' && depth === 0) isQuoted = !isQuoted;
-    else if (character === '(' && !isQuoted) depth += 1;
-    else if (character === ')' && !isQuoted && depth > 0) depth -= 1;
+    else if (character === '(' && !isQuoted) {
+      depth += 1;
+      kept += ' ';
+    } else if (character === ')' && !isQuoted && depth > 0) depth -= 1;
     else if (depth === 0) kept += character;
   }
   return kept;

@@ -1,8 +1,12 @@
 // Every target. A new one is a file of its own and a line here.
+import { addressList } from './address-list.ts';
 import { address } from './address.ts';
 import { body } from './body.ts';
+import { canonical } from './canonical.ts';
+import { claims } from './claims.ts';
 import { client } from './client.ts';
 import { control } from './control.ts';
+import { fields } from './fields.ts';
 import type { Target } from './fuzzer.ts';
 import { header } from './header.ts';
 import { auth } from './login.ts';
@@ -26,4 +30,8 @@ export const targets: readonly Target[] = [
   steward,
   queue,
   control,
+  addressList,
+  canonical,
+  fields,
+  claims,
 ];

@@ -48,6 +48,8 @@ describe('a claim to be our word', () => {
     ' MX.Example.COM;spf=pass',
     '\n\t(a (nested) comment with \\) in it)\n mx.example.com (another) 1; none',
     ' "mx.example.com"; spf=pass',
+    ' mx.example.com and more; spf=pass',
+    ' mx.example.com(c)x; spf=pass',
     ' "mx.\\example.com" ; spf=pass',
     ' mx.example.com',
     ' mx.example.com.; spf=pass',
