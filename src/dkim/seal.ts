@@ -58,7 +58,8 @@ function resultsOf(fields: readonly Field[], authservId: string): string | undef
     if (field.name !== 'authentication-results') return [];
     const [name = '', ...results] = bodyOf(field).split(';');
     const [id = ''] = name.trim().split(/\s/, 1); // a version may follow
-    return id.toLowerCase() === authservId.toLowerCase() ? results.join(';').trimEnd() : [];
+    // Without blanks at the ends of its lines (src/inbound/spool.ts).
+    return id.toLowerCase() === authservId.toLowerCase() ? results.join(';').replaceAll(/[ \t]+(?=\n|$)/g, '') : [];
   });
   return ours.length > 0 ? ours.join(';') : undefined;
 }

@@ -48,7 +48,7 @@ export class Incoming {
   #envelope: Envelope<Destination>;
   readonly #peer: Peer;
   readonly #id: string;
-  /** Delivered-To lines that all copies share. They stand in the message, and not in each copy. */
+  /** Delivered-To lines that all copies share. They stand in the message, behind its Return-Path, and not in each copy. */
   readonly #head: string;
   #plan: Plan;
   #facts: Readonly<Record<string, unknown>>; // for the log
@@ -94,7 +94,7 @@ export class Incoming {
     const linesBytes = checks.reduce((sum, check) => sum + (check.linesBytes?.(peer) ?? 0), 0);
     this.#spool = new Spool(
       () => this.#spoolPath(spoolFolder),
-      { returnPath: this.#head + returnPathLine(envelope), trace },
+      { returnPath: returnPathLine(envelope) + this.#head, trace },
       linesBytes,
     );
   }

@@ -5,9 +5,9 @@
 //
 // Header lines of ours (what a check has found) can be put in front of content that has come already, between the
 // Return-Path and the trace. In memory that costs nothing. A file begins with its head, so a caller that will have such
-// lines reserves room for them when the message begins. What is left of that room becomes a padding field right behind
-// the Return-Path. It stays on this server: the queue leaves out all octets up to the trace (`returnPathBytes`). Lines
-// that are longer than their room cost a second write of the content.
+// lines reserves room for them when the message begins. What is left of that room becomes blanks at the ends of these
+// lines of ours, where they say nothing. Lines that are longer than their room, or shorter by more than blanks can fill,
+// cost a second write of the content.
 import { readdirSync, unlinkSync } from 'node:fs';
 import { type FileHandle, open, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -28,7 +28,7 @@ const syncEveryBytes = 8 * 1024 * 1024;
 /** What all messages hold now. */
 let totalBytes = 0;
 
-/** The head of a message; each line ends in LF. `returnPath` and the lines in front of it are for Maildirs alone. */
+/** The head of a message; each line ends in LF. `returnPath`, and lines behind it that stand there too, are for Maildirs alone. */
 type Head = Readonly<{ returnPath: string; trace: string }>;
 /** `returnPathBytes`: so many octets in front are for Maildirs alone. */
 export type Finished = Readonly<{ message: Message; returnPathBytes: number }>;
@@ -113,10 +113,11 @@ export class Spool {
       return { message: { kind: 'memory', octets, sizeBytes: octets.sizeBytes }, returnPathBytes };
     }
     const left = this.#reservedBytes - Buffer.byteLength(lines);
-    if (left < 0) await this.#rewrite(file, returnPath + lines + trace);
-    else if (this.#reservedBytes > 0) await writeAt(file, [Buffer.from(padded(returnPath, left) + lines + trace)], 0);
+    const widened = widen(lines + trace, left);
+    if (widened.left !== 0) await this.#rewrite(file, returnPath + lines + trace);
+    else if (this.#reservedBytes > 0) await writeAt(file, [Buffer.from(returnPath + widened.text)], 0);
     await this.#synced;
-    return { message: messageOf(this.#file ?? file), returnPathBytes: returnPathBytes + Math.max(0, left) };
+    return { message: messageOf(this.#file ?? file), returnPathBytes };
   }
 
   /** Frees everything, whatever became of the message. Never rejects. */
@@ -206,13 +207,16 @@ async function remove({ handle, path }: SpoolFile): Promise<void> {
   await Promise.allSettled([handle.close(), unlink(path)]);
 }
 
-/**
- * The Return-Path and behind it so many octets that say nothing: blanks, or a field of its own with dots in lines of
- * 78.
- */
-function padded(returnPath: string, octets: number): string {
-  const name = 'X-Padding:';
-  if (octets <= name.length) return `${returnPath.trimEnd()}${' '.repeat(octets)}\n`;
-  const dots = '.'.repeat(octets - name.length - 1).replaceAll(/.{76}(?=...)/g, line => `${line.slice(2)}\n `);
-  return `${returnPath}${name}${dots}\n`;
+/** RFC 5322 §2.1.1, with the line end, which is LF here. */
+const maxLineOctets = 999;
+
+/** Lines with so many blanks at their ends, as far as they have room for them. `left`: those that have none. */
+function widen(text: string, octets: number): { readonly text: string; readonly left: number } {
+  let left = octets;
+  const widened = text.replaceAll(/.*\n/g, line => {
+    const blanks = Math.max(0, Math.min(left, maxLineOctets - Buffer.byteLength(line)));
+    left -= blanks;
+    return `${line.slice(0, -1)}${' '.repeat(blanks)}\n`;
+  });
+  return { text: widened, left };
 }

@@ -4,7 +4,7 @@ import { closeSync, createReadStream, openSync, readSync } from 'node:fs';
 import { setImmediate as turn } from 'node:timers/promises';
 import type { Mailbox } from './address.ts';
 import type { MessageWishes, RecipientWishes } from '../smtp/envelope.ts';
-import { type Octets, collect, prepend, slice } from './octets.ts';
+import { type Octets, collect, insert, slice } from './octets.ts';
 
 /** Where one copy of a message goes. Fixed when the recipient is accepted; equal routes have an equal `routeKey`. */
 export type Route =
@@ -44,9 +44,20 @@ export type Message =
   | { readonly kind: 'memory'; readonly octets: Octets; readonly sizeBytes: number }
   | { readonly kind: 'file'; readonly path: string; readonly sizeBytes: number };
 
-/** A message in memory with these lines in front of it. */
-export const withHead = (octets: Octets, head: string): Octets =>
-  head === '' ? octets : prepend(Buffer.from(head), octets);
+/** An address has 254 octets at most. */
+const maxReturnPathOctets = 300;
+/** How long the Return-Path line is that a message begins with: it stays the first one of each copy (RFC 5321 §4.4). */
+export function returnPathLineOctets(message: Message): number {
+  const start = readMessage(message, 0, maxReturnPathOctets).toString('latin1');
+  return /^Return-Path:.*\n/.exec(start)?.[0].length ?? 0;
+}
+
+/** A message in memory with these lines in front of it, but behind its Return-Path. */
+export function withHead(octets: Octets, head: string): Octets {
+  if (head === '') return octets;
+  const at = returnPathLineOctets({ kind: 'memory', octets, sizeBytes: octets.sizeBytes });
+  return insert(octets, at, Buffer.from(head));
+}
 
 /** A message in memory of these pieces, which belong to it from now on. */
 export function inMemory(...pieces: readonly Buffer[]): Message {
@@ -184,7 +195,7 @@ export type Delivery = {
   readonly text: string;
   /** The server that said so: its host name. */
   readonly remote?: string;
-  /** TLS version and cipher on the way there; unset: plain text, or nobody was reached. */
+  /** TLS version and cipher on the way there, and what has verified the server; unset: plain text, or nobody was reached. */
   readonly tls?: string;
   /** Nobody could be reached at all: the destination backs off, not only this message. */
   readonly isUnreachable?: boolean;

@@ -101,6 +101,19 @@ export function prepend(front: Buffer, octets: Octets): Octets {
   return own(pieces, before.sizeBytes + octets.sizeBytes, before.heldBytes + octets.heldBytes);
 }
 
+/** Those octets with these lines behind the first `at` of them. */
+export function insert(octets: Octets, at: number, lines: Buffer): Octets {
+  const front = collect([Buffer.concat([slice(octets, 0, at), lines])]);
+  let skip = at;
+  const rest = octets.pieces.flatMap(piece => {
+    const part = piece.subarray(skip);
+    skip = Math.max(0, skip - piece.length);
+    return part.length > 0 ? part : [];
+  });
+  const sizeBytes = octets.sizeBytes + lines.length;
+  return own([...front.pieces, ...rest], sizeBytes, front.heldBytes + octets.heldBytes);
+}
+
 /** So many of them from `start`, or as many as there are; without a copy where they lie in one piece. */
 export function slice(octets: Octets, start: number, length: number): Buffer {
   const found: Buffer[] = [];

@@ -10,7 +10,7 @@ import { CannotTell, type Account, type Accounts, type Prepared, type Storage } 
 import { type Copy, type Message, withHead } from '../mail/message.ts';
 import { slice } from '../mail/octets.ts';
 import type { Random } from '../system/world.ts';
-import { copyBehind } from '../durable/copy.ts';
+import { copyWithHead } from '../durable/copy.ts';
 import { statusOf } from '../durable/sync.ts';
 import { isAccountName, isPassword } from './protocol.ts';
 import type { Order, Question, Reply, Start, TlsFiles } from './protocol.ts';
@@ -138,7 +138,7 @@ async function write(path: string, message: Message, head: string): Promise<void
     if (message.kind === 'memory') {
       const octets = withHead(message.octets, head);
       writeFileSync(path, slice(octets, 0, octets.sizeBytes), { flag: 'wx', mode: 0o600 });
-    } else if (head !== '') await copyBehind(head, message.path, path);
+    } else if (head !== '') await copyWithHead(head, message, path);
     else await copyFile(message.path, path, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
   } catch (cause) {
     throw new CannotTell(`cannot write ${path}`, { status: statusOf(cause), cause });

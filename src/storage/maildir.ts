@@ -17,7 +17,7 @@ import { type Copy, type Message, withHead } from '../mail/message.ts';
 import type { Octets } from '../mail/octets.ts';
 import { uniqueName } from '../system/names.ts';
 import type { World } from '../system/world.ts';
-import { copyBehind } from '../durable/copy.ts';
+import { copyWithHead } from '../durable/copy.ts';
 import { FolderSync } from '../durable/folder-sync.ts';
 import { create, sync } from '../durable/sync.ts';
 import { isLinked, linkOrCopy } from '../durable/link.ts';
@@ -168,7 +168,7 @@ function recordsOf(files: readonly File[], octets: Octets): readonly JournalReco
 /** Writes a copy, and gives its descriptor. */
 async function write(message: Message, head: string, path: string): Promise<number> {
   if (message.kind === 'memory') return create(path, withHead(message.octets, head).pieces);
-  if (head !== '') await copyBehind(head, message.path, path);
+  if (head !== '') await copyWithHead(head, message, path);
   else await linkOrCopy(message.path, path);
   return openSync(path, 'r');
 }

@@ -70,31 +70,35 @@ export function storageContract(name: string, setUp: () => Promise<Place>): void
   });
 
   for (const kind of ['memory', 'file'] as const)
-    holds(`puts the head of a copy in front of that copy alone, of a message in ${kind}`, async place => {
-      const { storage, route, maildir, spool } = place;
-      const text = `Return-Path: <>\n\n${'x'.repeat(300_000)}`;
-      const path = `${spool}/1a2b`;
-      await writeFile(path, text, { mode: 0o600 });
-      const message: Message = kind === 'memory' ? memory(text) : { kind: 'file', path, sizeBytes: text.length };
-      const head = 'Delivered-To: x@example.com\n';
-      const copies = [route('anton'), { ...route('berta'), head }, { ...route('carla'), head }, route('dora')];
-      await (await storage.prepare(copies, message)).commit();
-      for (const [mailbox, lines] of [
-        ['anton', ''],
-        ['berta', head],
-        ['carla', head],
-        ['dora', ''],
-      ] as const) {
-        assert.deepEqual(await contents(maildir(mailbox), 'new'), [lines + text], mailbox);
-        assert.deepEqual(await contents(maildir(mailbox), 'tmp'), []);
-        const [file] = await readdir(`${maildir(mailbox)}/new`);
-        assert.equal((await stat(`${maildir(mailbox)}/new/${file}`)).mode & 0o7777, 0o600);
-      }
-      assert.equal(await readFile(path, 'latin1'), text);
-      const aborted = await storage.prepare([{ ...route('anton'), head }, route('berta')], message);
-      await aborted.abort();
-      for (const mailbox of ['anton', 'berta']) assert.equal((await contents(maildir(mailbox), 'new')).length, 1);
-    });
+    holds(
+      `puts the head of a copy into that copy alone, behind its Return-Path, of a message in ${kind}`,
+      async place => {
+        const { storage, route, maildir, spool } = place;
+        const text = `Return-Path: <>\n\n${'x'.repeat(300_000)}`;
+        const path = `${spool}/1a2b`;
+        await writeFile(path, text, { mode: 0o600 });
+        const message: Message = kind === 'memory' ? memory(text) : { kind: 'file', path, sizeBytes: text.length };
+        const head = 'Delivered-To: x@example.com\n';
+        const copies = [route('anton'), { ...route('berta'), head }, { ...route('carla'), head }, route('dora')];
+        await (await storage.prepare(copies, message)).commit();
+        for (const [mailbox, lines] of [
+          ['anton', ''],
+          ['berta', head],
+          ['carla', head],
+          ['dora', ''],
+        ] as const) {
+          const wanted = text.replace('\n', `\n${lines}`);
+          assert.deepEqual(await contents(maildir(mailbox), 'new'), [wanted], mailbox);
+          assert.deepEqual(await contents(maildir(mailbox), 'tmp'), []);
+          const [file] = await readdir(`${maildir(mailbox)}/new`);
+          assert.equal((await stat(`${maildir(mailbox)}/new/${file}`)).mode & 0o7777, 0o600);
+        }
+        assert.equal(await readFile(path, 'latin1'), text);
+        const aborted = await storage.prepare([{ ...route('anton'), head }, route('berta')], message);
+        await aborted.abort();
+        for (const mailbox of ['anton', 'berta']) assert.equal((await contents(maildir(mailbox), 'new')).length, 1);
+      },
+    );
 
   holds('delivers a message from a file, and leaves the file as it was', async ({ storage, route, maildir, spool }) => {
     const path = `${spool}/1a2b`;

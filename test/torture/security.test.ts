@@ -172,7 +172,7 @@ test('nothing that a client says makes a line in a header or in the log, or anyt
     // Lines of ours, folded, and then what was sent.
     assert.match(
       mail,
-      /^(?:Delivered-To: .*\n)*Return-Path: <.*>\n(?:Authentication-Results: mx\.example\.com;\n(?:\t.*\n)+)?Received: from [\w.?:[\]-]+ \(\[127\.0\.0\.1\]\)\n\tby mx\.example\.com with \w+\n\tid \w+(?:\n\tfor <.*>)?; .*\+0000\nSubject: lure-\d+-\d+\n\nx\n$/,
+      /^Return-Path: <.*>\n(?:Delivered-To: .*\n)*(?:Authentication-Results: mx\.example\.com;\n(?:\t.*\n)+)?Received: from [\w.?:[\]-]+ \(\[127\.0\.0\.1\]\)\n\tby mx\.example\.com with \w+\n\tid \w+(?:\n\tfor <.*>)?; .*\+0000\nSubject: lure-\d+-\d+\n\nx\n$/,
     );
   }
   const ended = (): number => lines().filter(({ msg }) => msg === 'session ended').length;

@@ -65,7 +65,7 @@ describe('a message', () => {
       assert.match(await client.ask(`Subject: x\r\n\r\n${'y'.repeat(size)}\r\n.`), /^250 /);
       assert.deepEqual(seen, ['Subject: x']);
       const [file = ''] = server.files('anton');
-      assert.match(file, /^Return-Path: <me@example\.net>\n(?:X-Padding:(?:.*\n )*.*\n)?X-Checked: yes\nReceived: /);
+      assert.match(file, /^Return-Path: <me@example\.net>\nX-Checked: yes *\nReceived: /);
       assert.ok(file.endsWith(`\nSubject: x\n\n${'y'.repeat(size)}\n`));
     });
 

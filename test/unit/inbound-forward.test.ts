@@ -99,6 +99,8 @@ describe('a forward', () => {
     it(`that comes back to its address is 5.4.6: ${line}`, async () => {
       const { kept, client } = await start(() => ({ forwards: [to('a@peer.example')] }));
       assert.match(await send(client, 'x@example.net', ['anton'], `${line}\r\n\r\nhello`), /^554 5\.4\.6 /);
+      // There is one reply for the whole message.
+      assert.match(await send(client, 'x@example.net', ['berta', 'anton'], `${line}\r\n\r\nhello`), /^554 5\.4\.6 /);
       assert.match(await send(client, 'x@example.net', ['berta'], `${line}\r\n\r\nhello`), /^250/);
       assert.match(await send(client, 'x@example.net', ['anton'], `X: y\r\n\r\n${line}\r\n`), /^250/);
       assert.equal(kept.length, 2);

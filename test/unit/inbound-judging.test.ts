@@ -64,8 +64,8 @@ for (const size of [20, 400_000])
       assert.match(await send(client, `From: a@example.net\n\n${body}`), /^250 /);
       const [file = ''] = server.files('anton');
       const [head = ''] = file.split('Received: ', 1);
-      assert.match(head, /^Return-Path: <me@example\.net>\n(?:X-Padding:(?:.*\n )*.*\n)?/);
-      assert.ok(head.endsWith(field));
+      assert.match(head, /^Return-Path: <me@example\.net>\n/);
+      assert.ok(head.replaceAll(/ +\n/g, '\n').endsWith(field));
       assert.equal(asked[0]?.facts.client, '192.0.2.1');
       assert.equal(asked[0]?.text, `From: a@example.net\n\n${body}\n`);
     });
@@ -75,7 +75,7 @@ for (const size of [20, 400_000])
       assert.match(await send(client, `From: a@example.net\n\n${body}`), /^250 /);
       assert.deepEqual(server.in('anton', 'new'), []);
       assert.equal(junk().length, 1);
-      assert.ok(junk()[0]?.includes(`${field}Received: `));
+      assert.ok(junk()[0]?.replaceAll(/ +\n/g, '\n').includes(`${field}Received: `));
       assert.equal(statSync(join(server.folder, 'mail/anton/.Junk/maildirfolder')).size, 0);
       const [line] = server.messageLines();
       assert.match(JSON.stringify(line), /anton\/\.Junk.*p=quarantine/);

@@ -53,7 +53,7 @@ describe('lines in front of content that has come already', () => {
     await spool.release();
   });
 
-  for (const left of [0, 1, 5, 10, 11, 12, 80, 88, 89, 90, 91, 92, 165, 166, 167, 168, 4000])
+  for (const left of [0, 1, 12, 962, 963, 964, 1500, 2900])
     it(`go into the room of a file, of which ${left} octets are left: the same file, without a second write`, async () => {
       const spool = await fill(large, found.length + left);
       const [name = ''] = fs.readdirSync(folder);
@@ -61,22 +61,17 @@ describe('lines in front of content that has come already', () => {
       const finished = await spool.finish(found);
       const text = whole(finished);
       const { returnPathBytes, message } = finished;
-      assert.equal(text.slice(returnPathBytes), found + trace + large, 'what goes to other servers');
-      assert.equal(returnPathBytes, returnPath.length + left);
-      assert.match(text.slice(0, returnPathBytes), /^Return-Path: <a@example\.net> *\n(X-Padding:[.]*\n( [.]+\n)*)?$/);
-      assert.ok(
-        text
-          .slice(0, returnPathBytes)
-          .split('\n')
-          .every(line => line.length <= 90),
-      );
+      assert.equal(text.slice(0, returnPathBytes), returnPath);
+      assert.equal(text.length, returnPath.length + left + found.length + trace.length + large.length);
+      assert.ok(text.replaceAll(/ +\n/g, '\n') === returnPath + found + trace + large, 'blanks and nothing else');
+      assert.ok(text.split('\n').every(line => line.length <= 998));
       assert.equal(message.kind === 'file' && fs.statSync(message.path).ino, ino);
       assert.equal(message.sizeBytes, text.length);
       await spool.release();
     });
 
-  for (const reserved of [0, 10])
-    it(`are kept also where ${reserved} octets of room are too few: then the content is written once more`, async () => {
+  for (const reserved of [0, 10, 4000])
+    it(`are kept also where ${reserved} octets of room do not fit them: then the content is written once more`, async () => {
       const spool = await fill(large, reserved);
       const finished = await spool.finish(found);
       assert.ok(whole(finished) === returnPath + found + trace + large);
