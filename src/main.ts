@@ -129,8 +129,8 @@ async function open(context: Context, isFirstStart: boolean) {
   const signing = await openSigning(context, routing.domains);
   const sending = await openSending(context, { ...routing, signer: signing?.signer });
   const authenticator = await openLogins(context, routing.tablePasswords);
-  const listeners = await openInbound(context, { ...routing, ...sending, authenticator });
-  return { roots, routing, signing, sending, authenticator, listeners };
+  const inbound = await openInbound(context, { ...routing, ...sending, authenticator });
+  return { roots, routing, signing, sending, authenticator, ...inbound };
 }
 type Opened = Awaited<ReturnType<typeof open>>;
 
@@ -202,7 +202,7 @@ function answers(context: Context, opened: Opened, loaded: Promise<void>) {
     }),
     resolve: ({ address }) => explain(address, { resolve: routing.resolve, settings, log }),
     auth: ({ name, password }) => authenticator?.check(name, password) ?? { ok: false, source: 'no SLIM_USERS' },
-    dns: order => answerDns(order, context, { signing: opened.signing, domains: routing.domains }),
+    dns: order => answerDns(order, context, { ...opened, domains: routing.domains }),
     dkim: order => answerDkim(order, { signing: opened.signing, domains: routing.domains }),
     async *list({ selector }) {
       await loaded;

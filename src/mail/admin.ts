@@ -1,4 +1,4 @@
-// What an operator sees and may order: the queue (`slimsmtp queue …`), keys (`dkim …`), DNS records (`dns`). Plain data: it crosses the control socket as
+// What an operator sees and may order: the queue (`slimsmtp queue …`), keys (`dkim …`), DNS records (`dns`), and what is wrong (`doctor`). Plain data: it crosses the control socket as
 // JSON.
 
 /** Which messages are meant: those that have everything that is given. Empty: all. */
@@ -56,7 +56,7 @@ export type ListedKey = {
 export type WantedRecord = {
   /** In full, with the final dot. */
   readonly name: string;
-  readonly type: 'MX' | 'A' | 'AAAA' | 'PTR' | 'TXT';
+  readonly type: 'MX' | 'A' | 'AAAA' | 'PTR' | 'TXT' | 'TLSA';
   /** On one line; a text without quotes. */
   readonly value: string;
   /** As it stands in a zone file. */
@@ -67,4 +67,15 @@ export type WantedRecord = {
   readonly status: 'ok' | 'missing' | 'differs' | 'unknown';
   /** What stands there; of `unknown` the error. */
   readonly found: readonly string[];
+};
+
+/** What one look of `slimsmtp doctor` has found. */
+export type Finding = {
+  /** What was looked at, in a word or two. */
+  readonly about: string;
+  /** `note`: works, and could be better. `unknown`: it cannot be told now. */
+  readonly status: 'ok' | 'note' | 'mend' | 'unknown';
+  readonly text: string;
+  /** The line that mends it: a command, a setting, a DNS record. */
+  readonly mend?: string;
 };

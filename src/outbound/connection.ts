@@ -61,7 +61,7 @@ export class Connection {
   transactionsLeft = 0;
   readonly server: Server;
   offers: Offers = new Map();
-  /** TLS version and cipher. */
+  /** TLS version and cipher, and by what the server was verified, if its domain demands that. */
   tls: string | undefined;
 
   /** Of a socket that is connecting. */
@@ -213,7 +213,8 @@ export class Connection {
   async #handshake(): Promise<boolean> {
     const { secureContext, timeouts, clock } = this.#options;
     const { host, tls } = this.server;
-    const { dane, isVerified: rejectUnauthorized } = tls;
+    const { dane, isVerified: rejectUnauthorized, demand } = tls;
+    const isProved = demand !== undefined && (dane !== undefined || rejectUnauthorized);
     // The name at which the TLSA records are (RFC 7672 §8.1).
     const name = isIP(host) ? {} : { servername: dane?.names[0] ?? host };
     const secure = connectTls({ socket: this.#socket, host, ...name, secureContext, rejectUnauthorized });
@@ -221,7 +222,8 @@ export class Connection {
     secure.once('secureConnect', () => {
       const verdict = dane && verifyChain(chainOf(secure), dane, clock.now());
       if (verdict?.isVerified === false) this.destroy(verdict.reason);
-      else this.tls = `${secure.getProtocol() ?? 'TLS'}:${secure.getCipher().name}`;
+      else
+        this.tls = `${secure.getProtocol() ?? 'TLS'}:${secure.getCipher().name}${isProved ? ` verified by ${demand}` : ''}`;
     });
     await this.#until(() => this.tls !== undefined, timeouts.handshake, 'the TLS handshake took too long');
     if (this.tls !== undefined) this.#place?.progressed();

@@ -1,12 +1,12 @@
 // The DNS records that a domain needs so that its mail is taken and believed: what they are, and whether they are there.
 // Promises: nothing is invented: what only the operator can know (the address of the server, the words of a relay) is left to a
 // note. A record that serves the same purpose in other words is ok. DNS that cannot tell is 'unknown', never 'missing'.
-// RFC 5321 §5.1 (MX), RFC 7208 (SPF), RFC 6376 (DKIM), RFC 9989 (DMARC), RFC 8461 (MTA-STS), RFC 8460 (TLS reports).
+// RFC 5321 §5.1 (MX), RFC 7208 (SPF), RFC 6376 (DKIM), RFC 9989 (DMARC), RFC 8461 (MTA-STS), RFC 8460 (TLS reports), RFC 7672 (DANE).
 import { createHash } from 'node:crypto';
 import { isIPv6 } from 'node:net';
 import { reverseName } from '../dns/reverse-name.ts';
 import type { ListedKey, WantedRecord } from '../mail/admin.ts';
-import type { Answer, Dns } from '../system/dns.ts';
+import type { Dns, TlsaRecord } from '../system/dns.ts';
 
 export type Facts = Readonly<{
   domain: string;
@@ -14,6 +14,16 @@ export type Facts = Readonly<{
   /** Mail for others goes through a relay: then other servers never see this one. */
   isRelayed: boolean;
   keys: readonly ListedKey[];
+  certificate: ShownCertificate;
+}>;
+/** What the server shows to others. */
+export type ShownCertificate = Readonly<{
+  /** SHA-256 of its public key, in hexadecimal. */
+  digest: string;
+  /** Whether the next certificate has the same key. */
+  keyLasts: boolean;
+  /** Whether a server that looks at these records takes it. */
+  fits: (records: readonly TlsaRecord[]) => boolean;
 }>;
 type Wanted = Pick<WantedRecord, 'name' | 'type' | 'value' | 'note'> & {
   readonly ask: () => Promise<readonly string[]>;
@@ -26,8 +36,9 @@ const deadlineMs = 10_000;
 
 /** Every record of a domain, compared with what DNS has. */
 export async function checkRecords(facts: Facts, dns: Dns): Promise<readonly WantedRecord[]> {
-  const addresses = await inTime(() => dns.addresses(facts.hostname)).then(recordsOf, () => []);
-  return Promise.all(wantedRecords(facts, addresses, dns).map(check));
+  const ofHost = await inTime(() => dns.addresses(facts.hostname)).catch(() => undefined);
+  const tlsa = ofHost?.isAuthentic ? await tlsaRecord(facts, dns) : [];
+  return Promise.all([...wantedRecords(facts, ofHost?.records ?? [], dns), ...tlsa].map(check));
 }
 
 function wantedRecords(facts: Facts, addresses: readonly string[], dns: Dns): readonly Wanted[] {
@@ -128,6 +139,30 @@ function mtaSts({ domain, hostname }: Facts, dns: Dns): Wanted {
   };
 }
 
+/**
+ * The record that binds others to our certificate (DANE), for a host in a signed zone. One that a new key would make wrong is
+ * not asked for; where there are some, one of them has to fit, since no mail comes from servers that look at them otherwise.
+ */
+async function tlsaRecord({ hostname, certificate }: Facts, dns: Dns): Promise<readonly Wanted[]> {
+  const name = `_25._tcp.${hostname}`;
+  const look = async (): Promise<readonly TlsaRecord[]> => (await dns.tlsa(name)).records;
+  const { digest, keyLasts, fits } = certificate;
+  if (!keyLasts && (await inTime(look).catch(() => [])).length === 0) return [];
+  const shown = ({ usage, selector, matching, data }: TlsaRecord): string =>
+    `${usage} ${selector} ${matching} ${data.toString('hex')}`;
+  let found: readonly TlsaRecord[] = [];
+  return [
+    {
+      name: `${name}.`,
+      type: 'TLSA',
+      value: `3 1 1 ${digest}`,
+      ...(!keyLasts && { note: 'only where a new certificate has the same key' }),
+      ask: async () => (found = await look()).map(shown),
+      isEnough: () => fits(found),
+    },
+  ];
+}
+
 /** A TXT record. `kind`: which of those that stand there are meant; there must be exactly one, and it must fit. */
 function text(dns: Dns, name: string, value: string, kind: RegExp, isFit: (text: string) => boolean): Wanted {
   return {
@@ -157,8 +192,6 @@ function zoneLine({ name, type, value }: Pick<WantedRecord, 'name' | 'type' | 'v
   const strings = value.match(/.{1,255}/g) ?? [''];
   return `${name} IN ${type} ${type === 'TXT' ? strings.map(each => `"${each}"`).join(' ') : value}`;
 }
-
-const recordsOf = <T>({ records }: Answer<T>): readonly T[] => records;
 
 function inTime<T>(ask: () => Promise<T>): Promise<T> {
   const { promise: late, reject } = Promise.withResolvers<never>();

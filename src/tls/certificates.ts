@@ -33,19 +33,23 @@ const aeadAndCbc = `${aead}:ECDHE+AES+SHA384:ECDHE+AES+SHA256:ECDHE+AES+SHA1`;
 type SocketKind = 'smtp' | 'submission' | 'submissions';
 type Contexts = Readonly<Record<SocketKind, SecureContext>>;
 
+/** What other servers are shown: PEM, the server's own certificate first. `isOurs`: we have made the key, and keep it. */
+export type InUse = { readonly cert: string; readonly isOurs: boolean };
+
 /** The pair in use. One context serves all sockets of a kind: `new TLSSocket(socket, {isServer: true, secureContext})`. */
 export class Certificates {
   readonly #options: CertificateOptions;
   #contexts: Contexts | undefined;
   #seen = ''; // what was read last: each content is judged once
   #endsAt = Infinity; // when the pair in use expires, until that was told
+  #inUse: InUse = { cert: '', isOurs: true };
 
   /** Loads the configured pair or makes do with a self-signed one. Rejects only when that can neither be read nor kept. */
   static async open(options: CertificateOptions): Promise<Certificates> {
     const certificates = new Certificates(options);
     await certificates.check();
     if (certificates.#contexts) return certificates;
-    certificates.#take(await selfSigned(options));
+    certificates.#take(await selfSigned(options), true);
     options.log.warn({ folder: options.folder }, 'serving a self-signed certificate, which clients will not trust');
     return certificates;
   }
@@ -53,6 +57,10 @@ export class Certificates {
   private constructor(options: CertificateOptions) {
     this.#options = options;
     setInterval(() => void this.check(), 60_000).unref();
+  }
+
+  get inUse(): InUse {
+    return this.#inUse;
   }
 
   /** What the next handshake on a socket of that kind uses. */
@@ -79,7 +87,7 @@ export class Certificates {
   }
 
   /** Checks everything before it changes anything. Throws on a pair that is no good. */
-  #take(pair: Pair): void {
+  #take(pair: Pair, isOurs = false): void {
     const { minVersion, log } = this.#options;
     const key = withLineEnds(pair.key);
     // createSecureContext compares key and certificate only where both are of one type, such as RSA.
@@ -90,6 +98,7 @@ export class Certificates {
     const submission = createSecureContext({ ...common, ciphers: aead });
     const smtp = createSecureContext({ ...common, ciphers: aeadAndCbc });
     this.#contexts = { smtp, submission, submissions: submission };
+    this.#inUse = { cert, isOurs };
     if (isReordered)
       log.info({ leaf: leaf.subject }, 'the certificates were in another order: the one of the key comes first');
     this.#endsAt = leaf.validToDate.getTime();

@@ -82,7 +82,7 @@ export async function openInbound({ settings, steward, log, onReload }: Context,
   const inherited = (await steward?.started)?.sockets ?? [];
   const opened = ({ host, port }: Settings['listen'][number]) =>
     inherited.find(socket => socket.port === port && socket.host === host);
-  return new Listeners({
+  const listeners = new Listeners({
     sockets: settings.listen.map(socket => ({ ...socket, ...opened(socket) })),
     maxSessions,
     maxSessionsPerClient,
@@ -98,6 +98,7 @@ export async function openInbound({ settings, steward, log, onReload }: Context,
       return new Connection(socket, capturing?.service(service, socket) ?? service, caller, onClose);
     },
   });
+  return { listeners, certificates };
 }
 
 /** In a container a stranger may come through a proxy, with the address of the gateway: what that means is told once. */

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { reverseName } from '../../src/dns/reverse-name.ts';
-import { checkRecords } from '../../src/publish/records.ts';
+import { type ShownCertificate, checkRecords } from '../../src/publish/records.ts';
 import type { Dns } from '../../src/system/dns.ts';
 import { answerOf, noSuch, nullDns } from '../contract/null-dns.ts';
 
@@ -16,7 +16,19 @@ const key = {
   record: `v=DKIM1; k=rsa; p=${'A'.repeat(392)}`,
 } as const;
 const { record: _, ...retired } = { ...key, selector: 'r0', state: 'retired', signs: false } as const;
-const facts = { domain: 'example.com', hostname: 'mail.example.com', isRelayed: false, keys: [key, retired] };
+const digest = 'ab'.repeat(32);
+const certificate: ShownCertificate = {
+  digest,
+  keyLasts: true,
+  fits: records => records.some(({ usage, data }) => usage === 3 && data.toString('hex') === digest),
+};
+const facts = {
+  domain: 'example.com',
+  hostname: 'mail.example.com',
+  isRelayed: false,
+  keys: [key, retired],
+  certificate,
+};
 
 /** A DNS with these TXT records, and the usual host. */
 const dnsWith = (texts: Readonly<Record<string, readonly string[]>>, more: Partial<Dns> = {}): Dns =>
@@ -107,6 +119,39 @@ describe('the records of a domain', () => {
     assert.ok(!all.some(({ type, name }) => type === 'PTR' || (type === 'TXT' && name === 'mail.example.com.')));
     assert.match(all.find(({ value }) => value.startsWith('v=spf1'))?.note ?? '', /relay/);
   });
+
+  describe('for DANE, where the zone of the host is signed', () => {
+    const addresses = async () => ({ ...answerOf(['192.0.2.25']), isAuthentic: true });
+    const tlsaOf = async (data: string | undefined, keyLasts = true) => {
+      const records =
+        data === undefined ? [] : [{ usage: 3, selector: 1, matching: 1, data: Buffer.from(data, 'hex') }];
+      const tlsa = async () => (records.length > 0 ? answerOf(records) : Promise.reject(noSuch('ENOTFOUND')));
+      const dns = dnsWith(good, { addresses, tlsa });
+      const all = await checkRecords({ ...facts, certificate: { ...certificate, keyLasts } }, dns);
+      return all.find(({ type }) => type === 'TLSA');
+    };
+
+    it('binds others to our own key', async () => {
+      const wanted = { name: '_25._tcp.mail.example.com.', value: `3 1 1 ${digest}` };
+      const { name, value, zone, status } = (await tlsaOf(digest)) ?? {};
+      assert.deepEqual({ name, value, status }, { ...wanted, status: 'ok' });
+      assert.equal(zone, `${wanted.name} IN TLSA ${wanted.value}`);
+      assert.equal((await tlsaOf(undefined))?.status, 'missing');
+    });
+
+    it('that bind others to another key differ, whoever made the certificate', async () => {
+      for (const keyLasts of [true, false]) {
+        const { status, found } = (await tlsaOf('00'.repeat(32), keyLasts)) ?? {};
+        assert.deepEqual({ status, found }, { status: 'differs', found: [`3 1 1 ${'00'.repeat(32)}`] });
+      }
+    });
+
+    it('are not asked for where the next certificate may have another key', async () =>
+      assert.equal(await tlsaOf(undefined, false), undefined));
+  });
+
+  it('are not asked for DANE where DNS does not say that the zone is signed', async () =>
+    assert.ok(!(await told(dnsWith(good))).some(line => line.startsWith('TLSA'))));
 
   it('stand in a zone file in strings of 255, and on one line whole', async () => {
     const all = await checkRecords(facts, dnsWith(good));
