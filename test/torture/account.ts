@@ -19,6 +19,8 @@ export type Letter = {
   readonly isNotified: boolean;
   /** Lines end in CRLF. */
   readonly text: string;
+  /** The lines that the server writes in front of it at that place, where they are not the usual ones. */
+  readonly trace?: ((place: string) => RegExp) | undefined;
   /** To the final dot, or the refusal on the way there; unset: the session ended before. */
   reply?: string;
 };
@@ -36,6 +38,16 @@ export const mailSettings = (place: Place): Record<string, string> => ({
   SLIM_TRUSTED_NETWORKS: '127.0.0.0/8',
   SLIM_RETRY: '1s',
 });
+
+/** `trace` as in `Letter`. */
+export type Writing = {
+  readonly octets?: number;
+  readonly isNotified?: boolean;
+  readonly sign?: (text: string) => string;
+  readonly trace?: Letter['trace'];
+};
+/** Of mail that is neither judged nor signed, in a mailbox or at the next hop. */
+const usualTrace = /^(?:Return-Path: <[^>]*>\n)?(?:Delivered-To: .*\n)*Received: from [^]*\sid \w+[^]*; .* \+0000\n$/;
 
 export type Account = {
   /** Copies that were acknowledged, and are neither delivered nor queued. */
@@ -65,8 +77,9 @@ export class Ledger {
     this.#sink = sink;
   }
 
-  /** Of `octets` or a little more. */
-  write(from: string, to: readonly string[], { octets = 400, isNotified = false } = {}): Letter {
+  /** Of `octets` or a little more. `sign`: gives a line to put in front of the text. */
+  write(from: string, to: readonly string[], how: Writing = {}): Letter {
+    const { octets = 400, isNotified = false, sign = () => '', trace } = how;
     const mark = `m${this.letters.length}-${to.length}`;
     const head = [
       `X-Mark: ${mark}`,
@@ -81,7 +94,8 @@ export class Ledger {
       lines.push(line % 50 === 49 ? text.repeat(20) : text);
       size += (lines.at(-1)?.length ?? 0) + 2;
     }
-    const letter: Letter = { mark, from, to, isNotified, text: `${lines.join('\r\n')}\r\nend of ${mark}\r\n` };
+    const plain = `${lines.join('\r\n')}\r\nend of ${mark}\r\n`;
+    const letter: Letter = { mark, from, to, isNotified, text: sign(plain) + plain, trace };
     this.letters.push(letter);
     return letter;
   }
@@ -154,16 +168,14 @@ export class Ledger {
   #judge(letter: Letter, place: string, content: string): string[] {
     const boundary = /^From: Mail Delivery System[^]*\tboundary="([^"]*)"\n/m.exec(content)?.[1];
     if (boundary !== undefined) {
-      if (!/^(?:Delivered-To: .*\n)*Return-Path: <>\n/.test(content) || !content.endsWith(`\n--${boundary}--\n`))
-        return [];
+      if (!content.startsWith('Return-Path: <>\n') || !content.endsWith(`\n--${boundary}--\n`)) return [];
       const told = content.matchAll(/^Final-Recipient: rfc822; ?(\S+)\nAction: (\w+)\n/gm);
       return [...told].map(([, to, action]) => `${letter.mark} ${action} ${to}`);
     }
     const text = letter.text.replaceAll('\r\n', '\n');
     const trace = content.slice(0, content.length - text.length);
-    const isOurs =
-      /^(?:Delivered-To: .*\n)*(?:Return-Path: <[^>]*>\n)?Received: from [^]*\sid \w+[^]*; .* \+0000\n$/.test(trace);
-    if (!isOurs || !content.endsWith(text)) return [];
+    const isOurs = letter.trace?.(place) ?? usualTrace;
+    if (!isOurs.test(trace) || !content.endsWith(text)) return [];
     return [`${letter.mark} in ${place}`];
   }
 }

@@ -7,9 +7,9 @@ import { chmodSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { eventually } from '../integration/client.ts';
-import { type Account, Ledger, age, begin, leftovers, mailSettings, settle } from './account.ts';
+import { type Account, Ledger, age, begin, leftovers, settle } from './account.ts';
 import { type Point, type Series, killAt, pointsOf, watch } from './crash-points.ts';
-import { scenario } from './crash-scenario.ts';
+import type { Play } from './crash-scenario.ts';
 import { Sink } from './crash-sink.ts';
 import { type Place, user } from './server.ts';
 
@@ -25,16 +25,17 @@ export type Sum = { runs: number; kills: number; acknowledged: number; copies: n
 export const nothing = (): Sum => ({ runs: 0, kills: 0, acknowledged: 0, copies: 0, twice: 0 });
 
 /** What the server does in the scenario, undisturbed. TORTURE_CALLS (`fsync|MainThread write`): of that alone. */
-export async function findSeries(place: Place): Promise<Series[]> {
+export async function findSeries(play: Play, place: Place): Promise<Series[]> {
   const sink = await Sink.make();
   const ledger = new Ledger(place, sink);
-  const server = await begin(place, { ...oneThread, ...mailSettings(place), ...sink.settings });
+  const server = await begin(place, { ...oneThread, ...play.settings(place, sink) });
   const watched = await watch(server);
-  assert.ok(await scenario(ledger, place, sink, server), server.log());
+  assert.ok(await play.run(ledger, place, sink, server), server.log());
   const series = await watched.stop();
   sink.down();
   assert.equal(await server.ended, 0, server.log());
   assert.deepEqual([ledger.twice(), leftovers(place)], [[], []], 'undisturbed');
+  await play.check?.(place, sink);
   for (const call of ['fsync', 'write', 'rename'])
     assert.ok(
       series.some(each => each.call === call),
@@ -61,31 +62,41 @@ export function scratch(undo: (undo: () => Promise<void>) => void): string {
   return join(folder, 'own');
 }
 
-/** A folder beside that of `place`, with nothing in it but a certificate, which takes time to make. */
+/** A folder beside that of `place`, with nothing in it but a certificate and keys that sign, which take time to make. */
 export function fresh(place: Place, name: string, folder = join(dirname(place.folder), name)): Place {
   rmSync(join(folder, 'mail'), { recursive: true, force: true });
   rmSync(join(folder, 'data'), { recursive: true, force: true });
   const made = place.another(folder);
   execFileSync('mkdir', [join(folder, 'data')]);
-  execFileSync('cp', ['-a', join(place.folder, 'data', 'tls'), join(folder, 'data')]);
+  for (const keys of ['tls', 'dkim']) {
+    const kept = join(place.folder, 'data', keys);
+    if (existsSync(kept)) execFileSync('cp', ['-a', kept, join(folder, 'data')]);
+  }
   if (user.uid !== undefined) execFileSync('chown', [`${user.uid}:${user.gid}`, join(folder, 'data')]);
   return made;
 }
 
 /** `onEnd`: what else happens before the restart. Whether the server was ended at that point. */
-export async function crash(where: Place, point: Point, sum: Sum, onEnd?: () => Promise<void>): Promise<boolean> {
+export async function crash(
+  play: Play,
+  where: Place,
+  point: Point,
+  sum: Sum,
+  onEnd?: () => Promise<void>,
+): Promise<boolean> {
   const sink = await Sink.make();
   const ledger = new Ledger(where, sink);
-  const settings = { ...mailSettings(where), ...sink.settings };
+  const settings = play.settings(where, sink);
   const server = await begin(where, { ...oneThread, ...settings });
   const trace = await killAt(server, point);
-  await scenario(ledger, where, sink, server);
+  await play.run(ledger, where, sink, server);
   await trace.detach();
   const isHit = server.process.signalCode === 'SIGKILL';
   await server.kill();
   await onEnd?.();
   await sink.up();
   await recover(ledger, where, settings, `SIGKILL at ${point.call} ${point.at} of ${point.thread}`, sum);
+  await play.check?.(where, sink);
   sink.down();
   if (isHit) sum.kills += 1;
   return isHit;

@@ -2,9 +2,24 @@
 // breaks off), queues while the next hop is down, delivers when it is up, bounces, sends on what comes then, and stops. The same each time, in one session and then in six.
 import { setTimeout } from 'node:timers/promises';
 import { dial } from '../integration/client.ts';
-import { type Letter, type Ledger, send, sendAlone, waiting } from './account.ts';
+import { type Letter, type Ledger, mailSettings, send, sendAlone, waiting } from './account.ts';
 import type { Sink } from './crash-sink.ts';
 import type { Place, Server } from './server.ts';
+
+/** What a server does in each run of the crash points, always the same. */
+export type Play = {
+  settings(place: Place, sink: Sink): Record<string, string>;
+  /** At its end the server has ended. Whether all was in its place, and nothing queued, before SIGTERM. */
+  run(ledger: Ledger, place: Place, sink: Sink, server: Server): Promise<boolean>;
+  /** What else must be true of all that the next hop has taken. */
+  check?(place: Place, sink: Sink): Promise<void>;
+};
+
+/** Mail that is neither judged nor signed. */
+export const mail: Play = {
+  settings: (place, sink) => ({ ...mailSettings(place), ...sink.settings }),
+  run: scenario,
+};
 
 const anton = 'anton@example.com';
 const large = { octets: 400_000 };
@@ -13,23 +28,25 @@ const large = { octets: 400_000 };
 export async function scenario(ledger: Ledger, place: Place, sink: Sink, server: Server): Promise<boolean> {
   await receive(ledger, server);
   if (!server.hasEnded()) await sink.up();
-  const settled = async (): Promise<boolean> => {
-    const end = Date.now() + 60_000;
-    let isSettled = false;
-    while (!isSettled && !server.hasEnded() && Date.now() < end) {
-      await setTimeout(50);
-      isSettled = ledger.missing().length === 0 && (await waiting(place).catch(() => [''])).length === 0;
-    }
-    return isSettled;
-  };
-  let isSettled = await settled();
+  let isSettled = await settled(ledger, place, server);
   // What leaves at once is in the journal alone.
   const direct = [['v@peer.example'], ['w@peer.example', 'berta@example.com'], ['refused3@peer.example']] as const;
   if (isSettled) {
     await Promise.all(direct.map(to => sendAlone(server.port, ledger.write(anton, to))));
-    isSettled = await settled();
+    isSettled = await settled(ledger, place, server);
   }
   await server.stop();
+  return isSettled;
+}
+
+/** Whether all is in its place and nothing waits, after a minute at most. */
+export async function settled(ledger: Ledger, place: Place, server: Server): Promise<boolean> {
+  const end = Date.now() + 60_000;
+  let isSettled = false;
+  while (!isSettled && !server.hasEnded() && Date.now() < end) {
+    await setTimeout(50);
+    isSettled = ledger.missing().length === 0 && (await waiting(place).catch(() => [''])).length === 0;
+  }
   return isSettled;
 }
 

@@ -11,7 +11,7 @@ import { Ledger, age, begin, mailSettings, settle, waiting } from './account.ts'
 import { chance, load } from './crash-load.ts';
 import type { Series } from './crash-points.ts';
 import { crash, crashEverywhere, findSeries, fresh, isAll, nothing, oneThread, recover, scratch } from './crash-run.ts';
-import { receive } from './crash-scenario.ts';
+import { mail, receive } from './crash-scenario.ts';
 import { Sink } from './crash-sink.ts';
 import { type Place, openPlace, undoing } from './server.ts';
 
@@ -22,12 +22,12 @@ let series: Series[];
 
 before(async () => {
   place = await openPlace(undo, scratch(undo));
-  series = await findSeries(place);
+  series = await findSeries(mail, place);
 });
 
 test('SIGKILL at each call that changes files or tells somebody', { timeout }, async t => {
   const sum = nothing();
-  await crashEverywhere(series, 10, 5, (lane, point) => crash(fresh(place, `lane${lane}`), point, sum));
+  await crashEverywhere(series, 10, 5, (lane, point) => crash(mail, fresh(place, `lane${lane}`), point, sum));
   t.diagnostic(series.map(({ thread, call, count }) => `${thread} ${call} ${count}`).join(', '));
   t.diagnostic(JSON.stringify(sum));
   assert.ok(sum.kills >= sum.runs * 0.7, 'most points are still reached');

@@ -12,6 +12,7 @@ import { Ledger, begin, mailSettings } from './account.ts';
 import { chance, load } from './crash-load.ts';
 import type { Series } from './crash-points.ts';
 import { crash, crashEverywhere, findSeries, fresh, isAll, nothing, recover } from './crash-run.ts';
+import { mail } from './crash-scenario.ts';
 import { Sink } from './crash-sink.ts';
 import { type Disk, openDisk } from './power-disk.ts';
 import { type Place, openPlace, undoing } from './server.ts';
@@ -27,7 +28,7 @@ before(async () => {
   for (let lane = 0; lane < lanes; lane += 1)
     disks.push(await openDisk(undo, fs.mkdtempSync(join(tmpdir(), 'slimsmtp-power-')), 96 << 20));
   place = await openPlace(undo);
-  series = await findSeries(place);
+  series = await findSeries(mail, place);
 });
 
 const disk = (lane = 0): Disk => disks[lane] ?? assert.fail();
@@ -59,7 +60,9 @@ test('the disk forgets what was not synced, and nothing else', async () => {
 
 test('the power fails at each call that changes files or tells somebody', { timeout }, async t => {
   const sum = nothing();
-  await crashEverywhere(series, 4, lanes, async (lane, point) => crash(await onDisk(lane), point, sum, disk(lane).cut));
+  await crashEverywhere(series, 4, lanes, async (lane, point) =>
+    crash(mail, await onDisk(lane), point, sum, disk(lane).cut),
+  );
   t.diagnostic(JSON.stringify(sum));
   assert.ok(sum.kills >= sum.runs * 0.7, 'most points are still reached');
 });

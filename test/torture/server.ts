@@ -27,6 +27,8 @@ export const user = process.getuid?.() === 0 ? { uid: 6252, gid: 6252 } : {};
 export type Server = {
   readonly port: number;
   readonly submissionPort: number;
+  /** TLS from the first octet on. */
+  readonly submissionsPort: number;
   readonly process: ChildProcess;
   /** All that it has said so far. */
   log(): string;
@@ -99,7 +101,9 @@ export async function openPlace(after: (undo: () => Promise<void>) => void, fold
       },
       async start(settings = {}, { prefix = [], ports, isPatient = false } = {}) {
         const [port, submissionPort] = ports ?? [await freePort(), await freePort()];
-        const SLIM_LISTEN = `smtp://127.0.0.1:${port} submission://127.0.0.1:${submissionPort}`;
+        const submissionsPort = await freePort();
+        const at = (kind: string, itsPort: number): string => `${kind}://127.0.0.1:${itsPort}`;
+        const SLIM_LISTEN = `${at('smtp', port)} ${at('submission', submissionPort)} ${at('submissions', submissionsPort)}`;
         const [program = '', ...parameters] = [...prefix, node, ...flags, bundle, 'serve'];
         const child = spawn(program, parameters, {
           cwd: own,
@@ -134,6 +138,7 @@ export async function openPlace(after: (undo: () => Promise<void>) => void, fold
         const server: Server = {
           port,
           submissionPort,
+          submissionsPort,
           process: child,
           log,
           hasEnded: () => child.exitCode !== null || child.signalCode !== null,

@@ -12,7 +12,7 @@ import { type Client, dial, eventually } from '../integration/client.ts';
 import { Ledger, type Letter, begin, leftovers, mailSettings, send, settle } from './account.ts';
 import { type Fault, type Series, failAt, pointsOf, watch } from './crash-points.ts';
 import { findSeries, fresh, isAll, judge, nothing, oneThread, recover, scratch } from './crash-run.ts';
-import { scenario } from './crash-scenario.ts';
+import { mail, scenario } from './crash-scenario.ts';
 import { Sink } from './crash-sink.ts';
 import { openDisk } from './power-disk.ts';
 import { type Place, type Server, freePort, openPlace, undoing, user } from './server.ts';
@@ -143,7 +143,7 @@ test(
 );
 
 test('one call fails: nobody hears 250 of what is not kept, and what is kept arrives', { timeout }, async t => {
-  const series = (await findSeries(place)).filter(isOfFiles);
+  const series = (await findSeries(mail, place)).filter(isOfFiles);
   const points = pointsOf(series, isAll ? Infinity : 5).flatMap((point, index) => {
     const failures = failuresOf(point.call);
     return (isAll ? failures : [failures[index % failures.length] ?? 'EIO']).map(failure => ({ point, failure }));

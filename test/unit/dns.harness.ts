@@ -25,7 +25,8 @@ export type NameServer = {
   readonly ports: Set<number>;
 };
 
-export async function serveDns(t: TestContext, answering: Answering): Promise<NameServer> {
+/** `t.after` undoes it. */
+export async function serveDns(t: Pick<TestContext, 'after'>, answering: Answering): Promise<NameServer> {
   const asked: string[] = [];
   const ports = new Set<number>();
   const hear = (octets: Buffer, isTcp: boolean): Buffer[] => {
