@@ -15,6 +15,7 @@ import { account } from './account.ts';
 import { introduce, makeDotenv } from './demo.ts';
 import { dkim } from './dkim.ts';
 import { dns } from './dns.ts';
+import { doctor } from './doctor.ts';
 import { queue } from './queue.ts';
 import { type Flags, UsageError, one, print, readPassword } from './terminal.ts';
 import { verify } from './verify.ts';
@@ -37,6 +38,7 @@ const help = `SlimSMTP: a small SMTP server. Usage: slimsmtp [VERB] [--json] [--
   queue show ID               one of them, with what became of each recipient
   queue retry|hold|release|remove ID     or --domain DOMAIN, --sender ADDRESS, --all; all but retry without a server too
   dns [DOMAIN]                the DNS records that the domain needs, and whether they are there
+  doctor                      what is wrong, and the line that mends it; 0 where there is nothing to do
   dkim list [DOMAIN]          the keys that sign outgoing mail, and their states
   dkim rotate DOMAIN          make new ones; they sign once their records are in DNS
   schema                      the statements that make the tables of SLIM_QUEUE=@POSTGRESQL, for a database owner
@@ -79,6 +81,8 @@ export async function run(words: readonly string[], flags: Flags, environment: E
       return verify(one(rest), flags, settings());
     case 'dns':
       return dns(rest, flags, settings());
+    case 'doctor':
+      return doctor(flags, settings);
     case 'dkim':
       return dkim(rest, flags, settings());
     case 'schema':
