@@ -23,10 +23,10 @@ export async function checkRelay(relay: Relay, { hostname, clock, random, ...nam
   let last: Finding | undefined;
   for await (const server of findServers({ kind: 'relay' }, options, () => false)) {
     if ('refusal' in server) continue;
-    const { use, minVersion } = server.tls;
+    const { use } = server.tls;
     const isSecure = use === 'implicit';
     const terms = { hostname, isSecure, startTls: isSecure ? 'never' : use, credentials } as const;
-    const secureContext = createSecureContext({ minVersion });
+    const secureContext = createSecureContext({ minVersion: 'TLSv1.2' });
     const socket = connect({ host: server.address, port: server.port });
     const opened = await new Connection(socket, { server, terms, secureContext, timeouts, clock }).open(place);
     const where = `${relay.host}:${relay.port}`;
