@@ -47,7 +47,7 @@ export async function openCapture(context: Context, isFirstStart: boolean, contr
   const onChange = (change: Change): void => web?.tell(change);
   const keeper = new Keeper({ folder, keep, onChange, log });
   const none = { prepare: () => Promise.reject(new CannotTell('nothing is sent where mail is captured')) };
-  const listeners = await openInbound(
+  const { listeners } = await openInbound(
     context,
     {
       ...routing,
