@@ -127,7 +127,9 @@ export async function createCertificate({ hostname, clock, random }: Subject): P
   // metadata. None has: a polyfill (1,800 lines) would give the same answers.
   for (const name of ['getMetadata', 'getOwnMetadata', 'defineMetadata'])
     if (!Reflect.has(Reflect, name)) Reflect.set(Reflect, name, () => undefined);
-  const x509 = await import('@peculiar/x509');
+  const found = await import('@peculiar/x509');
+  // In the split bundle, a package of CommonJS has its names in `default` alone.
+  const x509 = ('default' in found ? found.default : found) as typeof found;
   const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
   const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
   const certificate = await x509.X509CertificateGenerator.createSelfSigned({
