@@ -21,14 +21,9 @@ export function inlineSource(entry: string, verifier: Verifier, mainDomain: stri
   return async ({ keys }) => (key !== undefined && keys.includes(key) ? found : undefined);
 }
 
-/** The password of that very name as SLIM_USERS has it; undefined: none was made. `folder` is SLIM_DATA/state. */
-export function readGenerated(folder: string, name: string): string | undefined {
-  return read(folder).get(name);
-}
-
 /** The passwords of all names that ever got one; `names` that have none get one now. */
 export function generate(folder: string, names: readonly string[], random: Random): ReadonlyMap<string, string> {
-  const kept = read(folder);
+  const kept = readGenerated(folder);
   const missing = names.filter(name => !kept.has(name));
   if (missing.length === 0) return kept;
   for (const name of missing) kept.set(name, Array.from({ length: 20 }, () => alphabet[random.below(31)]).join(''));
@@ -38,7 +33,8 @@ export function generate(folder: string, names: readonly string[], random: Rando
   return kept;
 }
 
-function read(folder: string): Map<string, string> {
+/** The passwords that were made, by the names as SLIM_USERS has them. `folder` is SLIM_DATA/state. */
+export function readGenerated(folder: string): Map<string, string> {
   const path = join(folder, 'passwords');
   const lines = existsSync(path) ? readFileSync(path, 'utf8').split('\n').filter(Boolean) : [];
   return new Map(lines.map(line => [line.slice(0, line.lastIndexOf(':')), line.slice(line.lastIndexOf(':') + 1)]));

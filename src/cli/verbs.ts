@@ -141,7 +141,7 @@ async function auth(name: string, flags: Flags, settings: Settings): Promise<num
 }
 
 function showPassword(name: string, flags: Flags, settings: Settings): number {
-  const password = readGenerated(join(settings.dataFolder, 'state'), name);
+  const password = readGenerated(join(settings.dataFolder, 'state')).get(name);
   if (password === undefined)
     throw new Error(`no password was made for ${name}: @GENERATE makes it when the server starts`);
   return print(flags, { password }, () => password);

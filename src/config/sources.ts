@@ -61,17 +61,14 @@ type Place = { readonly given: Variables; readonly originOf: (name: string) => s
 export function collect({ variables, dotenvFile }: Environment, readings: ReadonlyMap<string, Reading>) {
   const problems: string[] = [];
   const remarks: Remark[] = [];
+  const remark = (level: Remark['level'], names: readonly string[], text: string): void => {
+    if (names.length > 0) remarks.push({ level, fields: { variables: names }, text });
+  };
   const links = serviceLinks(variables);
-  if (links.size > 0) {
-    const text = 'variables that Kubernetes sets for a service are no settings: ignored';
-    remarks.push({ level: 'info', fields: { variables: [...links] }, text });
-  }
+  remark('info', [...links], 'variables that Kubernetes sets for a service are no settings: ignored');
   const { values: dotenv, interpolated } = readDotenv(dotenvFile, problems);
-  if (interpolated.length > 0) {
-    const text =
-      '.env: docker compose would replace what follows a $ in these variables: put the value in single quotes';
-    remarks.push({ level: 'warn', fields: { variables: interpolated }, text });
-  }
+  const dollar = 'docker compose would replace what follows a $ in these variables: put the value in single quotes';
+  remark('warn', interpolated, `.env: ${dollar}`);
   const environment = Object.fromEntries(Object.entries(variables).filter(([name]) => !links.has(name)));
   const places: readonly Place[] = [
     { given: environment, originOf: () => 'environment', suffix: '' },

@@ -527,37 +527,37 @@ describe('@GENERATE', () => {
 
   test('makes a password once, for its owner to read, and logs nothing', async t => {
     const { chain, folder, lines } = await openLogins(t, { users });
-    const password = readGenerated(folder, 'demo') ?? '';
+    const password = readGenerated(folder).get('demo') ?? '';
     assert.match(password, /^[a-km-np-z2-9]{20}$/);
-    assert.notEqual(readGenerated(folder, 'demo@example.net'), password);
-    assert.equal(readGenerated(folder, 'other'), undefined);
+    assert.notEqual(readGenerated(folder).get('demo@example.net'), password);
+    assert.equal(readGenerated(folder).get('other'), undefined);
     assert.equal(statSync(join(folder, 'passwords')).mode & 0o777, 0o600);
     assert.deepEqual(lines, []);
     assert.equal((await scram(chain, 'demo', password)).reply, replies.loggedIn);
     assert.equal(
-      (await plain(chain, 'demo@example.net', readGenerated(folder, 'demo@example.net') ?? '')).reply,
+      (await plain(chain, 'demo@example.net', readGenerated(folder).get('demo@example.net') ?? '')).reply,
       replies.loggedIn,
     );
   });
 
   test('keeps it over restarts, and when another name comes or one goes', async t => {
     const { folder } = await openLogins(t, { users });
-    const [password, written] = [readGenerated(folder, 'demo'), readFileSync(join(folder, 'passwords'), 'utf8')];
+    const [password, written] = [readGenerated(folder).get('demo'), readFileSync(join(folder, 'passwords'), 'utf8')];
     const { ino } = statSync(join(folder, 'passwords'));
     await openLogins(t, { users, folder });
     assert.equal(statSync(join(folder, 'passwords')).ino, ino);
     assert.equal(readFileSync(join(folder, 'passwords'), 'utf8'), written);
     await openLogins(t, { users: [{ kind: 'generate', name: 'new' }], folder });
-    assert.ok(readGenerated(folder, 'new'));
-    assert.equal(readGenerated(folder, 'demo'), password);
+    assert.ok(readGenerated(folder).get('new'));
+    assert.equal(readGenerated(folder).get('demo'), password);
   });
 
   test('no file, no password', async t => {
     const { folder } = await openLogins(t, { users });
     writeFileSync(join(folder, 'passwords'), '');
-    assert.equal(readGenerated(folder, 'demo'), undefined);
+    assert.equal(readGenerated(folder).get('demo'), undefined);
     rmSync(join(folder, 'passwords'));
-    assert.equal(readGenerated(folder, 'demo'), undefined);
+    assert.equal(readGenerated(folder).get('demo'), undefined);
   });
 });
 
