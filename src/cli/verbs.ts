@@ -4,7 +4,6 @@ import { readGenerated } from '../auth/inline.ts';
 import { type Settings, SettingsError, describeSettings, loadSettings } from '../config/settings.ts';
 import type { Environment } from '../config/sources.ts';
 import { ask } from '../control/client.ts';
-import type { Request } from '../control/requests.ts';
 import { controlPath, serve, serveForSteward } from '../main.ts';
 import { formatVerifier, makeVerifier } from '../sasl/scram.ts';
 import { runPam } from '../steward/pam.ts';
@@ -52,16 +51,15 @@ export async function run(words: readonly string[], flags: Flags, environment: E
   if (flags.help) return print(flags, help);
   if (flags.version) return print(flags, version);
   const settings = (): Settings => loadSettings(environment);
+  // By these the server starts its own processes.
+  if ((verb === 'network' || verb === 'pam') && !process.send) throw new UsageError(`${verb} is not for people`);
   switch (verb) {
-    case 'serve': {
+    case 'serve':
       if (flags.demo) makeDotenv();
       return start(flags, environment);
-    }
     case 'network':
-      refuseToPeople(verb);
       return serveForSteward(loaded => flags.demo && introduce(loaded));
     case 'pam':
-      refuseToPeople(verb);
       return runPam();
     case 'config':
       return print(flags, describeSettings(environment), rows =>
@@ -108,20 +106,13 @@ async function start(flags: Flags, environment: Environment): Promise<number> {
   }
 }
 
-/** The verbs by which the server starts its own processes. */
-function refuseToPeople(verb: string): void {
-  if (!process.send) throw new UsageError(`${verb} is not for people`);
-}
-
-const askServer = <R extends Request>(settings: Settings, request: R) => ask(controlPath(settings), request);
-
 async function resolve(address: string, flags: Flags, settings: Settings): Promise<number> {
-  const answer = await askServer(settings, { verb: 'resolve', address });
+  const answer = await ask(controlPath(settings), { verb: 'resolve', address });
   return print(flags, answer, ({ steps }) => steps.join('\n'), answer.code === 250);
 }
 
 async function health(flags: Flags, settings: Settings): Promise<number> {
-  const answer = await askServer(settings, { verb: 'health' });
+  const answer = await ask(controlPath(settings), { verb: 'health' });
   const isHealthy = answer.listening && answer.writable && answer.unwritable.length === 0;
   const degradedOr = answer.database === 'down' ? 'degraded' : 'healthy';
   const word = isHealthy ? degradedOr : 'unhealthy';
@@ -135,7 +126,7 @@ async function health(flags: Flags, settings: Settings): Promise<number> {
 
 async function auth(name: string, flags: Flags, settings: Settings): Promise<number> {
   const password = await readPassword(`Password for ${name}: `);
-  const answer = await askServer(settings, { verb: 'auth', name, password });
+  const answer = await ask(controlPath(settings), { verb: 'auth', name, password });
   const toText = ({ ok, source }: typeof answer): string => `this login ${ok ? 'works' : 'is refused'} (${source})`;
   return print(flags, answer, toText, answer.ok);
 }
