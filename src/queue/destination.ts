@@ -9,7 +9,7 @@
 // right after one round. Each twentieth success adds a session. Nothing of that counts as an attempt for the message,
 // which is tried again at once. Where the refused session was the only one, it is tried again after 1, 2, 4, 8 and 16
 // seconds; then it counts as not reached.
-import type { Delivery } from '../mail/message.ts';
+import type { Delivery, NextHop } from '../mail/message.ts';
 
 /** Successes that add one session. */
 const successesForOneMore = 20;
@@ -49,8 +49,8 @@ export type Attempt = Readonly<{
   reason?: Delivery | undefined;
 }>;
 
-/** Attempts at once for mail that stays here: SLIM_MAX_SESSIONS_OUT is for other servers. */
-export const maxAttemptsHere = 20;
+/** Attempts at once: SLIM_MAX_SESSIONS_OUT is for other servers, and 20 are for mail that stays here. */
+export const attemptsAt = ({ kind }: NextHop, maxSessions: number): number => (kind === 'here' ? 20 : maxSessions);
 
 /** Why nothing is tried there now, a sentence; undefined: it may be. */
 export function explainState(failures: number, isBlocked: boolean, reason: Delivery | undefined): string | undefined {

@@ -41,7 +41,7 @@ import type { QueueStore, StoredEntry } from '../mail/queue-store.ts';
 import { describe, order } from './admin.ts';
 import { type AttemptOptions, carryOut } from './attempt.ts';
 import type { Found } from './destination.ts';
-import { Records, isOver, pending } from './records.ts';
+import { Records, isOver, newRecord, pending } from './records.ts';
 import type { Entry, Turn } from './job.ts';
 import { Schedule, type ScheduleOptions } from './schedule.ts';
 import type { Suspects } from './suspects.ts';
@@ -108,9 +108,7 @@ export class MailQueue implements Queue {
 
   async prepare(entry: QueueEntry, message: Message): Promise<Prepared> {
     if (this.#entries.has(entry.id)) throw new Error(`the queue has a message ${entry.id} already`);
-    const state = { attempts: 0, nextAt: this.#options.clock.now() };
-    const recipients = entry.recipients.map(recipient => ({ ...recipient, ...state }));
-    const record: StoredEntry = { ...entry, sizeBytes: message.sizeBytes, recipients };
+    const record = newRecord(entry, message.sizeBytes, this.#options.clock.now());
     const { commit, abort } = await this.#options.store.prepare(record, message);
     return { commit: async () => (await commit(), this.#begin(record)), abort };
   }

@@ -13,7 +13,7 @@
 // - full: it has all the attempts that it may have.
 // Open destinations are served one after the other, so that a long queue for one takes no more than its share. A
 // destination is forgotten with its last job.
-import { type NextHop, nextHopKey } from '../mail/message.ts';
+import { type NextHop, nextHopKey, nextHopOf } from '../mail/message.ts';
 import type { StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { sending } from './admin.ts';
@@ -23,9 +23,6 @@ import type { Destination, Entry, Job, Turn } from './job.ts';
 import { type Lane, Places, notices } from './places.ts';
 import { pending } from './records.ts';
 import { Trial } from './trial.ts';
-
-/** Attempts at once for mail that stays here: SLIM_MAX_SESSIONS_OUT is for other servers. */
-const maxAttemptsHere = 20;
 
 export type ScheduleOptions = Readonly<{
   /** All mail for other servers goes to one: one destination. */
@@ -183,9 +180,8 @@ export class Schedule {
       return `it waits until fewer sessions with ${waitsFor} are open`;
     }
     const { failures, blockedUntil, reason } = destination.state;
-    const said = reason === undefined ? '' : `: ${reason.status} ${reason.text}`;
-    if (failures > 0) return `it waits for the probe of its destination${said}`;
-    if (blockedUntil > now) return `it waits until its destination allows a session${said}`;
+    const why = destinations.explainState(failures, blockedUntil > now, reason);
+    if (why !== undefined) return why;
     return entry.isNotice ? 'it waits for its turn, as a notice' : 'it waits for its turn';
   }
 
@@ -221,9 +217,8 @@ export class Schedule {
     return job;
   }
 
-  #hop({ domain, routes }: StoredRecipient): NextHop {
-    if (routes) return { kind: 'here' };
-    return this.#options.isRelayed ? { kind: 'relay' } : { kind: 'domain', domain };
+  #hop(recipient: StoredRecipient): NextHop {
+    return nextHopOf(recipient, this.#options.isRelayed);
   }
 
   #destination(recipient: StoredRecipient): Destination {
@@ -232,7 +227,7 @@ export class Schedule {
     const found = this.#destinations.get(key);
     if (found) return found;
     const { retryMs, maxSessions } = this.#options;
-    const limits = { retryMs, maxSessions: hop.kind === 'here' ? maxAttemptsHere : maxSessions };
+    const limits = { retryMs, maxSessions: destinations.attemptsAt(hop, maxSessions) };
     const ready = { mail: new Set<Job>(), notice: new Set<Job>() };
     const state = destinations.unknownDestination(limits);
     const made: Destination = { hop, key, limits, ready, lastLane: 'notice', state, jobs: 0, running: 0 };

@@ -18,7 +18,7 @@ import { type Message, type QueueEntry, nextHopAt, nextHopKey, nextHopOf } from 
 import type { Prepared, Queue } from '../mail/ports.ts';
 import type { JobPlan, LeasedJob, SharedStore, StoredEntry } from '../mail/queue-store.ts';
 import { type AttemptOptions, type Turn, carryOut } from './attempt.ts';
-import { type DestinationState, type Limits, maxAttemptsHere, waitAfter } from './destination.ts';
+import { type DestinationState, type Limits, attemptsAt, waitAfter } from './destination.ts';
 import { type Occupied, Places } from './places.ts';
 import { join, planOf } from './plan.ts';
 import { newRecord, pending } from './records.ts';
@@ -227,7 +227,7 @@ export class SharedQueue implements Queue {
 
   #limitsOf(key: string): Limits {
     const { retryMs, maxSessions } = this.#options;
-    return { retryMs, maxSessions: nextHopAt(key).kind === 'here' ? maxAttemptsHere : maxSessions };
+    return { retryMs, maxSessions: attemptsAt(nextHopAt(key), maxSessions) };
   }
 
   /** Tells the other replicas what an attempt has shown of the back-off of a destination. */
