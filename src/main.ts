@@ -90,6 +90,7 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
     settings,
     steward,
     log,
+    listen: undefined,
     dns: openDns({ servers: settings.resolver }),
     onReload: act => orders.reloads.push(act),
   };

@@ -25,7 +25,7 @@ export async function verify(file: string, flags: Flags, settings: Settings): Pr
   const { hostname, verify: mode } = settings;
   const text = readFileSync(file).toString('latin1').replaceAll('\r\n', '\n');
   const content: Content = { message: inMemory(Buffer.from(text, 'latin1')), start: 0 };
-  const judges = await openJudges(settings, log);
+  const judges = await openJudges(settings, { log });
   let judgement: Judgement | undefined;
   const judge: Judge = { judge: async (...asked) => (judgement = await judges.judge(...asked)) };
   const check = judgingCheck({ judge, mode: mode === 'off' ? 'on' : mode, hostname, gatherer: new Gatherer(log) });

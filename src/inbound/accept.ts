@@ -6,6 +6,7 @@
 import { isAscii } from 'node:buffer';
 import { existsSync } from 'node:fs';
 import { statusOf } from '../durable/sync.ts';
+import type { Arrival, Event, Listen, Verdict } from '../mail/event.ts';
 import { type Message, type QueueEntry, type Route, routeKey } from '../mail/message.ts';
 import { CannotTell, type Prepared, type Queue, type Report, type Storage } from '../mail/ports.ts';
 import type { Envelope } from '../smtp/envelope.ts';
@@ -15,7 +16,7 @@ import type { Level } from '../system/log.ts';
 import { mailDate, messageId, newId } from '../system/names.ts';
 import type { World } from '../system/world.ts';
 import { type Check, ReceivedLines, runChecks } from './checks.ts';
-import { type Found, findFields } from './fields.ts';
+import { type Found, findFields, messageIdIn } from './fields.ts';
 import { type Peer, clientKey } from './peer.ts';
 import { type Plan, behindHead, entryFor, isForwardedOnly, plan, sharedHead, successes, toJunk } from './plan.ts';
 import { type Destination, isOurs } from './policy.ts';
@@ -32,6 +33,7 @@ export type AcceptOptions = World &
     report: Report;
     checks: readonly Check[];
     gatherer: Gatherer;
+    listen?: Listen | undefined;
   }>;
 
 /** The fields of an entry that only the arrived message can tell. */
@@ -51,7 +53,10 @@ export class Incoming {
   /** Delivered-To lines that all copies share. They stand in the message, behind its Return-Path, and not in each copy. */
   readonly #head: string;
   #plan: Plan;
-  #facts: Readonly<Record<string, unknown>>; // for the log
+  #arrival: Arrival; // for the log and for whoever listens
+  #why: string | undefined; // a check's reason
+  #messageId: string | undefined;
+  readonly #verdicts: Verdict[] = []; // while somebody listens
   readonly #spool: Spool;
   readonly #header: SubmittedHeader | undefined; // of a message that its author hands in
   readonly #received = new ReceivedLines();
@@ -83,7 +88,7 @@ export class Incoming {
     const to = recipients.slice(0, 20).map(({ address }) => address.text);
     const routes = this.#plan.copies.slice(0, 20).map(routeKey);
     const who = { session, client, tls, login: login?.name, message: this.#id };
-    this.#facts = { ...who, helo, protocol, from, to, recipients: recipients.length, routes };
+    this.#arrival = { ...who, helo, protocol, from, to, recipients: recipients.length, routes };
 
     const id = this.#id;
     // Its author's own server completes the header of a message (RFC 6409 §8).
@@ -131,11 +136,14 @@ export class Incoming {
     });
     if (typeof kept === 'object') {
       this.#log('message refused', formatReply(kept));
+      this.#tell('refused', formatReply(kept));
       return kept;
     }
     const reply = replies.kept(kept, this.#id);
     // A message that was kept has cost its sender time, and has its line in any case.
-    this.#options.log.info(this.#fields(`${reply.code} ${reply.status}`), `message ${kept.toLowerCase()}`);
+    const [told, said] = [kept.toLowerCase() as 'delivered' | 'queued', `${reply.code} ${reply.status}`];
+    this.#options.log.info(this.#fields(said), `message ${told}`);
+    this.#tell(told, said);
     return reply;
   }
 
@@ -148,6 +156,7 @@ export class Incoming {
   /** Forgets a message that was refused on the way, with that reply, or whose end never came. */
   async discard(reply?: Reply): Promise<void> {
     this.#log(reply ? 'message refused' : 'message not taken', reply && formatReply(reply));
+    this.#tell(reply ? 'refused' : 'abandoned', reply && formatReply(reply));
     await this.release();
   }
 
@@ -168,8 +177,10 @@ export class Incoming {
       content: () => this.#spool.content(),
       overwrite: (at: number, octets: string) => this.#spool.overwrite(at, octets),
     };
-    const verdict = await runChecks(this.#options.checks, arrived);
-    if (verdict.why !== undefined) this.#facts = { ...this.#facts, why: verdict.why };
+    const { checks, listen } = this.#options;
+    if (listen) this.#messageId = messageIdIn(await arrived.fields());
+    const verdict = await runChecks(checks, arrived, listen && (each => this.#verdicts.push(each)));
+    this.#why = verdict.why;
     if ('code' in verdict) return verdict;
     if (verdict.isJunk && isForwardedOnly(this.#envelope)) return replies.notTheAuthors;
     if (verdict.isJunk) this.#toJunk();
@@ -183,7 +194,7 @@ export class Incoming {
   #toJunk(): void {
     this.#envelope = toJunk(this.#envelope);
     this.#plan = behindHead(plan(this.#envelope), this.#head);
-    this.#facts = { ...this.#facts, routes: this.#plan.copies.slice(0, 20).map(routeKey) };
+    this.#arrival = { ...this.#arrival, routes: this.#plan.copies.slice(0, 20).map(routeKey) };
   }
 
   /** Prepares every copy and the queue's entries, and then commits all. Rejects when nothing was kept. */
@@ -208,15 +219,20 @@ export class Incoming {
         this.#gather('warn', fields, 'a copy cannot be made now and waits in the queue');
       }
       for (const [at, entry] of entries.entries())
-        // Further entries have ids that follow from the one of the message.
-        prepared.push(await queue.prepare({ id: `${this.#id}${at || ''}`, ...common, ...entry }, message));
+        prepared.push(await queue.prepare({ id: this.#entryId(at), ...common, ...entry }, message));
     } catch (error) {
       await Promise.all(prepared.map(copies => copies.abort()));
       throw failure ?? error;
     }
     await Promise.all(prepared.map(copies => copies.commit()));
+    this.#tellForwards(entries);
     await this.#report(message, common, unmade);
     return entries.length > 0 ? 'Queued' : 'Delivered';
+  }
+
+  /** Further entries have ids that follow from the one of the message. */
+  #entryId(at: number): string {
+    return `${this.#id}${at || ''}`;
   }
 
   /** Tells the sender of success, where that was asked for. */
@@ -235,7 +251,31 @@ export class Incoming {
   }
 
   #fields(reply: string | undefined): Record<string, unknown> {
-    return { ...this.#facts, size: this.#sizeBytes, reply, ms: this.#options.clock.now() - this.startedAt };
+    const ms = this.#options.clock.now() - this.startedAt;
+    return { ...this.#arrival, why: this.#why, size: this.#sizeBytes, reply, ms };
+  }
+
+  #tell(result: Extract<Event, { kind: 'message' }>['result'], reply?: string): void {
+    this.#options.listen?.({
+      ...this.#arrival,
+      kind: 'message',
+      result,
+      reply,
+      sizeBytes: this.#sizeBytes,
+      ms: this.#options.clock.now() - this.startedAt,
+      messageId: this.#messageId,
+      verdicts: this.#verdicts,
+    });
+  }
+
+  #tellForwards(entries: Plan['entries']): void {
+    const { listen } = this.#options;
+    if (listen === undefined) return;
+    for (const [at, { head, from, sentAs = from, recipients }] of entries.entries()) {
+      const to = recipients.slice(0, 20).map(({ address }) => address);
+      // The line in front of what leaves is that of a forward.
+      if (head !== undefined) listen({ kind: 'forward', message: this.#id, as: this.#entryId(at), from: sentAs, to });
+    }
   }
 
   #gather(level: Level, fields: Record<string, unknown>, sentence: string): void {

@@ -2,6 +2,7 @@
 // Promises: checks run one after the other, in their order; the first refusal ends it. Each has a deadline; a check that is
 // late, or fails in an unforeseen way, is no answer, so the client hears 4xx and sends the message again.
 // A new check is a value of type `Check` in a file of its own, and its place in the array in src/wiring/receiving.ts.
+import type { Verdict as Told } from '../mail/event.ts';
 import type { Content } from '../mail/judgement.ts';
 import type { Envelope } from '../smtp/envelope.ts';
 import type { Destination } from './policy.ts';
@@ -30,8 +31,10 @@ export type Arrived = Readonly<{
 
 /** Lines for the header, each ending in LF; and whether the message goes to the folder for junk of its mailboxes. */
 export type Findings = { readonly lines: string; readonly isJunk?: boolean };
-/** A refusal, findings, or nothing to say; `why`: for the log. */
-export type Verdict = ((Reply | Findings) & { readonly why?: string }) | undefined;
+/** A refusal, findings, or nothing to say; `why`: for the log; `results`: as in Authentication-Results. */
+export type Verdict =
+  | ((Reply | Findings) & { readonly why?: string; readonly results?: readonly string[] })
+  | undefined;
 
 export type Check = Readonly<{
   /** For the log. */
@@ -42,20 +45,34 @@ export type Check = Readonly<{
   judge: (arrived: Arrived) => Verdict | Promise<Verdict>;
 }>;
 
-/** What all checks together say: a refusal, or the findings of all. Rejects when one is late or fails. */
-export async function runChecks(checks: readonly Check[], arrived: Arrived): Promise<Verdict & {}> {
+/**
+ * What all checks together say: a refusal, or the findings of all. Rejects when one is late or fails. `tell`: hears what
+ * each of them has said.
+ */
+export async function runChecks(
+  checks: readonly Check[],
+  arrived: Arrived,
+  tell?: (verdict: Told) => void,
+): Promise<Verdict & {}> {
   let lines = '';
   let isJunk = false;
   let why: string | undefined;
   for (const check of checks) {
     const verdict = await judge(check, arrived);
     if (verdict === undefined) continue;
+    const { why: reason, results } = verdict;
+    tell?.({ check: check.name, result: resultOf(verdict), why: reason, results });
     if ('code' in verdict) return verdict;
     lines += verdict.lines;
     isJunk ||= verdict.isJunk === true;
-    why ??= verdict.why;
+    why ??= reason;
   }
   return { lines, ...(isJunk && { isJunk }), ...(why !== undefined && { why }) };
+}
+
+function resultOf(verdict: Verdict & {}): Told['result'] {
+  if ('code' in verdict) return 'refused';
+  return verdict.isJunk ? 'junk' : 'passed';
 }
 
 async function judge({ name, deadlineMs, judge: ask }: Check, arrived: Arrived): Promise<Verdict> {

@@ -23,7 +23,7 @@ import type { SecureContext } from 'node:tls';
 import { type Authenticator, CannotTell, type Exchange } from '../mail/ports.ts';
 import { splitPath } from '../smtp/address.ts';
 import type { Envelope, Recipient, Sender } from '../smtp/envelope.ts';
-import { type Reply, formatReply, replies } from '../smtp/reply.ts';
+import { type Reply, formatReply, loginResult, replies } from '../smtp/reply.ts';
 import { type Action, Session, type SessionOptions } from '../smtp/session.ts';
 import type { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
@@ -251,7 +251,7 @@ export class Connection {
   }
 
   async #authenticate(mechanism: string | undefined, response: Buffer | undefined): Promise<void> {
-    const { authenticator } = this.#service;
+    const { authenticator, accept } = this.#service;
     if (mechanism !== undefined) {
       if (!authenticator?.mechanisms.includes(mechanism)) return this.#session.answer(replies.unknownMechanism);
       this.#exchange = authenticator.begin(mechanism, this.#peer.client, type => this.#wire.binding(type));
@@ -263,6 +263,8 @@ export class Connection {
     if (reply.code === replies.loginFailed.code || reply.code === replies.cannotLogin.code)
       this.#counts.failedLogins += 1;
     if (reply.code >= 400) this.#log('warn', { name: exchange?.name, reply: formatReply(reply) }, 'a login failed');
+    const result = loginResult(reply);
+    if (result) accept.listen?.({ kind: 'login', client: this.#peer.client, name: exchange?.name, result });
     this.#session.answer(reply);
     if (this.#counts.failedLogins >= maxFailedLogins) this.#session.end(replies.tooMany('failed logins'));
   }
@@ -293,8 +295,9 @@ export class Connection {
   }
 
   #logRefusal(sentence: string, reply: Reply, fields: Readonly<Record<string, string>>): void {
-    const { helo } = this.#session;
-    this.#log('info', { helo, from: this.#from, ...fields, reply: formatReply(reply) }, sentence);
+    const said = { helo: this.#session.helo, from: this.#from, ...fields, reply: formatReply(reply) };
+    this.#log('info', said, sentence);
+    this.#service.accept.listen?.({ ...said, kind: 'refused', session: this.#id, client: this.#peer.client });
   }
 
   /** A line that the client can cause as often as it likes: gathered. */
@@ -304,12 +307,13 @@ export class Connection {
   }
 
   #logEnd(ms: number): void {
-    const { log } = this.#service;
+    const { log, accept } = this.#service;
     const { client, tls, login } = this.#peer;
     const listener = `${this.#listener.kind}:${this.#listener.port}`;
     const who = { session: this.#id, listener, client, helo: this.#session.helo, tls, login: login?.name };
     // A probe, such as a load balancer's, connects and leaves: it has said nothing but QUIT.
     const isProbe = !this.#session.hasSpoken && !this.#wire.isTlsBroken;
+    accept.listen?.({ kind: 'session', listener: this.#listener.kind, isProbe, ms });
     log[isProbe ? 'debug' : 'info']({ ...who, ...this.#counts, end: this.#wire.end, ms }, 'session ended');
   }
 }

@@ -43,8 +43,9 @@ export const judgingCheck = ({ judge, mode, hostname, gatherer }: JudgingOptions
       const told = { client: peer.client, from, reason: judgement.dmarc.reason };
       gatherer.line('warn', clientKey(peer.client), told, 'the author of a message could not be verified now');
     }
-    if (typeof to === 'object') return { ...to, why };
-    return { lines: resultsField(hostname, judgement), ...(to === 'junk' && { isJunk: true }), why };
+    const { results } = judgement;
+    if (typeof to === 'object') return { ...to, why, results };
+    return { lines: resultsField(hostname, judgement), ...(to === 'junk' && { isJunk: true }), why, results };
   },
 });
 

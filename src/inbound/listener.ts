@@ -6,6 +6,7 @@
 import { once } from 'node:events';
 import { type Server, type Socket, createServer } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
+import type { Listen } from '../mail/event.ts';
 import { type Reply, encodeReply, replies } from '../smtp/reply.ts';
 import type { Gatherer } from '../system/gather.ts';
 import { clientKey } from './peer.ts';
@@ -26,6 +27,7 @@ type ListenerOptions = Readonly<{
   isShared: (client: string) => boolean;
   open: (socket: Socket, listener: ListenSocket, client: string, onClose: () => void) => Session;
   gatherer: Gatherer;
+  listen?: Listen | undefined;
 }>;
 
 const advice: Readonly<Record<string, string>> = {
@@ -93,7 +95,7 @@ export class Listeners {
 
   /** Takes in a client, or turns it away. */
   accept(socket: Socket, listener: ListenSocket): void {
-    const { maxSessions, maxSessionsPerClient, isShared, open } = this.#options;
+    const { maxSessions, maxSessionsPerClient, isShared, open, listen } = this.#options;
     const client = (socket.remoteAddress ?? '').replace(/^::ffff:|%.*$/g, '');
     if (client === '') return void socket.destroy(); // gone already
     const key = clientKey(client);
@@ -101,6 +103,7 @@ export class Listeners {
     const isOver = maxSessions > 0 && this.#sessions.size >= maxSessions;
     if (isOver || (maxSessionsPerClient > 0 && held >= maxSessionsPerClient && !isShared(client))) {
       this.#report(client, isOver ? 'SLIM_MAX_SESSIONS' : 'SLIM_MAX_SESSIONS_PER_CLIENT');
+      listen?.({ kind: 'turned away', client, because: isOver ? 'sessions' : 'sessions of a client' });
       // Read on, to see its end: it is gone as soon as the client is.
       socket.on('error', () => socket.destroy()).resume();
       socket.end(encodeReply(replies.tooMany('sessions, try again later'), true), 'latin1');

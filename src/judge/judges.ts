@@ -8,6 +8,7 @@
 //
 // Promises: no message waits for longer than two deadlines; memory is bounded (a piece for each message that is with the child).
 import { type ChildProcess, fork } from 'node:child_process';
+import type { Listen } from '../mail/event.ts';
 import type { Content, Judge, Judgement, MailFacts } from '../mail/judgement.ts';
 import { readMessage } from '../mail/message.ts';
 import type { Log } from '../system/log.ts';
@@ -25,6 +26,7 @@ export type JudgesOptions = Readonly<{
   servers?: readonly NamedServer[] | undefined;
   clock: Clock;
   log: Log;
+  listen?: Listen | undefined;
   /** What the child may read: code. A path that ends in `/` is a folder with all below it. */
   mayRead: readonly string[];
   messageMs?: number;
@@ -95,7 +97,7 @@ export class Judges implements Judge {
   }
 
   #start(): ChildProcess {
-    const { argv, hostname, servers, mayRead } = this.#options;
+    const { argv, hostname, servers, mayRead, listen } = this.#options;
     const [script, ...words] = argv;
     const child = fork(script, words, {
       // Neither settings nor secrets.
@@ -114,6 +116,8 @@ export class Judges implements Judge {
       ],
     });
     this.#judged = 0;
+    listen?.({ kind: 'child', name: 'judge', state: 'started' });
+    child.once('exit', () => listen?.({ kind: 'child', name: 'judge', state: 'ended' }));
     child.on('message', (message: FromChild) => this.#hear(child, message));
     child.on('exit', (status, signal) => this.#ended(child, `${signal ?? `status ${status}`}`));
     child.on('error', error => this.#ended(child, error.message));

@@ -2,6 +2,7 @@
 // order.
 // Promise: that a recipient is done is recorded only after its notice is stable. So a crash may make a notice come
 // twice, and never makes it missing.
+import type { Listen } from '../mail/event.ts';
 import type { Delivery, NextHop, Outcome } from '../mail/message.ts';
 import type { Report, Transport } from '../mail/ports.ts';
 import type { QueueStore, StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
@@ -17,6 +18,7 @@ export type AttemptOptions = Terms &
     store: Pick<QueueStore, 'message'>;
     transports: Readonly<Record<NextHop['kind'], Transport>>;
     report: Report;
+    listen?: Listen | undefined;
     clock: Clock;
     random: Random;
     log: Log;
@@ -96,7 +98,12 @@ async function deliver(turn: Turn, record: StoredEntry, recipients: Recipients, 
 }
 
 /** Judges what came back and tells the sender. Whether the record says something new. */
-async function tell({ job }: Turn, record: StoredEntry, results: Results, options: AttemptOptions): Promise<boolean> {
+async function tell(
+  { job, place }: Turn,
+  record: StoredEntry,
+  results: Results,
+  options: AttemptOptions,
+): Promise<boolean> {
   const { store, report, retryMs, clock, random, log } = options;
   const now = clock.now();
   const outcomes = new Map<StoredRecipient, Outcome>();
@@ -114,8 +121,8 @@ async function tell({ job }: Turn, record: StoredEntry, results: Results, option
   const counted = changed.filter(
     recipient => results.get(recipient)?.how !== 'untried' || recipient.last?.kind !== 'deferred',
   );
-  const age = Math.round((now - record.receivedAt) / 1000);
-  logDeliveries({ message: record.id, destination: job.destination.key, from: record.from }, counted, age, log);
+  const times = { ms: now - place.startedAt, ageMs: now - record.receivedAt };
+  tellDeliveries({ message: record.id, from: record.from }, job.destination, counted, times, options);
   let isTold = true;
   try {
     if (outcomes.size > 0) await report(record, await store.message(record), [...outcomes.values()]);
@@ -140,17 +147,42 @@ function withoutCopies(delivery: Delivery, record: StoredEntry): Delivery {
   return said;
 }
 
-/** A line for each delivery, with the recipients who share it. */
-function logDeliveries(mail: Record<string, string>, recipients: Recipients, age: number, log: Log): void {
+/** A line and an event for each delivery, with the recipients who share it. */
+function tellDeliveries(
+  mail: Readonly<{ message: string; from: string }>,
+  { key: destination, hop }: Destination,
+  recipients: Recipients,
+  { ms, ageMs }: Readonly<{ ms: number; ageMs: number }>,
+  { log, listen }: Pick<AttemptOptions, 'log' | 'listen'>,
+): void {
   // Most messages have one recipient, who needs no comparison.
   const groups =
     recipients.length > 1 ? Map.groupBy(recipients, ({ last }) => JSON.stringify(last)).values() : [recipients];
   for (const group of groups) {
     const [first] = group;
     if (first === undefined) continue;
-    const { kind, status, text, remote, tls } = first.last ?? unexplained;
+    const { kind: result, status, text, remote, tls } = first.last ?? unexplained;
     const to = group.slice(0, 20).map(({ address }) => address);
-    const result = { remote, tls, reply: text, status, recipients: group.length, attempt: first.attempts, age };
-    log.info({ ...mail, to, ...result }, sentences[kind]);
+    const { attempts, nextAt } = first;
+    const said = { remote, tls, reply: text, status, recipients: group.length, attempt: attempts };
+    const { message, from } = mail;
+    log.info({ message, destination, from, to, ...said, age: Math.round(ageMs / 1000) }, sentences[result]);
+    listen?.({
+      kind: 'attempt',
+      ...mail,
+      destination,
+      hop: hop.kind,
+      to,
+      recipients: group.length,
+      result,
+      status,
+      text,
+      remote,
+      tls,
+      attempts,
+      nextAt: result === 'deferred' ? nextAt : undefined,
+      ms,
+      ageMs,
+    });
   }
 }

@@ -29,6 +29,8 @@ export type Lane = 'mail' | 'notice';
 export type Occupied = Place & {
   /** The last address at which `enter` said no. */
   readonly crowdedAt: string | undefined;
+  /** In ms since 1970. */
+  readonly startedAt: number;
   /** Ends the attempt: its transport hears of it by `onEnd`. */
   end(): void;
   /** Once, when the attempt has ended. */

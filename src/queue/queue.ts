@@ -153,6 +153,8 @@ export class MailQueue implements Queue {
       const recipients = order(record, action, selector, this.#options.clock.now());
       if (recipients.length === 0) return;
       touched += 1;
+      const to = recipients.slice(0, 20).map(({ address }) => address);
+      this.#options.listen?.({ kind: 'order', message: record.id, action, by: 'operator', to });
       const jobs = new Set(recipients.map(this.#schedule.jobsOf(entry)));
       if (action === 'retry') for (const job of jobs) if (job) this.#schedule.unblock(job);
       this.#schedule.plan(entry, record);
@@ -189,10 +191,11 @@ export class MailQueue implements Queue {
 
   /** A message that has killed the server three times, alone in flight, is put aside. */
   async #holdKiller(record: StoredEntry): Promise<void> {
-    const { store, suspects, onKiller, log } = this.#options;
+    const { store, suspects, onKiller, listen, log } = this.#options;
     const { id, from } = record;
     log.error({ message: id, from }, 'a message is held: the server has died three times while it was in flight alone');
     for (const recipient of pending(record)) recipient.isHeld = true;
+    listen?.({ kind: 'order', message: id, action: 'hold', by: 'server', to: [] });
     try {
       await store.update(record);
       suspects.clear(id);

@@ -6,6 +6,7 @@
 // - Nothing is read or built for a notice that nobody will get.
 // RFC 5321 §4.5.5 and §6.1, RFC 3461 §6.
 import { toMailbox } from '../mail/address.ts';
+import type { Listen } from '../mail/event.ts';
 import { type Message, copiesFor, inMemory, readMessage } from '../mail/message.ts';
 import type { Queue, Report, Resolution, Resolve } from '../mail/ports.ts';
 import { parseAddress } from '../smtp/address.ts';
@@ -20,26 +21,35 @@ type ReportOptions = Readonly<{
   lifetimeMs: number;
   resolve: Resolve;
   queue: () => Queue;
+  listen?: Listen | undefined;
   clock: Clock;
   random: Random;
   log: Log;
 }>;
 
-export function createReport({ resolve, queue, log, ...options }: ReportOptions): Report {
+export function createReport({ resolve, queue, log, listen, ...options }: ReportOptions): Report {
   const { clock, random } = options;
   return async (entry, message, all) => {
     const outcomes = dueOutcomes(entry, all);
     if (outcomes.length === 0) return;
-    const told = outcomes.slice(0, 20).map(({ action, recipient }) => `${action} ${recipient.address}`);
-    const fields = { message: entry.id, to: entry.from, outcomes: told };
+    const first = outcomes.slice(0, 20).map(({ action, recipient }) => ({ action, to: recipient.address }));
+    const fields = {
+      message: entry.id,
+      to: entry.from,
+      outcomes: first.map(({ action, to }) => `${action} ${to}`),
+    };
+    const tell = (as?: string): void =>
+      listen?.({ kind: 'notice', message: entry.id, to: entry.from, outcomes: first, ...(as !== undefined && { as }) });
     const address = parseAddress(entry.from);
     const mailbox = address && toMailbox(address);
     // Where it cannot be told now whether the sender is here, the queue looks again when it delivers the notice.
     const sender =
       mailbox &&
       (await resolve(mailbox, undefined, address.local).catch((): Resolution => ({ kind: 'local', routes: [] })));
-    if (mailbox === undefined || sender === undefined || sender.kind === 'unknown')
+    if (mailbox === undefined || sender === undefined || sender.kind === 'unknown') {
+      tell();
       return log.warn(fields, 'a notice has nobody to go to: its sender does not exist here');
+    }
 
     const original = beginningOf(message, entry.returnPathBytes);
     const { content, ...kind } = buildNotice({ entry, original, outcomes, ...options });
@@ -56,6 +66,7 @@ export function createReport({ resolve, queue, log, ...options }: ReportOptions)
     );
     await prepared.commit();
     log.info({ ...fields, notice: id }, 'a notice was sent');
+    tell(id);
   };
 }
 

@@ -2,6 +2,7 @@
 // An order changes the records of jobs, also of those that another replica is sending: that replica finds it when it
 // writes what became of them.
 import type { QueueAction, QueuedMessage, Selector } from '../mail/admin.ts';
+import type { Listen } from '../mail/event.ts';
 import type { SharedMessage, SharedStore, StoredRecipient } from '../mail/queue-store.ts';
 import type { Clock } from '../system/world.ts';
 import { describe, order, sending } from './admin.ts';
@@ -12,6 +13,8 @@ import { planOf } from './plan.ts';
 type Job = SharedMessage['jobs'][number];
 /** Messages to which an order is given side by side, and how often it is tried while a record changes. */
 const [maxOrders, maxTries] = [8, 10];
+
+type OrderOptions = Terms & { readonly listen?: Listen | undefined; readonly clock: Clock };
 
 export async function* listShared(store: SharedStore, selector: Selector, clock: Clock): AsyncGenerator<QueuedMessage> {
   for await (const { jobs } of store.list(selector)) {
@@ -30,7 +33,7 @@ export async function actShared(
   store: SharedStore,
   action: QueueAction,
   selector: Selector,
-  options: Terms & { readonly clock: Clock },
+  options: OrderOptions,
 ): Promise<number> {
   let touched = 0;
   const back = new Set<string>();
@@ -56,13 +59,18 @@ async function changeJob(
   job: Job,
   action: QueueAction,
   selector: Selector,
-  options: Terms & { readonly clock: Clock },
+  options: OrderOptions,
 ): Promise<boolean> {
   let seen: Job | undefined = job;
   for (let tries = 0; seen && tries < maxTries; tries += 1) {
     const now = options.clock.now();
-    if (order(seen.record, action, selector, now).length === 0) return false;
-    if (await store.order(seen, planOf(seen.destination, seen.record, now, options))) return true;
+    const concerned = order(seen.record, action, selector, now);
+    if (concerned.length === 0) return false;
+    if (await store.order(seen, planOf(seen.destination, seen.record, now, options))) {
+      const to = concerned.slice(0, 20).map(({ address }) => address);
+      options.listen?.({ kind: 'order', message: job.record.id, action, by: 'operator', to });
+      return true;
+    }
     seen = undefined;
     for await (const { jobs } of store.list({ id: job.record.id }))
       seen = jobs.find(({ destination }) => destination === job.destination);

@@ -238,8 +238,9 @@ export class SharedQueue implements Queue {
   }
 
   async #holdKiller({ record }: LeasedJob): Promise<void> {
-    const { log, onKiller } = this.#options;
+    const { log, listen, onKiller } = this.#options;
     const { id, from } = record;
+    listen?.({ kind: 'order', message: id, action: 'hold', by: 'server', to: [] });
     log.error({ message: id, from }, `a message is held: ${maxDeaths} replicas have died while it was in flight`);
     for (const recipient of pending(record)) recipient.isHeld = true;
     await onKiller(record);

@@ -83,3 +83,10 @@ export function encodeReply(answer: Reply, withStatus: boolean): string {
   const lines = answer.text.split('\n');
   return lines.map((line, i) => `${answer.code}${i < lines.length - 1 ? '-' : ' '}${status}${line}\r\n`).join('');
 }
+
+/** How a login has ended; undefined: it has not, or its octets were no login. */
+export function loginResult({ code }: Reply): 'ok' | 'failed' | 'later' | undefined {
+  if (code === replies.loggedIn.code) return 'ok';
+  if (code === replies.loginFailed.code) return 'failed';
+  return code === replies.cannotLogin.code ? 'later' : undefined;
+}

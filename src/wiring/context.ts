@@ -1,6 +1,7 @@
 // What each part of the wiring is made from. Only `src/wiring/` and `main.ts` know settings and parts both.
 import type { Settings } from '../config/settings.ts';
 import type { Steward } from '../steward/client.ts';
+import type { Listen } from '../mail/event.ts';
 import type { Dns, Records } from '../system/dns.ts';
 import type { Log } from '../system/log.ts';
 import { systemClock as clock, systemRandom as random } from '../system/world.ts';
@@ -12,6 +13,8 @@ export type Context = {
   /** What root does for us; undefined where the server was not started as root. */
   readonly steward: Steward | undefined;
   readonly log: Log;
+  /** Hears the life events of messages and sessions; undefined: nobody listens, and none is built. */
+  readonly listen: Listen | undefined;
   /** For names that come from mail, and for hosts that settings name. */
   readonly dns: Dns & Records;
   /** Registers what is to be done at SIGHUP. */

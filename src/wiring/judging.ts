@@ -4,24 +4,29 @@ import { join } from 'node:path';
 import type { Settings } from '../config/settings.ts';
 import type { Check } from '../inbound/checks.ts';
 import type { Gatherer } from '../system/gather.ts';
-import type { Log } from '../system/log.ts';
-import { system } from './context.ts';
+import { type Context, system } from './context.ts';
+
+/** Who hears of the child. */
+type Told = Pick<Context, 'log'> & Partial<Pick<Context, 'listen'>>;
 
 /** In the order in which they are asked: a signature may cover what the second one changes. */
 export async function openJudging(
   settings: Pick<Settings, 'verify' | 'hostname' | 'resolver'>,
   gatherer: Gatherer,
-  log: Log,
+  told: Told,
 ): Promise<readonly Check[]> {
   const { verify: mode, hostname } = settings;
   if (mode === 'off') return [];
   const { claimsCheck, judgingCheck } = await import('../inbound/judging.ts');
-  const judge = await openJudges(settings, log);
+  const judge = await openJudges(settings, told);
   return [judgingCheck({ judge, mode, hostname, gatherer }), claimsCheck(hostname)];
 }
 
 /** What asks the judging child, which is started when it is needed. */
-export async function openJudges({ hostname, resolver: servers }: Pick<Settings, 'hostname' | 'resolver'>, log: Log) {
+export async function openJudges(
+  { hostname, resolver: servers }: Pick<Settings, 'hostname' | 'resolver'>,
+  { log, listen }: Told,
+) {
   const { Judges } = await import('../judge/judges.ts');
   const { filename, dirname } = import.meta;
   // In the image two bundles lie side by side; the sources need what stands in node_modules.
@@ -33,5 +38,5 @@ export async function openJudges({ hostname, resolver: servers }: Pick<Settings,
       }
     : { script: join(dirname, 'judge.mjs'), mayRead: [`${dirname}/`] };
   if (!existsSync(script)) log.error({ script }, 'the judging child is missing: mail from outside cannot be verified');
-  return new Judges({ argv: [script], mayRead, hostname, servers, clock: system.clock, log });
+  return new Judges({ argv: [script], mayRead, hostname, servers, clock: system.clock, log, listen });
 }

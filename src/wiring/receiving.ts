@@ -46,7 +46,11 @@ export type Capturing = {
 };
 
 /** What takes mail from the network. */
-export async function openInbound({ settings, steward, log, onReload }: Context, parts: Parts, capturing?: Capturing) {
+export async function openInbound(
+  { settings, steward, log, listen, onReload }: Context,
+  parts: Parts,
+  capturing?: Capturing,
+) {
   const { resolve, returnPaths, storages, queue, report, authenticator } = parts;
   const { hostname, maxSizeBytes, tls, dataFolder, senderCheck, maxSessions, maxSessionsPerClient } = settings;
   const { cert, key, minVersion } = tls;
@@ -69,10 +73,19 @@ export async function openInbound({ settings, steward, log, onReload }: Context,
   const gatherer = new Gatherer(log);
   const policy = { resolve, returnPaths, senderCheck, gatherer };
   /** In the order in which they are asked. */
-  const checks = [loopCheck, forwardCheck, ...(await openJudging(settings, gatherer, log))];
+  const checks = [loopCheck, forwardCheck, ...(await openJudging(settings, gatherer, { log, listen }))];
   // Where we sign, we answer for the author, too.
   if (settings.dkim && senderCheck !== 'off') checks.push((await import('../inbound/from-check.ts')).fromCheck(policy));
-  const accept = { ...common, gatherer, spoolFolder: join(dataFolder, 'spool'), storages, queue, report, checks };
+  const accept = {
+    ...common,
+    gatherer,
+    spoolFolder: join(dataFolder, 'spool'),
+    storages,
+    queue,
+    report,
+    checks,
+    listen,
+  };
   const secureContext = (kind: ListenSocket['kind']) => certificates.contextFor(kind);
   const envelopes = new EnvelopeBudget();
   const answers = answersBy(policy);
@@ -88,6 +101,7 @@ export async function openInbound({ settings, steward, log, onReload }: Context,
     maxSessionsPerClient,
     isShared,
     gatherer,
+    listen,
     open: (socket, listener, client, onClose) => {
       const hides = isShared(client);
       const peer: Peer = { ...stranger, client, isShared: hides, isTrusted: trusts(client) && !hides };

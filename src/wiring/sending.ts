@@ -24,7 +24,7 @@ import { type Context, system } from './context.ts';
 type Parts = Readonly<{ resolve: Resolve; returnPaths: ReturnPaths; signer: Signer | undefined }>;
 
 export async function openSending(context: Context, { resolve, returnPaths, signer }: Parts) {
-  const { settings, steward, log, dns, onReload } = context;
+  const { settings, steward, log, listen, dns, onReload } = context;
   const { hostname, relay, dataFolder, maxRecipientsOut: maxRecipients } = settings;
   const { policy: externalTls, exceptions: tlsExceptions } = settings.externalTls;
   const common = { hostname, ...system, log };
@@ -45,13 +45,14 @@ export async function openSending(context: Context, { resolve, returnPaths, sign
   const remote = new OutboundTransport({ ...common, ...hops, maxRecipients, readLogin, signer });
   onReload(() => void remote.readLogin());
   const isRelayed = relay !== undefined;
-  const forward = createForward({ ...system, returnPaths, queue: () => kept.queue });
+  const forward = createForward({ ...system, returnPaths, listen, queue: () => kept.queue });
   const here = localTransport({ storages, resolve, remote, isRelayed, forward });
-  const report = createReport({ ...common, ...settings.queue, resolve, queue: () => kept.queue });
+  const report = createReport({ ...common, ...settings.queue, resolve, listen, queue: () => kept.queue });
   const options = {
     ...common,
     ...settings.queue,
     isRelayed,
+    listen,
     maxSessions: settings.maxSessionsOut,
     transports: { here, relay: remote, domain: remote },
     report,

@@ -13,6 +13,7 @@ import { EnvelopeBudget } from '../../src/inbound/envelopes.ts';
 import { type ListenSocket, Listeners } from '../../src/inbound/listener.ts';
 import { stranger } from '../../src/inbound/peer.ts';
 import { answersBy } from '../../src/inbound/policy.ts';
+import type { Listen } from '../../src/mail/event.ts';
 import type { Authenticator, Queue, Report, Resolution, ReturnPaths, Storage } from '../../src/mail/ports.ts';
 import { Gatherer } from '../../src/system/gather.ts';
 import type { Log } from '../../src/system/log.ts';
@@ -46,6 +47,7 @@ type Options = {
   readonly queue?: Queue;
   readonly report?: Report;
   readonly clock?: Clock;
+  readonly listen?: Listen;
 };
 
 export type Running = Awaited<ReturnType<typeof startServer>>;
@@ -80,6 +82,7 @@ export async function startServer(options: Options = {}) {
     random,
     checks: options.checks ?? [loopCheck, forwardCheck],
     gatherer,
+    listen: options.listen,
     log,
   };
   const kind = options.kind ?? 'smtp';
@@ -90,6 +93,7 @@ export async function startServer(options: Options = {}) {
     maxSessionsPerClient: options.maxSessionsPerClient ?? 0,
     isShared: options.isShared ?? (() => false),
     gatherer,
+    listen: options.listen,
     open: (socket, listener, client, onClose) =>
       new Connection(
         socket,
