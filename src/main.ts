@@ -18,6 +18,8 @@ import { version } from './system/version.ts';
 import { trustAuthorities } from './tls/authorities.ts';
 import { type Context, system } from './wiring/context.ts';
 import { explain } from './wiring/explain.ts';
+import { openWatching } from './wiring/events.ts';
+import { createFigures } from './wiring/figures.ts';
 import { openMailRoots } from './wiring/mail-roots.ts';
 import { answerDns } from './wiring/publishing.ts';
 import { openInbound, openLogins } from './wiring/receiving.ts';
@@ -86,11 +88,13 @@ async function runNetwork(settings: Settings, steward: Steward | undefined, onRe
   } catch (error) {
     return fail(log, 78, error);
   }
+  const watching = await openWatching(settings, log);
   const context: Context = {
     settings,
     steward,
     log,
-    listen: undefined,
+    watching,
+    listen: watching.listen,
     dns: openDns({ servers: settings.resolver }),
     onReload: act => orders.reloads.push(act),
   };
@@ -119,7 +123,7 @@ async function openParts(context: Context, isFirstStart: boolean) {
   const { settings } = context;
   if (settings.capture !== undefined)
     return (await import('./wiring/capture.ts')).openCapture(context, isFirstStart, controlPath(settings));
-  const opened = await open(context, isFirstStart);
+  const opened = { ...(await open(context, isFirstStart)), live: {} };
   return { parts: listParts(context, opened), listeners: opened.listeners };
 }
 
@@ -133,13 +137,14 @@ async function open(context: Context, isFirstStart: boolean) {
   const inbound = await openInbound(context, { ...routing, ...sending, authenticator });
   return { roots, routing, signing, sending, authenticator, ...inbound };
 }
-type Opened = Awaited<ReturnType<typeof open>>;
+/** `live`: what is there only while its part has started. */
+type Opened = Awaited<ReturnType<typeof open>> & Readonly<{ live: { journal?: DiskJournal | undefined } }>;
 
 /** The parts in the order in which they start; they stop in reverse. */
 function listParts(context: Context, opened: Opened): Parts {
-  const { settings, log } = context;
+  const { settings, log, watching } = context;
   const { dataFolder, drainMs } = settings;
-  const { signing, sending, listeners } = opened;
+  const { signing, sending, listeners, live } = opened;
   const { queue } = sending;
   const loaded = Promise.withResolvers<void>();
   const handlers = answers(context, opened, loaded.promise);
@@ -149,6 +154,7 @@ function listParts(context: Context, opened: Opened): Parts {
       const server = await openControl(controlPath(settings), handlers);
       return () => server.close();
     },
+    history: () => () => watching.close(),
     'keys that sign': () => {
       signing?.start();
       return () => signing?.stop();
@@ -159,6 +165,7 @@ function listParts(context: Context, opened: Opened): Parts {
       const journal = await DiskJournal.open(join(dataFolder, 'journal'), { ...system, log });
       // The disk of a replica may never come back. What it had is restored, and nothing more is written.
       if (settings.sharesQueue) return journal?.close();
+      live.journal = journal;
       sending.maildir.use(journal);
       sending.use(journal);
       return () => journal?.close();
@@ -190,17 +197,19 @@ function listParts(context: Context, opened: Opened): Parts {
 /** What the command line is answered. `loaded`: the queue knows its messages; before, an answer about them would be that there are none. */
 function answers(context: Context, opened: Opened, loaded: Promise<void>) {
   const { settings, log } = context;
-  const { roots, routing, sending, authenticator, listeners } = opened;
+  const { roots, routing, sending, authenticator, listeners, live } = opened;
   const { queue } = sending;
+  const health = async () => ({
+    listening: listeners.isListening,
+    sessions: listeners.sessions,
+    database: routing.database(),
+    queued: await queue.size,
+    writable: probe(join(settings.dataFolder, 'state')) === undefined,
+    unwritable: roots.check(),
+  });
   return {
-    health: async () => ({
-      listening: listeners.isListening,
-      sessions: listeners.sessions,
-      database: routing.database(),
-      queued: await queue.size,
-      writable: probe(join(settings.dataFolder, 'state')) === undefined,
-      unwritable: roots.check(),
-    }),
+    health,
+    figures: createFigures(context, { ...opened, journal: () => live.journal, health }),
     resolve: ({ address }) => explain(address, { resolve: routing.resolve, settings, log }),
     auth: ({ name, password }) => authenticator?.check(name, password) ?? { ok: false, source: 'no SLIM_USERS' },
     dns: order => answerDns(order, context, { ...opened, domains: routing.domains }),

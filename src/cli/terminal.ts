@@ -22,6 +22,7 @@ const options = {
   'with-home': flag,
   show: flag,
   all: flag,
+  follow: flag,
   domain: text,
   sender: text,
   client: text,

@@ -4,6 +4,7 @@ import { readGenerated } from '../auth/inline.ts';
 import { type Settings, SettingsError, describeSettings, loadSettings } from '../config/settings.ts';
 import type { Environment } from '../config/sources.ts';
 import { ask } from '../control/client.ts';
+import { judge } from '../control/health.ts';
 import { controlPath, serve, serveForSteward } from '../main.ts';
 import { formatVerifier, makeVerifier } from '../sasl/scram.ts';
 import { runPam } from '../steward/pam.ts';
@@ -16,7 +17,9 @@ import { dkim } from './dkim.ts';
 import { dns } from './dns.ts';
 import { doctor } from './doctor.ts';
 import { queue } from './queue.ts';
+import { status } from './status.ts';
 import { type Flags, UsageError, one, print, readPassword } from './terminal.ts';
+import { trace } from './trace.ts';
 import { verify } from './verify.ts';
 
 const help = `SlimSMTP: a small SMTP server. Usage: slimsmtp [VERB] [--json] [--help] [--version]
@@ -36,6 +39,8 @@ const help = `SlimSMTP: a small SMTP server. Usage: slimsmtp [VERB] [--json] [--
   queue list                  the messages that wait; also of --domain DOMAIN or --sender ADDRESS
   queue show ID               one of them, with what became of each recipient
   queue retry|hold|release|remove ID     or --domain DOMAIN, --sender ADDRESS, --all; all but retry without a server too
+  trace ID|ADDRESS|MESSAGE-ID  the life of messages: where they came from, what was judged, each attempt; --all, --follow
+  status                      what the server does now, and what it has done; live on a terminal
   dns [DOMAIN]                the DNS records that the domain needs, and whether they are there
   doctor                      what is wrong, and the line that mends it; 0 where there is nothing to do
   dkim list [DOMAIN]          the keys that sign outgoing mail, and their states
@@ -77,6 +82,10 @@ export async function run(words: readonly string[], flags: Flags, environment: E
       return auth(one(rest), flags, settings());
     case 'verify':
       return verify(one(rest), flags, settings());
+    case 'trace':
+      return trace(one(rest), flags, settings());
+    case 'status':
+      return status(flags, settings());
     case 'dns':
       return dns(rest, flags, settings());
     case 'doctor':
@@ -113,15 +122,9 @@ async function resolve(address: string, flags: Flags, settings: Settings): Promi
 
 async function health(flags: Flags, settings: Settings): Promise<number> {
   const answer = await ask(controlPath(settings), { verb: 'health' });
-  const isHealthy = answer.listening && answer.writable && answer.unwritable.length === 0;
-  const degradedOr = answer.database === 'down' ? 'degraded' : 'healthy';
-  const word = isHealthy ? degradedOr : 'unhealthy';
-  const troubles = answer.unwritable.map(
-    ({ setting, path, error, command }) =>
-      `${setting}: mail cannot be written to ${path}: ${error}${command === undefined ? '' : `; run ${command}`}`,
-  );
+  const { health: word, troubles } = judge(answer);
   const toText = (): string => [`${word}: ${JSON.stringify(answer)}`, ...troubles].join('\n');
-  return print(flags, { health: word, ...answer }, toText, isHealthy);
+  return print(flags, { health: word, ...answer }, toText, word !== 'unhealthy');
 }
 
 async function auth(name: string, flags: Flags, settings: Settings): Promise<number> {

@@ -107,6 +107,7 @@ function load(environment: Environment) {
     accounts: clean.SLIM_ACCOUNTS ?? [], // locked where without password
     maxSessions: clean.SLIM_MAX_SESSIONS, // 0 is no limit
     maxSessionsPerClient: clean.SLIM_MAX_SESSIONS_PER_CLIENT,
+    historyMs: clean.SLIM_HISTORY, // 0: off
     runAs: clean.SLIM_RUN_AS,
     logLevel: clean.SLIM_LOG_LEVEL,
     logFormat: clean.SLIM_LOG_FORMAT,

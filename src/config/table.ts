@@ -149,6 +149,13 @@ export const table = {
   SLIM_MAX_SESSIONS_PER_CLIENT: required('Sessions of one client at once; 0 is no limit.', values.limit, {
     initially: '50',
   }),
+  SLIM_HISTORY: required(
+    'How long the life events of messages are kept, for slimsmtp trace; or off.',
+    values.lifetime,
+    {
+      initially: '7d',
+    },
+  ),
   SLIM_RUN_AS: optional('Started as root: the user whom the process that speaks to strangers runs as.', values.account),
   SLIM_LOG_LEVEL: required(
     'What is logged: debug, info, warn or error, and what is graver.',

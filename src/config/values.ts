@@ -19,11 +19,19 @@ export const size = parser('a size is wanted, such as 50M (K, M, G)', /^(\d{1,12
   return bytes > 0 && Number.isSafeInteger(bytes) && bytes;
 });
 
+const unitMs: Readonly<Record<string, number>> = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
 /** In ms. Node's timers fire at once when asked to wait 25 days, hence the limit. */
 export const wait = parser('a duration up to 20d is wanted, such as 90s', /^(\d{1,7})([smhd])$/, (digits, unit) => {
-  const ms = Number(digits) * ({ s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }[unit] ?? 0);
+  const ms = Number(digits) * (unitMs[unit] ?? 0);
   return ms <= 20 * 86_400_000 && ms;
 });
+/** In ms; off is 0. */
+export const lifetime = parser(
+  'a duration is wanted, such as 7d, or off',
+  /^(?:off|([1-9]\d{0,3})([smhd]))$/,
+  (digits, unit) => Number(digits) * (unitMs[unit] ?? 0),
+);
 export const waits = listOf(wait, String, true);
 
 export const domain = parser('a domain name is wanted, such as example.com', /^(?![\d.]+$)(.*)$/s, toDomain);

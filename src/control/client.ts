@@ -53,7 +53,7 @@ export async function dial(path: string): Promise<Socket> {
 }
 
 /** Root without CAP_DAC_OVERRIDE cannot open another user's socket; and a reader of answers needs no rights. */
-function becomeOwner(folder: string): void {
+export function becomeOwner(folder: string): void {
   const { uid, gid } = statSync(folder, { throwIfNoEntry: false }) ?? { uid: 0, gid: 0 };
   if (uid === 0 || process.getuid?.() !== 0) return;
   process.setgroups?.([]);

@@ -4,12 +4,14 @@
 // `{"item": …}`, and at last `{"isEnd": true}` or `{"error": "why"}`.
 // A new verb: a member of `Request`, a line in `Answers` and in `shapes`, and a handler in src/main.ts.
 import { toDomain } from '../mail/address.ts';
+import type { Figures } from '../mail/figures.ts';
 import type { RootTrouble } from '../system/mail-roots.ts';
 import type { ListedKey, QueueAction, QueuedMessage, Selector, WantedRecord } from '../mail/admin.ts';
 import { queueActions } from '../mail/admin.ts';
 
 export type Request =
   | { readonly verb: 'health' }
+  | { readonly verb: 'figures' }
   | { readonly verb: 'resolve'; readonly address: string }
   | { readonly verb: 'auth'; readonly name: string; readonly password: string }
   | { readonly verb: 'dns'; readonly domain?: string | undefined }
@@ -34,6 +36,7 @@ export type Health = {
 /** What an item of the answer is. `list`, `dkim` and `dns` have many, every other verb one. */
 export type Answers = {
   readonly health: Health;
+  readonly figures: Figures;
   /** `code` is that of the reply to RCPT. */
   readonly resolve: { readonly code: number; readonly steps: readonly string[] };
   /** `source` is what knew the name. */
@@ -80,6 +83,7 @@ const selector: Read<Selector> = value => {
 const shapes: { readonly [V in Verb]: { readonly [F in keyof Omit<RequestOf<V>, 'verb'>]-?: Read<RequestOf<V>[F]> } } =
   {
     health: {},
+    figures: {},
     resolve: { address: text },
     auth: { name: text, password: text },
     dns: { domain },

@@ -126,6 +126,11 @@ export class DiskJournal implements Journal {
     });
   }
 
+  /** Segments that wait for `sync -f`, those with files that cannot be written yet, and whether it can be written now. */
+  get state(): Readonly<{ full: number; left: number; isWritable: boolean }> {
+    return { full: this.#full.length, left: this.#left.size, isWritable: !this.#isPaused };
+  }
+
   /** Lets go of what is in place and on the disk. Never rejects. */
   checkpoint(): Promise<void> {
     return (this.#checking ??= this.#check(false).finally(() => (this.#checking = undefined)));

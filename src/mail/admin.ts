@@ -4,6 +4,17 @@
 /** Which messages are meant: those that have everything that is given. Empty: all. */
 export type Selector = Readonly<{ id?: string | undefined; domain?: string | undefined; sender?: string | undefined }>;
 
+/** The messages that wait, by their state; `oldestAt`: when the oldest came, in ms since 1970. */
+export type QueueCounts = Readonly<{
+  waiting: number;
+  sending: number;
+  /** Unset where that cannot be counted: in a queue that replicas share. */
+  held: number | undefined;
+  oldestAt: number | undefined;
+  /** Next hops that have mail; blocked: they back off. */
+  destinations: Readonly<{ all: number; blocked: number }>;
+}>;
+
 export const queueActions = ['retry', 'hold', 'release', 'remove'] as const;
 export type QueueAction = (typeof queueActions)[number];
 

@@ -127,5 +127,13 @@ export interface SharedStore {
   has(id: string): Promise<boolean>;
   /** Writes what an operator has ordered. Whether the record was still the one that he saw. */
   order(job: SharedMessage['jobs'][number], plan: JobPlan): Promise<boolean>;
-  count(): Promise<number>;
+  count(): Promise<SharedCounts>;
 }
+
+/** How many messages wait, when the oldest came (ms since 1970), and how many next hops have mail, or back off. */
+export type SharedCounts = Readonly<{
+  messages: number;
+  oldestAt: number | null;
+  destinations: number;
+  blocked: number;
+}>;

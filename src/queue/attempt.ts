@@ -150,7 +150,7 @@ function withoutCopies(delivery: Delivery, record: StoredEntry): Delivery {
 /** A line and an event for each delivery, with the recipients who share it. */
 function tellDeliveries(
   mail: Readonly<{ message: string; from: string }>,
-  { key: destination, hop }: Destination,
+  { key: destination, hop }: Pick<Destination, 'key' | 'hop'>,
   recipients: Recipients,
   { ms, ageMs }: Readonly<{ ms: number; ageMs: number }>,
   { log, listen }: Pick<AttemptOptions, 'log' | 'listen'>,

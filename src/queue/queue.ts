@@ -34,7 +34,7 @@
 // Bounds: see places.ts. No body and no envelope of what has waited for two seconds is in memory. RFC 5321 §4.5.4, RFC
 // 3461 §5.
 import { setImmediate, setTimeout as pause } from 'node:timers/promises';
-import type { QueueAction, QueuedMessage, Selector } from '../mail/admin.ts';
+import type { QueueAction, QueueCounts, QueuedMessage, Selector } from '../mail/admin.ts';
 import type { Message, QueueEntry } from '../mail/message.ts';
 import type { Prepared, Queue } from '../mail/ports.ts';
 import type { QueueStore, StoredEntry } from '../mail/queue-store.ts';
@@ -169,6 +169,20 @@ export class MailQueue implements Queue {
     await Promise.all(changes);
     this.tick();
     return touched;
+  }
+
+  /** How much waits, in which state, and since when. */
+  async count(): Promise<QueueCounts> {
+    const states = { waiting: 0, sending: 0, held: 0 };
+    let oldestAt: number | undefined;
+    for await (const { jobs, receivedAt } of this.#chosen({})) {
+      // A held recipient has no job.
+      if (jobs.length === 0) states.held += 1;
+      else if (jobs.some(({ isRunning }) => isRunning)) states.sending += 1;
+      else states.waiting += 1;
+      oldestAt = Math.min(oldestAt ?? receivedAt, receivedAt);
+    }
+    return { ...states, oldestAt, destinations: this.#schedule.destinations };
   }
 
   /** The entries that a selector may mean, with a turn of the event loop now and then. */

@@ -63,8 +63,8 @@ export class Schedule {
       const job = jobs.get(destination) ?? this.#add(entry, destination);
       if (job.isRunning) continue;
       const tried = groups.get(destination)?.filter(({ isHeld }) => !isHeld);
-      if (tried === undefined) this.#drop(job);
-      else this.#planFor(job, tried);
+      if (tried?.length) this.#planFor(job, tried);
+      else this.#drop(job);
     }
   }
 
@@ -165,6 +165,11 @@ export class Schedule {
     const mayBegin = this.#mayBegin(destination) && !this.#isWaiting(destination, lane);
     if (ready[lane].size > 0 && mayBegin) this.#open.add(destination);
     else this.#open.delete(destination);
+  }
+
+  /** How many next hops have mail, and how many of them are backing off. */
+  get destinations(): Readonly<{ all: number; blocked: number }> {
+    return { all: this.#destinations.size, blocked: this.#blocked.size };
   }
 
   /** Why a job has not been tried yet, or is not tried now; undefined: its next attempt is planned. */

@@ -13,7 +13,7 @@
 // only a death in that very moment sends a message twice.
 // An operator may change a record that is leased. Whoever has the lease finds that when it writes, and joins both.
 import { setTimeout as pause } from 'node:timers/promises';
-import type { QueueAction, QueuedMessage, Selector } from '../mail/admin.ts';
+import type { QueueAction, QueueCounts, QueuedMessage, Selector } from '../mail/admin.ts';
 import { type Message, type QueueEntry, nextHopAt, nextHopKey, nextHopOf } from '../mail/message.ts';
 import type { Prepared, Queue } from '../mail/ports.ts';
 import type { JobPlan, LeasedJob, SharedStore, StoredEntry } from '../mail/queue-store.ts';
@@ -65,7 +65,16 @@ export class SharedQueue implements Queue {
 
   /** Messages that wait, of all replicas; beyond some thousands about so many. */
   get size(): Promise<number> {
-    return this.#options.store.count();
+    return this.#options.store.count().then(({ messages }) => messages);
+  }
+
+  /** The same for all replicas, but for what is being sent: that is what this one sends. */
+  async count(): Promise<QueueCounts> {
+    const { store } = this.#options;
+    const { messages, oldestAt, destinations: all, blocked } = await store.count();
+    const sending = this.#running.size;
+    const waiting = Math.max(0, messages - sending);
+    return { waiting, sending, held: undefined, oldestAt: oldestAt ?? undefined, destinations: { all, blocked } };
   }
 
   async start(): Promise<void> {

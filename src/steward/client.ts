@@ -45,6 +45,11 @@ export class Steward {
     });
   }
 
+  /** Questions that the steward has not answered yet. */
+  get questions(): number {
+    return this.#waiting.size;
+  }
+
   /** Whether an account has that password. Text that can be no account's name, or no password, is answered here: no. */
   async authenticate(name: string, password: string): Promise<boolean> {
     if (!isAccountName(name) || !isPassword(password)) return false;

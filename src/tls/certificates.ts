@@ -43,6 +43,8 @@ export class Certificates {
   #seen = ''; // what was read last: each content is judged once
   #endsAt = Infinity; // when the pair in use expires, until that was told
   #inUse: InUse = { cert: '', isOurs: true };
+  /** When the certificate in use expires, in ms since 1970. */
+  expiresAt = 0;
 
   /** Loads the configured pair or makes do with a self-signed one. Rejects only when that can neither be read nor kept. */
   static async open(options: CertificateOptions): Promise<Certificates> {
@@ -102,6 +104,7 @@ export class Certificates {
     if (isReordered)
       log.info({ leaf: leaf.subject }, 'the certificates were in another order: the one of the key comes first');
     this.#endsAt = leaf.validToDate.getTime();
+    this.expiresAt = this.#endsAt;
     log.info({ names: leaf.subjectAltName, from: leaf.validFrom, until: leaf.validTo }, 'certificate taken up');
   }
 }

@@ -27,6 +27,7 @@ import type { Parts } from '../system/lifecycle.ts';
 import { newId } from '../system/names.ts';
 import type { WebProcess } from '../web/process.ts';
 import { type Context, system } from './context.ts';
+import { createFigures } from './figures.ts';
 import { openMailRoots } from './mail-roots.ts';
 import { type Capturing, openInbound, openLogins } from './receiving.ts';
 import { openRouting } from './routing.ts';
@@ -47,7 +48,7 @@ export async function openCapture(context: Context, isFirstStart: boolean, contr
   const onChange = (change: Change): void => web?.tell(change);
   const keeper = new Keeper({ folder, keep, onChange, log });
   const none = { prepare: () => Promise.reject(new CannotTell('nothing is sent where mail is captured')) };
-  const { listeners } = await openInbound(
+  const { listeners, certificates } = await openInbound(
     context,
     {
       ...routing,
@@ -61,15 +62,17 @@ export async function openCapture(context: Context, isFirstStart: boolean, contr
   const refuse = (): never => {
     throw new Error('SLIM_CAPTURE is on: mail is captured, and there is no queue and nothing that signs');
   };
+  const health = () => ({
+    listening: listeners.isListening,
+    sessions: listeners.sessions,
+    database: routing.database(),
+    queued: 0,
+    writable: probe(join(dataFolder, 'state')) === undefined,
+    unwritable: roots.check(),
+  });
   const handlers = {
-    health: () => ({
-      listening: listeners.isListening,
-      sessions: listeners.sessions,
-      database: routing.database(),
-      queued: 0,
-      writable: probe(join(dataFolder, 'state')) === undefined,
-      unwritable: roots.check(),
-    }),
+    health,
+    figures: createFigures(context, { certificates, health }),
     resolve: ({ address }: { address: string }) => ({
       code: replies.recipientOk.code,
       steps: [`SLIM_CAPTURE: ${address} is kept in ${folder}`],

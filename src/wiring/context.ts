@@ -4,6 +4,7 @@ import type { Steward } from '../steward/client.ts';
 import type { Listen } from '../mail/event.ts';
 import type { Dns, Records } from '../system/dns.ts';
 import type { Log } from '../system/log.ts';
+import type { Watching } from './events.ts';
 import { systemClock as clock, systemRandom as random } from '../system/world.ts';
 
 export const system = { clock, random };
@@ -15,6 +16,8 @@ export type Context = {
   readonly log: Log;
   /** Hears the life events of messages and sessions; undefined: nobody listens, and none is built. */
   readonly listen: Listen | undefined;
+  /** What listens. */
+  readonly watching: Watching;
   /** For names that come from mail, and for hosts that settings name. */
   readonly dns: Dns & Records;
   /** Registers what is to be done at SIGHUP. */

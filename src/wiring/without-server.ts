@@ -43,6 +43,7 @@ const refuse = (): never => {
 /** What others who ask meanwhile are told. */
 const busy: Handlers = {
   health: refuse,
+  figures: refuse,
   resolve: refuse,
   auth: refuse,
   dkim: refuse,

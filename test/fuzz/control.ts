@@ -16,6 +16,7 @@ let isOpen = false;
 
 const handlers: Handlers = {
   health: () => ({ listening: true, sessions: 0, database: 'off', queued: 0, writable: true, unwritable: [] }),
+  figures: () => assert.fail('not asked for'),
   resolve: ({ address }) => ({ code: 250, steps: [address.toUpperCase()] }),
   auth: ({ name, password }) => ({ ok: name === password, source: name }),
   async *dns({ domain = '' }) {

@@ -294,7 +294,17 @@ describe('slimsmtp', () => {
       yield { ...key, selector: 'r2', signs: false };
     }
     async function* list() {}
-    const handlers = { health: nobody, resolve: nobody, auth: nobody, act: nobody, verify: nobody, list, dns, dkim };
+    const handlers = {
+      health: nobody,
+      figures: nobody,
+      resolve: nobody,
+      auth: nobody,
+      act: nobody,
+      verify: nobody,
+      list,
+      dns,
+      dkim,
+    };
     const server = await openControl(join(data, 'run', 'control'), handlers);
     after(() => server.close());
     const settings = { SLIM_DATA: data };
@@ -320,7 +330,16 @@ describe('slimsmtp', () => {
     mkdirSync(join(data, 'run'), { recursive: true });
     const nobody = () => assert.fail('not asked for');
     async function* list() {}
-    const handlers = { health: nobody, resolve: nobody, auth: nobody, dkim: nobody, dns: nobody, act: nobody, list };
+    const handlers = {
+      health: nobody,
+      figures: nobody,
+      resolve: nobody,
+      auth: nobody,
+      dkim: nobody,
+      dns: nobody,
+      act: nobody,
+      list,
+    };
     const server = await openControl(join(data, 'run', 'control'), handlers);
     after(() => server.close());
     const show = await slimsmtpAtLeisure(['queue', 'show', 'gone1'], { SLIM_DATA: data });

@@ -9,6 +9,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { NoServer, ask, askAll } from '../../src/control/client.ts';
+import { judge } from '../../src/control/health.ts';
 import { type Handlers, openControl } from '../../src/control/server.ts';
 import type { QueuedMessage } from '../../src/mail/admin.ts';
 
@@ -26,6 +27,7 @@ const message = (n: number): QueuedMessage => ({
 });
 const handlers: Handlers = {
   health: () => healthy,
+  figures: () => assert.fail('not asked for'),
   resolve: async ({ address }) => ({ code: 250, steps: [`for ${address}`] }),
   auth: ({ name, password }) => ({ ok: password === 'right', source: name }),
   async *dns({ domain = 'every' }) {
@@ -189,5 +191,20 @@ describe('the control socket', () => {
     servers.push(rude);
     await new Promise<void>(resolve => void rude.listen(path, resolve));
     await assert.rejects(ask(path, { verb: 'health' }), NoServer);
+  });
+});
+
+describe('health in a word', () => {
+  it('is healthy, degraded without the database, unhealthy where mail cannot be taken; with what mends it', () => {
+    const well = { listening: true, sessions: 0, database: 'up', queued: 0, writable: true, unwritable: [] } as const;
+    assert.deepEqual(judge(well), { health: 'healthy', troubles: [] });
+    assert.equal(judge({ ...well, database: 'down' }).health, 'degraded');
+    const root = { setting: 'SLIM_MAIL_ROOT', path: '/var/mail', error: 'EACCES', command: 'chown 1 /var/mail' };
+    for (const [trouble, sentence] of [
+      [{ listening: false }, 'it does not listen'],
+      [{ writable: false }, 'SLIM_DATA cannot be written'],
+      [{ unwritable: [root] }, 'SLIM_MAIL_ROOT: mail cannot be written to /var/mail: EACCES; run chown 1 /var/mail'],
+    ] as const)
+      assert.deepEqual(judge({ ...well, database: 'down', ...trouble }), { health: 'unhealthy', troubles: [sentence] });
   });
 });

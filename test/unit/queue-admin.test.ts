@@ -40,6 +40,40 @@ describe('an operator', () => {
     await again.queue.stop(0);
   });
 
+  it('is told how much waits, in which state, since when, and for how many next hops', async () => {
+    const q = open();
+    await q.queue.start();
+    assert.deepEqual(await q.queue.count(), {
+      waiting: 0,
+      sending: 0,
+      held: 0,
+      oldestAt: undefined,
+      destinations: { all: 0, blocked: 0 },
+    });
+    const hang = Promise.withResolvers<Delivery>();
+    q.state.answer = ({ domain }) => {
+      if (domain === 'slow') return hang.promise;
+      return domain === 'down' ? unreachable : greylisted;
+    };
+    const came = q.state.now;
+    await q.add('a', ['x@down']);
+    await q.add('b', ['x@grey']);
+    await q.settled();
+    q.state.now += 1000;
+    await q.add('c', ['x@slow']);
+    await until('it is being sent', () => q.attempts.length === 3);
+    await q.queue.act('hold', { id: 'b' });
+    assert.deepEqual(await q.queue.count(), {
+      waiting: 1,
+      sending: 1,
+      held: 1,
+      oldestAt: came,
+      destinations: { all: 2, blocked: 1 },
+    });
+    hang.resolve(delivered);
+    await q.queue.stop(1000);
+  });
+
   it('has mail tried at once, also where the destination backs off', async () => {
     const q = open();
     await q.queue.start();

@@ -320,9 +320,11 @@ export const order = statement(
     w AS (SELECT destination, next_at FROM j WHERE state = 'waiting' AND owner IS NULL),
     woken AS (${wakeDestinations('w', '0')}) SELECT message, destination, owner IS NOT NULL AS is_leased FROM j`,
 );
-/** How many messages wait: exactly while they are few, else as the planner believes. */
+/** How many messages wait (exactly while they are few, else as the planner believes), since when, and for how many next hops. */
 export const count = statement(
   'count',
-  `SELECT CASE WHEN n <= 10000 THEN n ELSE greatest(n, (SELECT reltuples::int FROM pg_class WHERE oid = 'slimsmtp_message'::regclass)) END AS n
-    FROM (SELECT count(*)::int AS n FROM (SELECT FROM slimsmtp_message WHERE uploader IS NULL LIMIT 10001) few) counted`,
+  `SELECT CASE WHEN n <= 10000 THEN n ELSE greatest(n, (SELECT reltuples::int FROM pg_class WHERE oid = 'slimsmtp_message'::regclass)) END AS messages,
+      (SELECT extract(epoch FROM received_at)::float8 * 1000 FROM slimsmtp_message WHERE uploader IS NULL ORDER BY id LIMIT 1) AS "oldestAt",
+      d.destinations, d.blocked FROM (SELECT count(*)::int AS destinations, (count(*) FILTER (WHERE blocked_until > now()))::int AS blocked FROM slimsmtp_destination) d,
+      (SELECT count(*)::int AS n FROM (SELECT FROM slimsmtp_message WHERE uploader IS NULL LIMIT 10001) few) counted`,
 );

@@ -27,6 +27,7 @@ import type {
   JobPlan,
   LeasedJob,
   SharedMessage,
+  SharedCounts,
   SharedStore,
   StoredEntry,
 } from '../../mail/queue-store.ts';
@@ -257,9 +258,9 @@ export class PostgresStore implements SharedStore {
     return row !== undefined;
   }
 
-  async count(): Promise<number> {
-    const [row] = await this.#ask<{ readonly n: number }>(sql.count);
-    return row?.n ?? 0;
+  async count(): Promise<SharedCounts> {
+    const [row] = await this.#ask<SharedCounts>(sql.count);
+    return row ?? { messages: 0, oldestAt: null, destinations: 0, blocked: 0 };
   }
 
   async has(id: string): Promise<boolean> {

@@ -1,0 +1,61 @@
+// Who listens to the life events: the history, and what counts for metrics and status. Where neither is on, nobody does,
+// and nothing of it is loaded.
+import { join } from 'node:path';
+import type { Settings } from '../config/settings.ts';
+import type { History } from '../history/history.ts';
+import { clientKey } from '../inbound/peer.ts';
+import type { Event, Listen } from '../mail/event.ts';
+import type { Counters } from '../metrics/counters.ts';
+import type { Trend } from '../metrics/trend.ts';
+import { Gatherer } from '../system/gather.ts';
+import type { Log } from '../system/log.ts';
+import { system } from './context.ts';
+
+const maxHistoryBytes = 256 * 1024 * 1024;
+
+export type Watching = Readonly<{
+  /** undefined: nobody listens, and no event is built. */
+  listen: Listen | undefined;
+  counters?: Counters;
+  trend?: Trend;
+  history?: History | undefined;
+  /** Keeps what is to be kept. */
+  close(): Promise<void>;
+}>;
+
+export async function openWatching(settings: Settings, log: Log): Promise<Watching> {
+  const history = await openHistory(settings, log);
+  if (history === undefined) return { listen: undefined, close: async () => {} };
+  const { Counters } = await import('../metrics/counters.ts');
+  const { Trend } = await import('../metrics/trend.ts');
+  const counters = new Counters();
+  const trend = new Trend(counters, system.clock);
+  const gatherer = new Gatherer(log);
+  const listen = (event: Event): void => {
+    try {
+      counters.hear(event);
+      history?.hear(event);
+    } catch (error) {
+      // Whoever watches mail must not be what holds it up.
+      gatherer.line('error', 'events', { event: event.kind, error: String(error) }, 'an event could not be kept', 1);
+    }
+  };
+  return {
+    listen,
+    counters,
+    trend,
+    history,
+    async close() {
+      trend.close();
+      await history?.close();
+    },
+  };
+}
+
+/** Captured mail has a list of its own. */
+async function openHistory({ historyMs: lifetimeMs, capture, dataFolder }: Settings, log: Log) {
+  if (lifetimeMs === 0 || capture !== undefined) return undefined;
+  const { History } = await import('../history/history.ts');
+  const folder = join(dataFolder, 'history');
+  return new History({ folder, lifetimeMs, maxBytes: maxHistoryBytes, clientKey, clock: system.clock, log });
+}
