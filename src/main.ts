@@ -20,6 +20,7 @@ import { type Context, system } from './wiring/context.ts';
 import { explain } from './wiring/explain.ts';
 import { openWatching } from './wiring/events.ts';
 import { createFigures } from './wiring/figures.ts';
+import { openLmtp } from './wiring/lmtp.ts';
 import { openMailRoots } from './wiring/mail-roots.ts';
 import { answerDns } from './wiring/publishing.ts';
 import { openInbound, openLogins } from './wiring/receiving.ts';
@@ -130,12 +131,13 @@ async function openParts(context: Context, isFirstStart: boolean) {
 /** What the settings ask for, made and not yet started. */
 async function open(context: Context, isFirstStart: boolean) {
   const roots = await openMailRoots(context, isFirstStart);
-  const routing = await openRouting(context);
+  const lmtp = openLmtp(context);
+  const routing = await openRouting(context, lmtp.ask);
   const signing = await openSigning(context, routing.domains);
-  const sending = await openSending(context, { ...routing, signer: signing?.signer });
+  const sending = await openSending(context, { ...routing, signer: signing?.signer, lmtp });
   const authenticator = await openLogins(context, routing.tablePasswords);
   const inbound = await openInbound(context, { ...routing, ...sending, authenticator });
-  return { roots, routing, signing, sending, authenticator, ...inbound };
+  return { roots, lmtp, routing, signing, sending, authenticator, ...inbound };
 }
 /** `live`: what is there only while its part has started. */
 type Opened = Awaited<ReturnType<typeof open>> & Readonly<{ live: { journal?: DiskJournal | undefined } }>;
@@ -144,7 +146,7 @@ type Opened = Awaited<ReturnType<typeof open>> & Readonly<{ live: { journal?: Di
 function listParts(context: Context, opened: Opened): Parts {
   const { settings, log, watching } = context;
   const { dataFolder, drainMs } = settings;
-  const { signing, sending, listeners, live } = opened;
+  const { lmtp, signing, sending, listeners, live } = opened;
   const { queue } = sending;
   const loaded = Promise.withResolvers<void>();
   const handlers = answers(context, opened, loaded.promise);
@@ -159,7 +161,10 @@ function listParts(context: Context, opened: Opened): Parts {
       signing?.start();
       return () => signing?.stop();
     },
-    'connections to other servers': () => () => sending.remote.close(),
+    'connections to other servers': () => () => {
+      sending.remote.close();
+      return lmtp.close();
+    },
     'empty spool': () => emptySpool(join(dataFolder, 'spool')),
     journal: async () => {
       const journal = await DiskJournal.open(join(dataFolder, 'journal'), { ...system, log });

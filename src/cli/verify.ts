@@ -43,7 +43,7 @@ export async function verify(file: string, flags: Flags, settings: Settings): Pr
   judges.close();
   if (verdict === undefined) throw new Error('there was nothing to judge');
   const isRefused = 'code' in verdict;
-  const to = isRefused ? formatReply(verdict) : verdict.isJunk ? '.Junk' : 'the mailbox';
+  const to = isRefused ? formatReply(verdict) : verdict.junk ? '.Junk' : 'the mailbox';
   const result = { to, why: verdict.why, field: isRefused ? undefined : verdict.lines, ...judgement };
   return print(flags, result, () => [...reasons(judgement), `=> ${to}: ${verdict.why}`].join('\n'), !isRefused);
 }

@@ -1,23 +1,23 @@
 // Who gets the mail (SLIM_STORAGES): `addr@domain=PATH`, `*@domain=PATH`, `@POSTGRESQL`, `@PAM`, `default=PATH`. Local
 // part and path may both hold `=`. `default=…` is always the catch-all; an address that begins so is `"default=x"@…`.
-// In place of a PATH an address (a value with an `@` and no `/`) is a forward. An address may stand several times: all
-// count.
+// In place of a PATH an address (a value with an `@` and no `/`) is a forward, and `lmtp://host:port` or `lmtp:///path/socket`
+// an LMTP server. An address may stand several times: all count.
 import { formatMailbox, toMailbox } from '../mail/address.ts';
 import type { Forward } from '../mail/message.ts';
 import { parseAddress } from '../smtp/address.ts';
 import type { MailRoot } from '../system/mail-roots.ts';
 import { listOf, parser } from './parser.ts';
-import { domain, path } from './values.ts';
+import { domain, host, path, port } from './values.ts';
 
 const entry = parser(
-  'wanted is addr@domain=PATH, addr@domain=ADDRESS, *@domain=PATH, default=PATH, @POSTGRESQL or @PAM',
+  'wanted is addr@domain=PATH, addr@domain=ADDRESS, *@domain=PATH, default=PATH, @POSTGRESQL or @PAM; a PATH may be lmtp://host:port',
   /^(?:(@POSTGRESQL|@PAM)|default=(.+)|("(?:[^"\\]|\\.)+"|[^\s"@]+)@([^@=]+)=(.+))$/,
   (source, fallback, local, name, folder) => {
     if (source) return { kind: 'source', key: source } as const;
     if (isForward(fallback))
       throw new Error(`"default=${fallback}": a path is wanted; whatever is unknown is not forwarded`);
-    if (fallback) return { kind: 'default', key: 'default', path: path(fallback) } as const;
-    const to = isForward(folder) ? toForward(folder) : { path: path(folder) };
+    if (fallback) return { kind: 'default', key: 'default', ...toPlace(fallback) } as const;
+    const to = isForward(folder) ? toForward(folder) : toPlace(folder);
     if (to === undefined) return undefined;
     const place = { domain: domain(name), ...to };
     if (local === '*') return { kind: 'domain', key: `*@${place.domain}`, ...place } as const;
@@ -29,8 +29,22 @@ const entry = parser(
 /** An address may stand with several places, but not twice with the same one. */
 export const storages = listOf(entry, each => {
   if (each.kind !== 'address') return each.key;
-  return `${each.key}=${'path' in each ? each.path : formatMailbox(each.forward.mailbox)}`;
+  if ('forward' in each) return `${each.key}=${formatMailbox(each.forward.mailbox)}`;
+  return `${each.key}=${'path' in each ? each.path : each.server}`;
 });
+
+/** host:port, or the path of a Unix socket. */
+const lmtp = parser(
+  'an LMTP server is wanted, such as lmtp://dovecot:24 or lmtp:///run/dovecot/lmtp',
+  /^lmtp:\/\/(?:(\[.*\]|[^[\]:/]+):(\d{1,5})|(\/.+))$/,
+  (name, digits, socket) => {
+    if (socket) return `lmtp://${path(socket)}`;
+    const found = host(name);
+    return `lmtp://${found.includes(':') ? `[${found}]` : found}:${port(digits)}`;
+  },
+);
+const toPlace = (value: string): { readonly server: string } | { readonly path: string } =>
+  value.startsWith('lmtp:') ? { server: lmtp(value) } : { path: path(value) };
 
 const isForward = (value: string): boolean => value.includes('@') && !value.includes('/');
 
@@ -42,6 +56,7 @@ function toForward(text: string): { readonly forward: Forward } | undefined {
 }
 
 const hasPath = <T extends object>(each: T): each is Extract<T, { path: string }> => 'path' in each;
+const hasServer = <T extends object>(each: T): each is Extract<T, { server: string }> => 'server' in each;
 const hasForward = <T extends object>(each: T): each is Extract<T, { forward: Forward }> => 'forward' in each;
 
 /** The list by the kinds of its entries. */
@@ -51,9 +66,12 @@ export function sortStorages(entries: ReturnType<typeof storages>) {
     domains: entries.filter(each => each.kind === 'domain').filter(hasPath),
     forwards: entries.filter(each => each.kind === 'address').filter(hasForward),
     domainForwards: entries.filter(each => each.kind === 'domain').filter(hasForward),
+    servers: entries.filter(each => each.kind === 'address').filter(hasServer),
+    domainServers: entries.filter(each => each.kind === 'domain').filter(hasServer),
     postgresql: entries.some(each => each.key === '@POSTGRESQL'),
     pam: entries.some(each => each.key === '@PAM'),
-    default: entries.find(each => each.kind === 'default')?.path,
+    default: entries.filter(each => each.kind === 'default').find(hasPath)?.path,
+    defaultServer: entries.filter(each => each.kind === 'default').find(hasServer)?.server,
   };
 }
 

@@ -8,6 +8,7 @@ import { existsSync } from 'node:fs';
 import { statusOf } from '../durable/sync.ts';
 import type { Arrival, Event, Listen, Verdict } from '../mail/event.ts';
 import { type Message, type QueueEntry, type Route, routeKey } from '../mail/message.ts';
+import { spamLine } from '../mail/header.ts';
 import { CannotTell, type Prepared, type Queue, type Report, type Storage } from '../mail/ports.ts';
 import type { Envelope } from '../smtp/envelope.ts';
 import { type Reply, formatReply, replies } from '../smtp/reply.ts';
@@ -18,7 +19,17 @@ import type { World } from '../system/world.ts';
 import { type Check, ReceivedLines, runChecks } from './checks.ts';
 import { type Found, findFields, messageIdIn } from './fields.ts';
 import { type Peer, clientKey } from './peer.ts';
-import { type Plan, behindHead, entryFor, isForwardedOnly, plan, sharedHead, successes, toJunk } from './plan.ts';
+import {
+  type Plan,
+  behindHead,
+  entryFor,
+  isForwardedOnly,
+  isHandedOver,
+  plan,
+  sharedHead,
+  successes,
+  toJunk,
+} from './plan.ts';
 import { type Destination, isOurs } from './policy.ts';
 import { Spool } from './spool.ts';
 import { SubmittedHeader } from './submission.ts';
@@ -182,9 +193,11 @@ export class Incoming {
     const verdict = await runChecks(checks, arrived, listen && (each => this.#verdicts.push(each)));
     this.#why = verdict.why;
     if ('code' in verdict) return verdict;
-    if (verdict.isJunk && isForwardedOnly(this.#envelope)) return replies.notTheAuthors;
-    if (verdict.isJunk) this.#toJunk();
-    const { message, returnPathBytes } = await this.#spool.finish(verdict.lines);
+    const { lines, junk } = verdict;
+    if (junk && isForwardedOnly(this.#envelope)) return junk;
+    if (junk) this.#toJunk();
+    const isUntold = junk !== undefined && isHandedOver(this.#envelope) && !lines.includes(spamLine);
+    const { message, returnPathBytes } = await this.#spool.finish(isUntold ? lines + spamLine : lines);
     const ours = isOurs(this.#peer) && { isOurs: true as const };
     const common = { receivedAt: this.startedAt, is8Bit: !this.#isAscii, returnPathBytes, ...ours };
     return this.#store(message, common);

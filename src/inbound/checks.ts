@@ -29,8 +29,11 @@ export type Arrived = Readonly<{
   overwrite: (at: number, octets: string) => Promise<void>;
 }>;
 
-/** Lines for the header, each ending in LF; and whether the message goes to the folder for junk of its mailboxes. */
-export type Findings = { readonly lines: string; readonly isJunk?: boolean };
+/**
+ * Lines for the header, each ending in LF. `junk`: the message goes to the folder for junk of its mailboxes, and where it
+ * would only be forwarded it is refused with this reply.
+ */
+export type Findings = { readonly lines: string; readonly junk?: Reply };
 /** A refusal, findings, or nothing to say; `why`: for the log; `results`: as in Authentication-Results. */
 export type Verdict =
   | ((Reply | Findings) & { readonly why?: string; readonly results?: readonly string[] })
@@ -55,7 +58,7 @@ export async function runChecks(
   tell?: (verdict: Told) => void,
 ): Promise<Verdict & {}> {
   let lines = '';
-  let isJunk = false;
+  let junk: Reply | undefined;
   let why: string | undefined;
   for (const check of checks) {
     const verdict = await judge(check, arrived);
@@ -64,15 +67,16 @@ export async function runChecks(
     tell?.({ check: check.name, result: resultOf(verdict), why: reason, results });
     if ('code' in verdict) return verdict;
     lines += verdict.lines;
-    isJunk ||= verdict.isJunk === true;
-    why ??= reason;
+    // The first reason counts, but for the one that sends it to the junk.
+    why = verdict.junk && !junk ? reason : (why ?? reason);
+    junk ??= verdict.junk;
   }
-  return { lines, ...(isJunk && { isJunk }), ...(why !== undefined && { why }) };
+  return { lines, ...(junk && { junk }), ...(why !== undefined && { why }) };
 }
 
 function resultOf(verdict: Verdict & {}): Told['result'] {
   if ('code' in verdict) return 'refused';
-  return verdict.isJunk ? 'junk' : 'passed';
+  return verdict.junk ? 'junk' : 'passed';
 }
 
 async function judge({ name, deadlineMs, judge: ask }: Check, arrived: Arrived): Promise<Verdict> {

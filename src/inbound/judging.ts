@@ -45,7 +45,8 @@ export const judgingCheck = ({ judge, mode, hostname, gatherer }: JudgingOptions
     }
     const { results } = judgement;
     if (typeof to === 'object') return { ...to, why, results };
-    return { lines: resultsField(hostname, judgement), ...(to === 'junk' && { isJunk: true }), why, results };
+    const junk = to === 'junk' && { junk: replies.notTheAuthors };
+    return { lines: resultsField(hostname, judgement), ...junk, why, results };
   },
 });
 

@@ -30,10 +30,16 @@ export function plan(envelope: Envelope<Destination>, unmade: ReadonlySet<string
     const routes = destinationOf(accepted).found?.routes;
     const forward = forwardOf(envelope, accepted);
     if (forward) forwards.push(forward);
+    const handedOver = (destinationOf(accepted).found?.lmtp ?? []).map(lmtp => ({
+      ...toQueue(accepted, undefined),
+      lmtp,
+    }));
+    waiting.push(...handedOver);
     const left = routes?.filter(isUnmade).map(route => copies.get(routeKey(route)) ?? route);
     if (left?.length !== 0) waiting.push(toQueue(accepted, left));
     // 250 would lose its mail.
-    else if (routes?.length === 0 && !forward) throw new CannotTell(`${accepted.address.text} leads nowhere`);
+    else if (routes?.length === 0 && !forward && handedOver.length === 0)
+      throw new CannotTell(`${accepted.address.text} leads nowhere`);
   }
   return {
     copies: [...copies.values()].filter(copy => !isUnmade(copy)),
@@ -60,7 +66,14 @@ const junkFolder = '.Junk';
 
 /** Whether a recipient's mail goes to other servers alone, so that no folder here could take it. */
 export const isForwardedOnly = ({ recipients }: Envelope<Destination>): boolean =>
-  recipients.some(({ ticket }) => ticket?.found?.routes.length === 0 && ticket.found.forwards !== undefined);
+  recipients.some(({ ticket }) => {
+    const { routes, forwards, lmtp } = ticket?.found ?? {};
+    return routes?.length === 0 && forwards !== undefined && lmtp === undefined;
+  });
+
+/** Whether a recipient's mail goes to an LMTP server, which is told by a header line what is junk. */
+export const isHandedOver = ({ recipients }: Envelope<Destination>): boolean =>
+  recipients.some(({ ticket }) => ticket?.found?.lmtp !== undefined);
 
 /** The same envelope with that folder in place of each mailbox. Nothing of it is forwarded. */
 export function toJunk(envelope: Envelope<Destination>): Envelope<Destination> {
@@ -108,7 +121,9 @@ export function successes(envelope: Envelope<Destination>, unmade: ReadonlySet<s
   const delivery = { kind: 'delivered', status: '2.0.0', text: 'delivered to its mailbox' } as const;
   return envelope.recipients.flatMap((accepted): Outcome[] => {
     if (!accepted.wishes.notify?.includes('SUCCESS')) return [];
-    const { routes, forwards, via } = destinationOf(accepted).found ?? {};
+    const { routes, forwards, lmtp, via } = destinationOf(accepted).found ?? {};
+    // The queue tells of that, once the LMTP server has it.
+    if (lmtp !== undefined) return [];
     // The server to which it is forwarded tells of that. Of a shared mailbox one notice tells, here.
     if (routes?.length === 0 && forwards !== undefined && via !== 'shared') return [];
     if (routes?.some(route => unmade.has(routeKey(route))) !== false) return [];

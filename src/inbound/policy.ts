@@ -81,8 +81,10 @@ export async function answerRecipient(
       return isOurs(peer) ? { reply: replies.recipientOk, destination: { domain } } : { reply: replies.relayDenied };
     // Mail with a reverse-path is no bounce, and would be relayed for a stranger.
     if (found.isForBounces && reversePath !== '') return { reply: replies.noSuchMailbox };
+    if (found.refusal !== undefined) return { reply: replies.mailboxRefuses(found.refusal) };
     // Never a 250 for nothing.
-    if (found.routes.length === 0 && !found.forwards?.length) throw new CannotTell('it leads nowhere');
+    if (found.routes.length === 0 && !found.forwards?.length && !found.lmtp?.length)
+      throw new CannotTell('it leads nowhere');
     const sentAs = found.forwards && (await returnPaths.forForward(reversePath));
     return { reply: replies.recipientOk, destination: { domain, found, ...(sentAs !== undefined && { sentAs }) } };
   } catch (error) {

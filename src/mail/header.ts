@@ -15,5 +15,8 @@ export function fieldsOf(header: string): readonly Field[] {
   return fields;
 }
 
+/** Tells an LMTP server, and whoever reads the mail, that a message is junk. */
+export const spamLine = 'X-Spam: Yes\n';
+
 /** What stands behind the colon. */
 export const bodyOf = ({ text }: Field): string => text.slice(text.indexOf(':') + 1);

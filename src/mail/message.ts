@@ -89,6 +89,9 @@ export async function* piecesOf(message: Message, start: number, pieceBytes: num
   }
 }
 
+/** A mailbox that an LMTP server keeps. `server`: as SLIM_STORAGES names it. `address`: the one by which that server knows it. */
+export type LmtpMailbox = { readonly server: string; readonly address: string };
+
 /** A recipient of a message that is kept for later. */
 export type QueueRecipient = RecipientWishes & {
   /** As in RCPT, without brackets. */
@@ -97,6 +100,8 @@ export type QueueRecipient = RecipientWishes & {
   readonly domain: string;
   /** Unset: for another server. Else the mail stays here, and goes there; empty: that is still to be looked up. */
   readonly routes?: readonly Copy[];
+  /** It goes to this mailbox, by LMTP. Never together with `routes`. */
+  readonly lmtp?: LmtpMailbox;
   /** It is a shared mailbox: copies of it mean 'expanded', not 'delivered' (RFC 3461 §5.2.7.1). */
   readonly isShared?: boolean;
 };
@@ -155,16 +160,20 @@ export type QueueEntry = MessageWishes & {
 export type NextHop =
   /** The mail stays on this server, in its mailboxes. */
   | { readonly kind: 'here' }
+  /** An LMTP server that keeps mailboxes of ours, as SLIM_STORAGES names it. */
+  | { readonly kind: 'lmtp'; readonly server: string }
   /** The one server that takes all mail for other servers. */
   | { readonly kind: 'relay' }
   /** The MX hosts of a domain: A-labels, lower case. */
   | { readonly kind: 'domain'; readonly domain: string };
 
-/** Identity of a next hop, also its name in the log. No domain has an `@`. */
+/** Identity of a next hop, also its name in the log. No domain has an `@` or a `:`. */
 export function nextHopKey(hop: NextHop): string {
   switch (hop.kind) {
     case 'here':
       return '@local';
+    case 'lmtp':
+      return hop.server;
     case 'relay':
       return '@relay';
     case 'domain':
@@ -175,14 +184,16 @@ export function nextHopKey(hop: NextHop): string {
 }
 
 /** Who takes the mail of a recipient from us. `isRelayed`: all mail for other servers goes to one. */
-export function nextHopOf({ domain, routes }: QueueRecipient, isRelayed: boolean): NextHop {
+export function nextHopOf({ domain, routes, lmtp }: QueueRecipient, isRelayed: boolean): NextHop {
   if (routes) return { kind: 'here' };
+  if (lmtp) return { kind: 'lmtp', server: lmtp.server };
   return isRelayed ? { kind: 'relay' } : { kind: 'domain', domain };
 }
 
 /** The next hop with that key. */
 export function nextHopAt(key: string): NextHop {
   if (key === '@local') return { kind: 'here' };
+  if (key.startsWith('lmtp:')) return { kind: 'lmtp', server: key };
   return key === '@relay' ? { kind: 'relay' } : { kind: 'domain', domain: key };
 }
 

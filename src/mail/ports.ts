@@ -6,6 +6,7 @@ import type {
   Copy,
   Delivery,
   Forward,
+  LmtpMailbox,
   Message,
   NextHop,
   Outcome,
@@ -45,7 +46,17 @@ export type Found = {
   readonly own?: readonly Route[];
   /** An address that we have made for bounces: mail for it has the null reverse-path, or is not for it. */
   readonly isForBounces?: true;
+  /** Mailboxes at LMTP servers that get the mail, too. */
+  readonly lmtp?: readonly LmtpMailbox[];
+  /** The mailbox is there, and takes no mail (it is full, for example): the enhanced status code for it, of class 5. Without routes. */
+  readonly refusal?: string;
 };
+
+/**
+ * Whether an LMTP server takes mail for a mailbox: 'unknown' where it has no such mailbox, else the enhanced status code of a
+ * lasting refusal (class 5). Throws CannotTell.
+ */
+export type AskMailbox = (mailbox: LmtpMailbox) => Promise<'taken' | 'unknown' | { readonly refusal: string }>;
 
 /** A source of routes: a map, a table, the Unix accounts. */
 export interface Directory {

@@ -22,7 +22,7 @@ import { verifyChain } from './dane.ts';
 import { type Dialogue, type Refusal, type Terms, type Want, open } from './dialogue.ts';
 import type { Server } from './hops.ts';
 import { type Offers, ReplyReader, type ServerReply, deferred, none } from './replies.ts';
-import { type Mail, type Sent, limitOf, transact } from './transaction.ts';
+import { type Mail, type Sent, inquire, limitOf, transact } from './transaction.ts';
 
 export const standardTimeouts = {
   connect: 30_000, // of each address; the five minutes of RFC 5321 §4.5.3.2.1 are for the greeting
@@ -98,10 +98,22 @@ export class Connection {
   async send(mail: Mail, content: () => Content, maxRecipients: number, place: Place): Promise<Sent> {
     const leave = this.#enter(place);
     try {
-      const limits = { recipients: maxRecipients, transactions: this.transactionsLeft };
+      const { isLmtp = false } = this.#options.terms;
+      const limits = { recipients: maxRecipients, transactions: this.transactionsLeft, isLmtp };
       const sent = await this.#run(transact(this.offers, mail, limits), content);
       this.transactionsLeft -= sent.transactions;
       return sent;
+    } finally {
+      leave();
+    }
+  }
+
+  /** Whether the server takes mail for an address. Costs a transaction. */
+  async inquire(address: string, place: Place) {
+    const leave = this.#enter(place);
+    try {
+      this.transactionsLeft -= 1;
+      return await this.#run(inquire(this.offers, address));
     } finally {
       leave();
     }

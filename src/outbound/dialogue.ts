@@ -1,7 +1,7 @@
 // The client's side of an SMTP dialogue: how a session opens. Pure and synchronous, without sockets, timers, clock or promises.
 // Promises: never throws on what a server says; whatever is not understood is a deferral; nothing that was said in clear behind
 // STARTTLS is ever read; a password goes out over TLS only.
-// RFC 5321 §3 and §4.2, 3207 (STARTTLS), 4954 (AUTH), 9422 (LIMITS).
+// RFC 5321 §3 and §4.2, 2033 (LMTP), 3207 (STARTTLS), 4954 (AUTH), 9422 (LIMITS).
 //
 // A dialogue is a generator. It yields what it wants done, one `Want` after the other, and is resumed with a `ServerReply` that says
 // what came of it; its return value is the result. Whoever drives it (the connection; in tests a script) decides nothing but the
@@ -37,6 +37,8 @@ export type Login = { readonly user: string; readonly password: string };
 export type Terms = {
   /** What we call ourselves. */
   readonly hostname: string;
+  /** LMTP and not SMTP: the server keeps mailboxes of ours. */
+  readonly isLmtp?: boolean;
   /** There is TLS already: it is implicit. */
   readonly isSecure: boolean;
   readonly startTls: 'never' | 'offered' | 'required';
@@ -57,19 +59,22 @@ export function* ask(line: string): Dialogue<ServerReply> {
 const refuse = (because: Refusal['because'], delivery: Delivery): Refusal => ({ because, delivery });
 
 /** Until MAIL may come: greeting, EHLO, TLS, login. */
-export function* open({ hostname, isSecure, startTls, credentials }: Terms): Dialogue<Offers | Refusal> {
+export function* open(terms: Terms): Dialogue<Offers | Refusal> {
+  const { hostname, isLmtp = false, startTls, credentials } = terms;
+  let { isSecure } = terms;
   const greeting = yield hear();
   if (greeting.code !== 220) return refuse('host', toDelivery(greeting, false));
-  if (greeting.lines[0]?.split(' ', 1)[0]?.toLowerCase() === hostname.toLowerCase())
+  // An LMTP server beside us may have the name of this host, and mail does not come back from there.
+  if (!isLmtp && greeting.lines[0]?.split(' ', 1)[0]?.toLowerCase() === hostname.toLowerCase())
     return refuse('loop', failed('5.4.6', `the server has our own name: ${hostname}`));
-  let offers = yield* hello(hostname);
+  let offers = yield* hello(hostname, isLmtp);
   if (!isSecure && startTls !== 'never' && offers instanceof Map && offers.has('STARTTLS')) {
     const reply = yield* ask('STARTTLS');
     if (isLast(reply)) return refuse('host', toDelivery(reply));
     isSecure = reply.code === 220;
     const { code, lines, status } = isSecure ? yield { kind: 'secure' } : reply;
     if (code === 0) return refuse(status ? 'host' : 'tls', deferred(status ?? '4.7.4', lines.join(' ')));
-    if (isSecure) offers = yield* hello(hostname); // what was said in clear counts no more
+    if (isSecure) offers = yield* hello(hostname, isLmtp); // what was said in clear counts no more
   }
   if (!(offers instanceof Map)) return offers;
   if (!isSecure && startTls === 'required') return refuse('tls', deferred('4.7.4', 'the server does not offer TLS'));
@@ -83,9 +88,9 @@ export function* open({ hostname, isSecure, startTls, credentials }: Terms): Dia
   return login.code === 421 && isBusy ? refuse('host', { ...delivery, isBusy }) : refuse('login', delivery);
 }
 
-function* hello(hostname: string): Dialogue<Offers | Refusal> {
-  const extended = yield* ask(`EHLO ${hostname}`);
-  const reply = extended.code >= 500 ? yield* ask(`HELO ${hostname}`) : extended;
+function* hello(hostname: string, isLmtp: boolean): Dialogue<Offers | Refusal> {
+  const extended = yield* ask(`${isLmtp ? 'LHLO' : 'EHLO'} ${hostname}`);
+  const reply = extended.code >= 500 && !isLmtp ? yield* ask(`HELO ${hostname}`) : extended;
   if (reply.code !== 250) return refuse('host', toDelivery(reply, false));
   const offers: Offers = new Map();
   for (const line of reply === extended ? reply.lines.slice(1) : []) {
@@ -96,6 +101,8 @@ function* hello(hostname: string): Dialogue<Offers | Refusal> {
     const known = isList ? offers.get(keyword) : undefined;
     offers.set(keyword, known ? `${known} ${parameter}` : parameter);
   }
+  // Its 250 is the delivery, of which we tell the sender ourselves.
+  if (isLmtp) offers.delete('DSN');
   return offers;
 }
 

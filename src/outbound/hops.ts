@@ -1,7 +1,7 @@
 // Which servers may take mail for a next hop: each address in the order in which to try it, with the TLS that it must do and the
 // login that it gets. And what it means for the mail when none of them could be used.
 // Promises: everything that depends on the kind of next hop is decided here, and handed on as a value; nothing is connected to.
-// RFC 5321 §5.1, RFC 8314 (implicit TLS), RFC 3207.
+// RFC 5321 §5.1, RFC 2033 (LMTP), RFC 8314 (implicit TLS), RFC 3207.
 import { isIP } from 'node:net';
 import type { Delivery, NextHop } from '../mail/message.ts';
 import type { Refusal } from './dialogue.ts';
@@ -13,8 +13,8 @@ import { type PolicyOptions, type TlsPolicy, decidePolicy } from './tls-policy.t
 export type Server = Target & {
   readonly port: number;
   readonly tls: TlsPolicy;
-  /** Our operator has chosen this server, with a login or without; else a stranger's DNS has. */
-  readonly isRelay: boolean;
+  /** Our operator has chosen this server, the relay or an LMTP server; else a stranger's DNS has. */
+  readonly isChosen: boolean;
 };
 
 export type Relay = {
@@ -29,10 +29,12 @@ export type HopOptions = MxOptions & PolicyOptions & { readonly relay?: Relay | 
 /** A host that must not be used for this message, with the reason that counts as its refusal. */
 type PassedOver = { readonly server: Server; readonly refusal: Refusal };
 
-const maxAddressesOfRelay = 20;
+const maxAddressesOfChosen = 20;
 /** Of a host that was passed over: nobody has spoken to it. */
 const neverUsed: TlsPolicy = { use: 'required', isVerified: true };
 const relayUses = { none: 'never', starttls: 'required', implicit: 'implicit' } as const;
+/** It is the operator's own server, on the operator's own network: SLIM_EXTERNAL_TLS is not about it. */
+const lmtpPolicy: TlsPolicy = { use: 'offered', isVerified: false };
 
 /** The servers to try, best first. Where there is none, the generator returns why. */
 export async function* findServers(
@@ -46,7 +48,13 @@ export async function* findServers(
       throw new Error('mail that stays here goes to no other server');
     case 'relay':
       if (relay === undefined) throw new Error('there is no relay');
-      return yield* findRelay(relay, options, isUnreached);
+      return yield* findChosen(relay, { use: relayUses[relay.tls], isVerified: true }, options, isUnreached);
+    case 'lmtp': {
+      // A Unix socket is named by its path alone.
+      const { hostname, port: lmtpPort } = new URL(hop.server);
+      const host = hostname === '' ? hop.server.slice('lmtp://'.length) : hostname.replace(/^\[(.*)\]$/, '$1');
+      return yield* findChosen({ host, port: Number(lmtpPort) }, lmtpPolicy, options, isUnreached);
+    }
     case 'domain': {
       const targets = findTargets(hop.domain, options, isUnreached);
       /** What was decided for a host counts for all its addresses. */
@@ -57,8 +65,8 @@ export async function* findServers(
         const policy = policies.get(target.host) ?? (await decidePolicy(hop.domain, target, options));
         const isNew = !policies.has(target.host);
         policies.set(target.host, policy);
-        if ('use' in policy) yield { ...target, port, tls: policy, isRelay: false };
-        else if (isNew) yield { server: { ...target, port, tls: neverUsed, isRelay: false }, refusal: policy };
+        if ('use' in policy) yield { ...target, port, tls: policy, isChosen: false };
+        else if (isNew) yield { server: { ...target, port, tls: neverUsed, isChosen: false }, refusal: policy };
       }
     }
     default:
@@ -66,20 +74,20 @@ export async function* findServers(
   }
 }
 
-/** The relay's name is looked up as the operating system does it, because containers and hosts files have names of their own. */
-async function* findRelay(
-  { host, port, tls }: Relay,
+/** Such a name is looked up as the operating system does it, because containers and hosts files have names of their own. */
+async function* findChosen(
+  { host, port }: Pick<Relay, 'host' | 'port'>,
+  tls: TlsPolicy,
   { dns }: HopOptions,
   isUnreached: IsUnreached,
 ): AsyncGenerator<Server, Delivery, void> {
   const unreachable = (text: string): Delivery => ({ ...deferred('4.4.3', text), remote: host, isUnreachable: true });
-  const found = isIP(host) ? [host] : await dns.systemAddresses(host).catch(codeOf);
-  if (typeof found === 'string') return unreachable(`the address of the relay cannot be found (${found})`);
+  const found = isIP(host) || host.startsWith('/') ? [host] : await dns.systemAddresses(host).catch(codeOf);
+  if (typeof found === 'string') return unreachable(`the address of ${host} cannot be found (${found})`);
   const ordered = found.toSorted((a, b) => Number(isUnreached(a)) - Number(isUnreached(b)));
-  const policy: TlsPolicy = { use: relayUses[tls], isVerified: true };
-  for (const address of ordered.slice(0, maxAddressesOfRelay))
-    yield { host, address, name: host, isAuthentic: false, port, tls: policy, isRelay: true };
-  return unreachable('the relay has no address');
+  for (const address of ordered.slice(0, maxAddressesOfChosen))
+    yield { host, address, name: host, isAuthentic: false, port, tls, isChosen: true };
+  return unreachable(`${host} has no address`);
 }
 
 /** What the refusals of all servers that were tried, at least one, mean together for the message. */
@@ -93,8 +101,8 @@ export function summarize(domain: string, refusals: readonly (Refusal & { readon
   if (last === undefined) throw new Error('no server was tried');
   const { because, delivery, server } = last;
   const { host: remote } = server;
-  // What is wrong with the relay is our operator's matter: no sender is told, and no mail comes back for it.
-  if (server.isRelay) {
+  // What is wrong with such a server is our operator's matter: no sender is told, and no mail comes back for it.
+  if (server.isChosen) {
     const status = because === 'tls' ? '4.7.5' : `4${delivery.status.slice(1)}`;
     return { ...delivery, kind: 'deferred', status, remote, isUnreachable: true };
   }

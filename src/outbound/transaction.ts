@@ -3,7 +3,8 @@
 // Promises: a result for each recipient, whatever happens; a recipient is 'delivered' only when the server took the
 // content after all of it was sent; nobody bounces because there were many recipients; whatever is not understood is a
 // deferral.
-// RFC 5321 §3.3 and §4.5.3.1.10, 2920 (PIPELINING), 1870 (SIZE), 9422 (LIMITS), 3461 §5.2 (DSN), 6531 (SMTPUTF8).
+// RFC 5321 §3.3 and §4.5.3.1.10, 2033 §4.2 (LMTP), 2920 (PIPELINING), 1870 (SIZE), 9422 (LIMITS), 3461 §5.2 (DSN), 6531
+// (SMTPUTF8).
 //
 // The recipients that have no result yet wait in a line. A transaction takes the first of them, as many as may go
 // together. What a server says to one of them after it has accepted others may be about their number: then this
@@ -24,7 +25,12 @@ export type Mail = Omit<QueueEntry, 'id' | 'receivedAt' | 'returnPathBytes'> & {
  * Our own limits, whatever the server offers: recipients of a transaction, and the transactions that this session has
  * left.
  */
-export type Limits = { readonly recipients: number; readonly transactions: number };
+export type Limits = {
+  readonly recipients: number;
+  readonly transactions: number;
+  /** After the final dot each recipient that was accepted has a reply of its own. */
+  readonly isLmtp?: boolean;
+};
 export type Sent = {
   readonly deliveries: readonly Delivery[];
   /**
@@ -83,7 +89,7 @@ export function* transact(offers: Offers, mail: Mail, limits: Limits): Dialogue<
     transactions += 1;
     const hasTaken = addressees.some(({ result }) => result?.kind === 'delivered');
     const before = hasTaken ? 'taken' : transactions > 1 ? 'refused' : 'none';
-    const end = yield* transaction(offers, mailCommand, waiting.slice(0, size), before);
+    const end = yield* transaction(offers, mailCommand, waiting.slice(0, size), before, limits.isLmtp === true);
     if (end.kind === 'over') return finish(end.delivery, false, end.isUntried);
     if (end.kind === 'refused') return finish(end.delivery, end.isReusable);
     // Where nobody was accepted their number was not the reason. So the size stays, or a full disk would make it one at
@@ -107,6 +113,7 @@ function* transaction(
   mailCommand: string,
   batch: readonly Addressee[],
   before: 'none' | 'refused' | 'taken',
+  isLmtp: boolean,
 ): Dialogue<End> {
   const isFollowing = before !== 'none';
   const envelope = yield* sendEnvelope(mailCommand, batch, isFollowing, offers.has('PIPELINING') ? maxPipelined : 1);
@@ -114,6 +121,7 @@ function* transaction(
   const { accepted, refusal, data, tooMany } = envelope;
   const mayCome = data?.code === 354;
   if (mayCome && refusal !== undefined) return over(refusal, isFollowing); // for whom would it take a lone dot?
+  if (mayCome && isLmtp && accepted.length === 0) return over(toDelivery(data, false)); // no reply would come to a dot
   if (!mayCome || accepted.length === 0) {
     // RFC 2920 §3.1: a server that wants content although it took no recipient gets none.
     const parting = yield* ask(mayCome ? '.' : 'RSET');
@@ -136,6 +144,7 @@ function* transaction(
     return { kind: 'ready', isAccepted: accepted.length > 0, size };
   }
   const sent = yield { kind: 'content' };
+  if (isLmtp) return yield* hearEach(accepted, sent);
   const end = yield hear('end');
   // A reply that came before all was sent can refuse, and never accept.
   const reply = sent.code === 0 && end.code < 400 ? sent : end;
@@ -147,6 +156,30 @@ function* transaction(
   // wait too.
   if (!isReady) return over(last, last.kind === 'failed');
   return { kind: 'ready', isAccepted: true, size: half ?? (tooMany && accepted.length) };
+}
+
+/** What an LMTP server says of each recipient after the final dot, in the order in which it has accepted them. */
+function* hearEach(accepted: readonly Addressee[], sent: ServerReply): Dialogue<End> {
+  for (const each of accepted) {
+    const end = yield hear('end');
+    const reply = sent.code === 0 && end.code < 400 ? sent : end;
+    each.result = toDelivery(reply);
+    // Those that are left may have it or not, so they wait.
+    if (sent.code === 0 || isLast(reply)) return { kind: 'over', delivery: asDeferral(each.result), isUntried: false };
+  }
+  return { kind: 'ready', isAccepted: true };
+}
+
+/** Whether the server takes mail for an address, which is asked without sending any. */
+export function* inquire(offers: Offers, address: string): Dialogue<{ delivery: Delivery; isReusable: boolean }> {
+  const asUtf8 = !isAscii(address) && offers.has('SMTPUTF8');
+  const command = toCommand('RCPT TO', address, asUtf8, []);
+  if (command === undefined) return { delivery: unfit, isReusable: true };
+  const mail = toDelivery(yield* ask(`MAIL FROM:<>${asUtf8 ? ' SMTPUTF8' : ''}`));
+  // A refusal of MAIL says nothing of the mailbox.
+  const delivery = mail.kind === 'delivered' ? toDelivery(yield* ask(command)) : asDeferral(mail);
+  const { code } = yield* ask('RSET');
+  return { delivery, isReusable: code === 250 };
 }
 
 type Envelope = {

@@ -42,7 +42,10 @@ export type OutboundOptions = World &
     /** Instead of the authorities that the system trusts, for the relay. */
     readonly ca?: string | undefined;
     readonly timeouts?: Timeouts;
-    readonly dial?: (options: { readonly host: string; readonly port: number }) => Socket;
+    /** `path` is a Unix socket, and then `host` and `port` do not count. */
+    readonly dial?: (options: { readonly host: string; readonly port: number; readonly path?: string }) => Socket;
+    /** It speaks LMTP. */
+    readonly isLmtp?: boolean;
   };
 
 export class OutboundTransport implements Transport {
@@ -114,6 +117,22 @@ export class OutboundTransport implements Transport {
     return results;
   }
 
+  /** Whether the next hop takes mail for an address: what it says to RCPT. */
+  async inquire(hop: NextHop, address: string, place: Place): Promise<Delivery> {
+    for (;;) {
+      const warm = this.#takeIdle(hop);
+      const connection = warm ?? (await this.#open(hop, place));
+      if (!(connection instanceof Connection)) return connection;
+      const isQuiet = connection.isQuiet();
+      const said = isQuiet ? await connection.inquire(address, place) : undefined;
+      if (said?.isReusable && connection.transactionsLeft > 0) this.#putIdle(connection, hop);
+      else connection.destroy();
+      // A session that waited may have been closed meanwhile.
+      if (said && (warm === undefined || said.isReusable)) return forgive(said.delivery);
+      if (warm === undefined) return unexplained;
+    }
+  }
+
   /** Reads the relay's login again: its file may have changed. Whether it has. */
   async readLogin(): Promise<boolean> {
     const { readLogin, log } = this.#options;
@@ -148,12 +167,12 @@ export class OutboundTransport implements Transport {
       if (next.done) {
         if (refusals.length > 0) break;
         const delivery = next.value ?? unexplained;
-        if (hop.kind === 'relay') log.warn({ destination, reason: delivery.text }, relayTrouble);
+        if (hop.kind !== 'domain') log.warn({ destination, reason: delivery.text }, troubles[hop.kind]);
         return delivery;
       }
       if ('refusal' in next.value) {
         const { server, refusal } = next.value;
-        log.info({ destination, remote: server.host, reason: refusal.delivery.text }, 'a server cannot be used');
+        log.info({ destination, remote: server.host, reason: refusal.delivery.text }, troubles.domain);
         refusals.push({ ...refusal, server });
         continue;
       }
@@ -167,8 +186,8 @@ export class OutboundTransport implements Transport {
       if (opened.delivery.status === '4.4.1') this.#unreached.add(server.address);
       const fields = { destination, remote: server.host, address: server.address, reason: opened.delivery.text };
       const isRefused = opened.because !== 'host' || opened.delivery.kind === 'failed';
-      if (server.isRelay && isRefused) log.warn(fields, relayTrouble);
-      else log.info(fields, 'a server cannot be used');
+      if (server.isChosen && isRefused) log.warn(fields, troubles[hop.kind]);
+      else log.info(fields, troubles.domain);
       if (place.isEnded) return { ...ended, remote: server.host };
       refusals.push({ ...opened, server });
       // Hosts that are preferred less would bring it back here; and each address of the relay would count one more
@@ -190,13 +209,14 @@ export class OutboundTransport implements Transport {
   }
 
   #dial(server: Server, place: Place): Promise<Connection | Refusal> {
-    const { hostname, ca, random, clock, timeouts = standardTimeouts, dial = connect } = this.#options;
+    const { hostname, isLmtp = false, ca, random, clock, timeouts = standardTimeouts, dial = connect } = this.#options;
     const { use } = server.tls;
-    const credentials = server.isRelay && this.#login ? { ...this.#login, nonce: random.hex(18) } : undefined;
+    const credentials = server.isChosen && this.#login ? { ...this.#login, nonce: random.hex(18) } : undefined;
     const isSecure = use === 'implicit';
-    const terms = { hostname, isSecure, startTls: isSecure ? 'never' : use, credentials } as const;
+    const terms = { hostname, isLmtp, isSecure, startTls: isSecure ? 'never' : use, credentials } as const;
     const secureContext = (this.#secureContext ??= createSecureContext({ ca, minVersion: 'TLSv1.2' })); // 1.3 ms each
-    const socket = dial({ host: server.address, port: server.port });
+    const { address, port } = server;
+    const socket = dial({ host: address, port, ...(address.startsWith('/') && { path: address }) });
     return new Connection(socket, { server, terms, secureContext, timeouts, clock }).open(place);
   }
 
@@ -240,7 +260,7 @@ export class OutboundTransport implements Transport {
       else connection.quit();
     }
     const who = { remote: server.host, ...(tls && { tls }) };
-    const deliveries = sent.deliveries.map(each => ({ ...(server.isRelay ? forgive(each) : each), ...who }));
+    const deliveries = sent.deliveries.map(each => ({ ...(server.isChosen ? forgive(each) : each), ...who }));
     return { ...sent, deliveries };
   }
 
@@ -273,14 +293,19 @@ export class OutboundTransport implements Transport {
   }
 }
 
-const relayTrouble = 'the relay cannot be used: see SLIM_RELAY_*';
+const troubles: Readonly<Record<NextHop['kind'], string>> = {
+  here: '',
+  lmtp: 'an LMTP server cannot be used: see SLIM_STORAGES',
+  relay: 'the relay cannot be used: see SLIM_RELAY_*',
+  domain: 'a server cannot be used',
+};
 const unexplained = deferred('4.3.0', 'an internal error');
 const ended = deferred('4.4.5', 'the attempt made no progress, and other mail needed its place');
 const crowded = ({ host, address }: Server): Delivery => {
   return { ...deferred('4.4.5', `too many attempts are with ${address} now`), remote: host, isCrowded: true };
 };
 
-/** A relay that wants a login of us has nothing against the message. */
+/** A server of our operator that wants a login of us has nothing against the message. */
 function forgive(delivery: Delivery): Delivery {
   const wantsLogin = delivery.kind === 'failed' && /^53[05] /.test(delivery.text);
   return wantsLogin ? { ...delivery, kind: 'deferred', status: '4.7.0' } : delivery;

@@ -34,12 +34,12 @@ export function localTransport({ storages, resolve, remote, isRelayed, forward }
   return {
     async deliver(_hop, entry, message, recipients, place) {
       const makeCopies = copier(storages, entry, message, place);
-      const passOn = async (to: QueueRecipient, { forwards }: Here, delivery: Delivery): Promise<Delivery> => {
+      const passOn = async (to: QueueRecipient, found: Here, delivery: Delivery): Promise<Delivery> => {
         const key = `forward:${to.address}`;
-        if (forwards === undefined || entry.madeCopies?.includes(key)) return delivery;
+        if (!(found.forwards ?? found.lmtp) || entry.madeCopies?.includes(key)) return delivery;
         const { copies = [] } = delivery;
         try {
-          await forward(entry, message, to, forwards);
+          await forward(entry, message, to, found);
           return { ...delivery, copies: [...copies, key] };
         } catch (error) {
           return { ...deferral(error), copies };
@@ -51,6 +51,8 @@ export function localTransport({ storages, resolve, remote, isRelayed, forward }
           const found = await routesOf(recipient, resolve);
           if (found === 'nowhere')
             deliveries.push({ kind: 'failed', status: '5.1.1', text: 'there is no such mailbox' });
+          else if (typeof found === 'object' && found.refusal !== undefined)
+            deliveries.push({ kind: 'failed', status: found.refusal, text: 'the mailbox does not take this message' });
           else if (found !== 'elsewhere')
             deliveries.push(await passOn(recipient, found, await makeCopies(found.copies)));
           else {
@@ -66,7 +68,7 @@ export function localTransport({ storages, resolve, remote, isRelayed, forward }
   };
 }
 
-type Here = { readonly copies: readonly Copy[]; readonly forwards?: Found['forwards'] };
+type Here = { readonly copies: readonly Copy[] } & Pick<Found, 'forwards' | 'lmtp' | 'refusal'>;
 
 async function routesOf(
   { address, routes = [] }: QueueRecipient,
@@ -78,9 +80,11 @@ async function routesOf(
   const found = mailbox && (await resolve(mailbox, undefined, parsed.local));
   if (found?.kind === 'local') {
     const copies = copiesFor(address, found);
+    const { forwards, lmtp, refusal } = found;
+    const isSomewhere = copies.length > 0 || forwards?.length || lmtp?.length || refusal !== undefined;
     // Nothing would be made for it, and it would count as delivered.
-    if (copies.length === 0 && !found.forwards?.length) throw new CannotTell('the address leads nowhere');
-    return { copies, forwards: found.forwards };
+    if (!isSomewhere) throw new CannotTell('the address leads nowhere');
+    return { copies, ...(forwards && { forwards }), ...(lmtp && { lmtp }), ...(refusal !== undefined && { refusal }) };
   }
   return found?.kind === 'elsewhere' ? 'elsewhere' : 'nowhere';
 }

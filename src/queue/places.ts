@@ -9,6 +9,7 @@
 // - When all of 2,000, or of 50, places are taken and others wait, the attempt that has gone longest without progress
 //   is ended, if that is 5 s or longer.
 // How many attempts one destination gets is not decided here, but in destination.ts.
+import type { NextHop } from '../mail/message.ts';
 import type { Place } from '../mail/ports.ts';
 import type { Clock } from '../system/world.ts';
 
@@ -24,6 +25,9 @@ export const notices = 'notices';
 
 /** `notice`: mail to another server with the null reverse-path. */
 export type Lane = 'mail' | 'notice';
+/** The lane of mail on its way to that next hop. */
+export const laneOf = (isNotice: boolean, { kind }: NextHop): Lane =>
+  isNotice && kind !== 'here' && kind !== 'lmtp' ? 'notice' : 'mail';
 
 /** A place that is occupied. */
 export type Occupied = Place & {

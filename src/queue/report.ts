@@ -56,8 +56,8 @@ export function createReport({ resolve, queue, log, listen, ...options }: Report
     const returnPath = Buffer.from('Return-Path: <>\n');
     const [returnPathBytes, receivedAt] = [returnPath.length, clock.now()];
     const id = newId(receivedAt, random);
-    // Forwards are looked up again when it is delivered.
-    const isForwarded = sender.kind === 'local' && sender.forwards !== undefined;
+    // Forwards, and mailboxes at LMTP servers, are looked up again when it is delivered.
+    const isForwarded = sender.kind === 'local' && (sender.forwards ?? sender.lmtp) !== undefined;
     const routes = sender.kind === 'local' && { routes: isForwarded ? [] : copiesFor(entry.from, sender) };
     const recipients = [{ address: entry.from, domain: mailbox.domain, ...routes }];
     const prepared = await queue().prepare(

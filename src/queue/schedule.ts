@@ -20,7 +20,7 @@ import { sending } from './admin.ts';
 import { Calendar } from './calendar.ts';
 import * as destinations from './destination.ts';
 import type { Destination, Entry, Job, Turn } from './job.ts';
-import { type Lane, Places, notices } from './places.ts';
+import { type Lane, Places, laneOf, notices } from './places.ts';
 import { pending } from './records.ts';
 import { Trial } from './trial.ts';
 
@@ -241,7 +241,7 @@ export class Schedule {
   }
 
   #add(entry: Entry, destination: Destination): Job {
-    const lane = entry.isNotice && destination.hop.kind !== 'here' ? 'notice' : 'mail';
+    const lane = laneOf(entry.isNotice, destination.hop);
     const times = { attempts: 0, nextAt: 0, noticeAt: Infinity, quietUntil: 0 };
     const job: Job = { entry, destination, lane, isRunning: false, ...times };
     entry.jobs.push(job);

@@ -19,7 +19,7 @@ import type { Prepared, Queue } from '../mail/ports.ts';
 import type { JobPlan, LeasedJob, SharedStore, StoredEntry } from '../mail/queue-store.ts';
 import { type AttemptOptions, type Turn, carryOut } from './attempt.ts';
 import { type DestinationState, type Limits, attemptsAt, waitAfter } from './destination.ts';
-import { type Occupied, Places } from './places.ts';
+import { type Occupied, Places, laneOf } from './places.ts';
 import { join, planOf } from './plan.ts';
 import { newRecord, pending } from './records.ts';
 import type { ScheduleOptions } from './schedule.ts';
@@ -177,7 +177,7 @@ export class SharedQueue implements Queue {
     const { store, clock, log } = this.#options;
     const hop = nextHopAt(key);
     const learnt = this.#enter(key);
-    const place = this.#places.take(record.from === '' && hop.kind !== 'here' ? 'notice' : 'mail');
+    const place = this.#places.take(laneOf(record.from === '', hop));
     place.confirm = () => store.confirm(job);
     this.#running.set(job, place);
     let content: ReturnType<SharedStore['content']> | undefined;

@@ -18,6 +18,7 @@ export async function followForwards(
   explain?: Explain,
 ): Promise<Found> {
   const routes = new Map(first.routes.map(route => [routeKey(route), route]));
+  const lmtp = [...(first.lmtp ?? [])];
   const elsewhere: Forward[] = [];
   const seen = new Set([formatMailbox(start)]);
   const waiting = [...(first.forwards ?? [])];
@@ -33,13 +34,14 @@ export async function followForwards(
     explain?.(`forwarded to ${name}:`);
     const found = await decide(forward.mailbox, line => explain?.(`  ${line}`));
     if (found.kind === 'elsewhere') elsewhere.push(forward);
-    else if (found.kind === 'unknown') explain?.('  that leads nowhere');
+    else if (found.kind === 'unknown' || found.refusal !== undefined) explain?.('  that leads nowhere');
     else {
       for (const route of found.routes) routes.set(routeKey(route), route);
+      lmtp.push(...(found.lmtp ?? []));
       waiting.push(...(found.forwards ?? []));
     }
   }
-  if (routes.size === 0 && elsewhere.length === 0)
+  if (routes.size === 0 && elsewhere.length === 0 && lmtp.length === 0)
     throw new CannotTell(`the forwards of ${formatMailbox(start)} lead nowhere`, { status: '4.3.5' });
   const { via, isForBounces } = first;
   const isFollowed = routes.size > first.routes.length;
@@ -49,6 +51,7 @@ export async function followForwards(
     routes: [...routes.values()],
     ...how,
     ...(elsewhere.length > 0 && { forwards: elsewhere }),
+    ...(lmtp.length > 0 && { lmtp }),
     ...(isForBounces && { isForBounces }),
   };
 }

@@ -59,6 +59,7 @@ export const replies = {
   loginFailed: reply(535, '5.7.8', 'Authentication failed'),
   needTlsForLogin: reply(538, '5.7.11', 'Authentication needs TLS; send STARTTLS first'),
   noSuchMailbox: reply(550, '5.1.1', 'No such mailbox'),
+  mailboxRefuses: (status: string) => reply(550, status, 'The mailbox does not take this message'),
   badDomain: reply(550, '5.1.2', 'The domain of this address is not a valid name'),
   notYourFrom: reply(550, '5.7.1', 'From must be one field with addresses that this login may send from'),
   relayDenied: reply(550, '5.7.1', 'This server does not relay to other domains'),

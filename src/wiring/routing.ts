@@ -1,7 +1,7 @@
 // Who gets the mail: the sources in their fixed order, which is a promise to users.
 import { join } from 'node:path';
 import type { Answers } from '../control/requests.ts';
-import type { Directory, Domains } from '../mail/ports.ts';
+import type { AskMailbox, Directory, Domains } from '../mail/ports.ts';
 import { TableDomains } from '../postgres/domains.ts';
 import { openDatabase } from '../postgres/pool.ts';
 import { TableDirectory } from '../postgres/routes.ts';
@@ -13,23 +13,24 @@ import { addressDirectory, defaultDirectory, domainDirectory, postmasterDirector
 import { createResolver } from '../routing/resolver.ts';
 import { type Context, system } from './context.ts';
 
-export async function openRouting({ settings, steward, log }: Context) {
+/** `ask`: whether an LMTP server has a mailbox; unset: nobody can tell. */
+export async function openRouting({ settings, steward, log }: Context, ask?: AskMailbox) {
   const { storages, mailRoot, dataFolder, subaddress, domains: own } = settings;
   const accounts = steward?.accounts;
   const onUp = storages.postgresql ? { onUp: indexMaker(log) } : {};
   const database = settings.database && (await openDatabase({ settings: settings.database, log, ...onUp }));
-  const directories: Directory[] = [addressDirectory(storages, accounts)];
+  const directories: Directory[] = [addressDirectory(storages, accounts, ask)];
   let domains: Domains = { hosts: async domain => own.includes(domain) };
   if (database && storages.postgresql) {
     const table = new TableDomains({ database, settings: own, file: join(dataFolder, 'state', 'domains'), log });
     await table.start();
     domains = table;
-    const hasDefault = storages.default !== undefined;
+    const hasDefault = (storages.default ?? storages.defaultServer) !== undefined;
     const { clock } = system;
     directories.push(new TableDirectory({ query: database.query, accounts, mailRoot, hasDefault, clock, log }));
   }
   if (accounts && storages.pam) directories.push(accountDirectory(accounts));
-  directories.push(domainDirectory(storages, accounts), defaultDirectory(storages, accounts));
+  directories.push(domainDirectory(storages, accounts, ask), defaultDirectory(storages, accounts, ask));
   directories.push(postmasterDirectory(mailRoot));
   const mainDomain = own[0] ?? '';
   const mayForward = storages.postgresql || storages.forwards.length + storages.domainForwards.length > 0;

@@ -20,10 +20,16 @@ import { mayBeAuthentic } from '../dns/servers.ts';
 import { readSettingFile } from '../system/setting-file.ts';
 import { Gatherer } from '../system/gather.ts';
 import { type Context, system } from './context.ts';
+import type { openLmtp } from './lmtp.ts';
 
-type Parts = Readonly<{ resolve: Resolve; returnPaths: ReturnPaths; signer: Signer | undefined }>;
+type Parts = Readonly<{
+  resolve: Resolve;
+  returnPaths: ReturnPaths;
+  signer: Signer | undefined;
+  lmtp: ReturnType<typeof openLmtp>;
+}>;
 
-export async function openSending(context: Context, { resolve, returnPaths, signer }: Parts) {
+export async function openSending(context: Context, { resolve, returnPaths, signer, lmtp }: Parts) {
   const { settings, steward, log, listen, dns, onReload } = context;
   const { hostname, relay, dataFolder, maxRecipientsOut: maxRecipients } = settings;
   const { policy: externalTls, exceptions: tlsExceptions } = settings.externalTls;
@@ -54,7 +60,7 @@ export async function openSending(context: Context, { resolve, returnPaths, sign
     isRelayed,
     listen,
     maxSessions: settings.maxSessionsOut,
-    transports: { here, relay: remote, domain: remote },
+    transports: { here, lmtp: lmtp.transport(maildir), relay: remote, domain: remote },
     report,
     onKiller: (record: StoredEntry) => tellOfKiller(record, { ...common, queue: () => kept.queue }),
   };

@@ -100,7 +100,7 @@ export const queue: Target = {
     const system = { clock: { now: () => now }, random, log };
     const own = queueInFolder(base, {
       isRelayed: false,
-      transports: { here: transport, relay: transport, domain: transport },
+      transports: { here: transport, lmtp: transport, relay: transport, domain: transport },
       report: async () => {},
       ...times,
       ...system,

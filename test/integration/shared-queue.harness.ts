@@ -116,7 +116,7 @@ export async function replica(url: string, options: Partial<SharedQueueOptions> 
     onKiller: async ({ id }) => void killers.push(id),
     maxSessions,
     isRelayed: false,
-    transports: { here: used, relay: used, domain: used },
+    transports: { here: used, lmtp: used, relay: used, domain: used },
     report: async (_entry: QueueEntry, _message: Message, outcomes: readonly Outcome[]) => {
       notices.push(outcomes.map(o => `${o.action} ${o.recipient.address} ${o.delivery.status}`).join(', '));
     },

@@ -35,7 +35,7 @@ async function open(peer: keyof typeof answers) {
   const make = (): MailQueue =>
     queueInFolder(folder, {
       isRelayed: false,
-      transports: { here: transport, relay: transport, domain: transport },
+      transports: { here: transport, lmtp: transport, relay: transport, domain: transport },
       report: async (_entry, _message, outcomes) => void seen.notices.push(...outcomes.map(({ action }) => action)),
       lifetimeMs: 5 * day,
       retryMs: [minute, 5 * minute, 15 * minute],

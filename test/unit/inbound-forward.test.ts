@@ -5,6 +5,7 @@ import { afterEach, describe, it } from 'node:test';
 import type { Check } from '../../src/inbound/checks.ts';
 import { type Found, type Queue, type Resolution } from '../../src/mail/ports.ts';
 import type { Message, QueueEntry } from '../../src/mail/message.ts';
+import { replies } from '../../src/smtp/reply.ts';
 import { mailbox } from '../contract/directory.ts';
 import { Client, type Running, startServer } from './inbound.harness.ts';
 
@@ -117,7 +118,12 @@ describe('a forward', () => {
 });
 
 it('what fails DMARC is not forwarded: it goes to .Junk where there is one, else it is refused', async () => {
-  const junk: Check = { name: 'junk', deadlineMs: 0, linesBytes: () => 0, judge: () => ({ lines: '', isJunk: true }) };
+  const junk: Check = {
+    name: 'junk',
+    deadlineMs: 0,
+    linesBytes: () => 0,
+    judge: () => ({ lines: '', junk: replies.notTheAuthors }),
+  };
   const { kept, client } = await start(
     local => ({ ...(local === 'both' && { routes: ['both'] }), forwards: [to('a@peer.example')] }),
     { checks: [junk] },

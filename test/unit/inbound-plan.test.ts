@@ -1,7 +1,15 @@
 // What becomes of a message: which copies are made, what they say of how it came there, and what the queue gets.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { behindHead, plan, sharedHead, successes } from '../../src/inbound/plan.ts';
+import {
+  behindHead,
+  isForwardedOnly,
+  isHandedOver,
+  plan,
+  sharedHead,
+  successes,
+  toJunk,
+} from '../../src/inbound/plan.ts';
 import type { Destination } from '../../src/inbound/policy.ts';
 import { type Route, routeKey } from '../../src/mail/message.ts';
 import { CannotTell, type Found } from '../../src/mail/ports.ts';
@@ -190,4 +198,58 @@ it('success is told of those that have all their copies and wanted to know', () 
       ['expanded', 'list@x'],
     ],
   );
+});
+
+describe('a mailbox at an LMTP server', () => {
+  const lmtp = { server: 'lmtp://dovecot:24', address: 'anton@x' };
+  const there: Found = { routes: [], lmtp: [lmtp] };
+
+  it('gets its mail by the queue, beside copies that stay here', () => {
+    const mail = envelope(
+      '<a@y>',
+      ['<anton+shop@x>', there],
+      ['<berta@x>', { ...own(maildir('berta')), lmtp: [lmtp] }],
+    );
+    const { copies, entries } = plan(mail);
+    assert.deepEqual(copies, [maildir('berta')]);
+    assert.deepEqual(
+      entries.map(({ recipients }) => recipients.map(({ address, routes, lmtp: to }) => [address, routes, to])),
+      [
+        [
+          ['anton+shop@x', undefined, lmtp],
+          ['berta@x', undefined, lmtp],
+        ],
+      ],
+    );
+  });
+
+  it('does not keep a copy from waiting that cannot be made', () => {
+    const mail = envelope('<a@y>', ['<berta@x>', { ...own(maildir('berta')), lmtp: [lmtp] }]);
+    const { copies, entries } = plan(mail, new Set([routeKey(maildir('berta'))]));
+    assert.deepEqual(copies, []);
+    assert.deepEqual(
+      entries[0]?.recipients.map(({ routes, lmtp: to }) => [routes, to]),
+      [
+        [undefined, lmtp],
+        [[maildir('berta')], undefined],
+      ],
+    );
+  });
+
+  it('is not delivered yet, whatever was made here', () => {
+    const mail = envelope('<a@y>', ['<anton@x> NOTIFY=SUCCESS', { ...own(maildir('m')), lmtp: [lmtp] }]);
+    assert.deepEqual(successes(mail, new Set()), []);
+  });
+
+  it('gets what is junk, and a forward beside it does not', () => {
+    const far = { address: 'f@z', mailbox: { local: 'f', domain: 'z' } as never };
+    const mail = envelope('<a@y>', ['<anton@x>', { ...there, forwards: [far] }]);
+    assert.equal(isForwardedOnly(mail), false);
+    assert.ok(isHandedOver(mail));
+    const { entries } = plan(toJunk(mail));
+    assert.deepEqual(
+      entries.map(({ recipients }) => recipients.map(({ lmtp: to }) => to)),
+      [[lmtp]],
+    );
+  });
 });

@@ -62,7 +62,7 @@ async function start(options: Parameters<typeof startServer>[0] = {}) {
   const sources = { users, mainDomain: 'example.com', folder, steward: undefined, tablePasswords: undefined };
   const authenticator = await createAuthenticator({ ...throttle, ...sources, clock, random, log: silent });
   const times = { lifetimeMs: 3_600_000, retryMs: [60_000], delayNoticeMs: 3_600_000 };
-  const transports = { here: transport, relay: transport, domain: transport };
+  const transports = { here: transport, lmtp: transport, relay: transport, domain: transport };
   const report = async (entry: QueueEntry, _: unknown, outcomes: readonly Outcome[]) =>
     void reported.push({ entry, outcomes });
   queue = queueInFolder(queueFolder, {

@@ -2,7 +2,7 @@
 // every index of each thing the server says, with the same outcome. The order of the lines is the order of events.
 // C, S, `S>` and {x*9} as in CONTRIBUTING.md. TLS, CONTENT: it worked; `… failed`, `… lost`: it did not. MESSAGE: the next one, as
 // JSON over a small default. R: how opening went, then a line for each recipient and what the session is good for. `(busy)`, `(untried)`,
-// `(DSN)` are marks of a delivery. OPTION maxRecipients: of a transaction, for ours.
+// `(DSN)` are marks of a delivery. OPTION maxRecipients: of a transaction, for ours; isLmtp: the other server speaks LMTP.
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -110,6 +110,7 @@ function run(script: readonly Line[], split: Split): string {
   const offers = drive(
     open({
       hostname: 'mail.example.com',
+      isLmtp: options.has('isLmtp'),
       isSecure: options.has('isSecure'),
       startTls: (options.get('startTls') ?? 'offered') as Terms['startTls'],
       ...(user && { credentials: { user, password, nonce: 'nonce' } }),
@@ -131,6 +132,7 @@ function run(script: readonly Line[], split: Split): string {
     const limits = {
       recipients: Number(options.get('maxRecipients') ?? 100),
       transactions: limitOf(offers, 'MAILMAX'),
+      isLmtp: options.has('isLmtp'),
     };
     const sent: Sent = drive(transact(offers, mail, { ...limits, transactions: limits.transactions - transactions }));
     transactions += sent.transactions;

@@ -5,7 +5,7 @@ import type { Delivery, NextHop } from '../../src/mail/message.ts';
 import type { Refusal } from '../../src/outbound/dialogue.ts';
 import { type HopOptions, type Relay, type Server, findServers, summarize } from '../../src/outbound/hops.ts';
 import { deferred, failed } from '../../src/outbound/replies.ts';
-import { answerOf, nullDns } from '../contract/null-dns.ts';
+import { answerOf, noSuch, nullDns } from '../contract/null-dns.ts';
 
 const options: HopOptions = {
   dns: nullDns({
@@ -40,8 +40,8 @@ describe('TLS is', () => {
       ['required', 'required'],
       ['opportunistic', 'offered'],
     ] as const)
-      for (const { tls, isRelay, port } of await servers(domain, { externalTls }))
-        assert.deepEqual({ tls, isRelay, port }, { tls: { use, isVerified: false }, isRelay: false, port: 25 });
+      for (const { tls, isChosen, port } of await servers(domain, { externalTls }))
+        assert.deepEqual({ tls, isChosen, port }, { tls: { use, isVerified: false }, isChosen: false, port: 25 });
   });
 
   it('what SLIM_RELAY_TLS says at the relay, whose certificate is verified', async () => {
@@ -52,9 +52,39 @@ describe('TLS is', () => {
     ] as const)
       for (const server of await servers({ kind: 'relay' }, relay(tls)))
         assert.deepEqual(
-          [server.tls, server.isRelay, server.port, server.host],
+          [server.tls, server.isChosen, server.port, server.host],
           [{ use, isVerified: true }, true, 587, 'relay.example'],
         );
+  });
+});
+
+describe('an LMTP server', () => {
+  const lmtp = (server: string) => servers({ kind: 'lmtp', server }, { externalTls: 'required' });
+
+  it('is looked up as the system does it, loopback too, and SLIM_EXTERNAL_TLS does not bind it', async () => {
+    const dns = nullDns({ systemAddresses: async () => ['127.0.0.1'] });
+    const [found] = await servers({ kind: 'lmtp', server: 'lmtp://dovecot:2424' }, { dns, externalTls: 'required' });
+    assert.deepEqual([found?.host, found?.address, found?.port, found?.isChosen], ['dovecot', '127.0.0.1', 2424, true]);
+    assert.deepEqual([found?.tls.use, found?.tls.isVerified], ['offered', false]);
+  });
+
+  it('is an address, or the path of a socket', async () => {
+    assert.deepEqual(
+      (await lmtp('lmtp://[2001:db8::1]:24')).map(({ address, port }) => [address, port]),
+      [['2001:db8::1', 24]],
+    );
+    assert.deepEqual(
+      (await lmtp('lmtp:///run/a b/lmtp')).map(({ address }) => address),
+      ['/run/a b/lmtp'],
+    );
+  });
+
+  it('that nobody can find leaves the mail waiting', async () => {
+    const dead = nullDns({ systemAddresses: async () => Promise.reject(noSuch('ENOTFOUND')) });
+    const found = findServers({ kind: 'lmtp', server: 'lmtp://gone:24' }, { ...options, dns: dead }, () => false);
+    const { value } = await found.next();
+    assert.ok(value && 'kind' in value);
+    assert.deepEqual([value.kind, value.isUnreachable], ['deferred', true]);
   });
 });
 
@@ -76,23 +106,23 @@ describe('addresses', () => {
 
 describe('when no server can be used', () => {
   const tls = { use: 'required', isVerified: false } as const;
-  const server = (host: string, isRelay: boolean): Server => ({
+  const server = (host: string, isChosen: boolean): Server => ({
     host,
     name: host,
     address: '192.0.2.1',
     isAuthentic: false,
     port: 25,
     tls,
-    isRelay,
+    isChosen,
   });
   const busy: Delivery = { ...deferred('4.7.0', 'too many'), isBusy: true };
   const words = ({ kind, status, remote, isUnreachable, isBusy }: Delivery): string =>
     [kind, status, remote ?? '-', isUnreachable && 'unreachable', isBusy && 'busy'].filter(Boolean).join(' ');
-  const told = (isRelay: boolean, ...refusals: readonly Refusal[]): string =>
+  const told = (isChosen: boolean, ...refusals: readonly Refusal[]): string =>
     words(
       summarize(
         'x.example',
-        refusals.map((refusal, at) => ({ ...refusal, server: server(`mx${at + 1}`, isRelay) })),
+        refusals.map((refusal, at) => ({ ...refusal, server: server(`mx${at + 1}`, isChosen) })),
       ),
     );
   const no: Refusal = { because: 'host', delivery: failed('5.7.1', 'not you') };

@@ -313,7 +313,7 @@ describe('addresses', () => {
     const { send, lines } = start(t, [server], { dns, relay: { ...relay, host: 'relay.example' } });
     assert.match(
       words(await send()),
-      /^deferred 4\.4\.3 relay\.example unreachable the address of the relay cannot be found/,
+      /^deferred 4\.4\.3 relay\.example unreachable the address of relay\.example cannot be found/,
     );
     assert.ok(lines.some(line => line.startsWith('warn the relay cannot be used')));
   });

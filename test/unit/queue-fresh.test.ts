@@ -18,7 +18,7 @@ queueContract('MailQueue with a journal', async () => {
     spool: folder,
     keepsPrepared: true,
     open: async transport => {
-      const transports = { here: transport, relay: transport, domain: transport };
+      const transports = { here: transport, lmtp: transport, relay: transport, domain: transport };
       const now = Date.now() + (openings += 1) * hour;
       const { queue, store, journal } = await held(folder, { transports, clock: { now: () => now } });
       const close = async (): Promise<void> => {
@@ -112,7 +112,7 @@ describe('held in the journal', () => {
     await until('it has files', () => q.files().join() === 'a,a.json,b,b.json');
     await until('the journal lets go', async () => (await q.journal.checkpoint(), isDone(folder)));
     const silent = { deliver: () => new Promise<Delivery[]>(() => {}) };
-    const next = await crash(folder, q, { transports: { here: silent, relay: silent, domain: silent } });
+    const next = await crash(folder, q, { transports: { here: silent, lmtp: silent, relay: silent, domain: silent } });
     assert.deepEqual(
       (await next.list()).map(({ id, recipients }) => [id, recipients[0]?.attempts]),
       [

@@ -27,7 +27,7 @@ test('60 mails leave within seconds for a hop that allows three sessions and say
   const q = open({
     clock: systemClock,
     store: new NullStore(),
-    transports: { here: transport, relay: transport, domain: transport },
+    transports: { here: transport, lmtp: transport, relay: transport, domain: transport },
   });
   for (let at = 0; at < 60; at += 1) await q.add(`m${at}`, [`x${at}@x.example`], { receivedAt: Date.now() });
   await q.queue.start();
@@ -54,7 +54,7 @@ test('2,100 domains that lead to one address that says nothing take 20 sessions,
   const q = open({
     clock: systemClock,
     store: new NullStore(),
-    transports: { here: transport, relay: transport, domain: transport },
+    transports: { here: transport, lmtp: transport, relay: transport, domain: transport },
   });
   await q.queue.start();
   for (let at = 0; at < 2100; at += 1)

@@ -27,7 +27,7 @@ const queue = new MailQueue({
   store: new FileStore(`${folder}/queue`, log),
   suspects: new Suspects(`${folder}/in-flight`, log),
   onKiller: async ({ id }) => void killers.push(id),
-  transports: { here: transport, relay: transport, domain: transport },
+  transports: { here: transport, lmtp: transport, relay: transport, domain: transport },
   report: async () => {},
   isRelayed: false,
   maxSessions: 20,

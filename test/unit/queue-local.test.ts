@@ -14,7 +14,7 @@ import {
   nextHopKey,
   routeKey,
 } from '../../src/mail/message.ts';
-import { mailbox } from '../contract/directory.ts';
+import { mailbox as toMailbox } from '../contract/directory.ts';
 import { queueEntry, until } from '../contract/queue.ts';
 import { memory } from '../contract/storage.ts';
 import { systemRandom } from '../../src/system/world.ts';
@@ -50,9 +50,10 @@ function open(found: Resolution | (() => Promise<Resolution>) = { kind: 'unknown
     resolve: async () => (typeof found === 'function' ? found() : found),
     remote,
     isRelayed,
-    forward: async (_entry, _message, recipient, forwards) => {
+    forward: async (_entry, _message, recipient, { forwards = [], lmtp = [] }) => {
       if (broken.has('forward')) throw new CannotTell('full', { status: '4.3.1' });
-      made.push(`${recipient.address} to ${forwards.map(({ address }) => address).join()}`);
+      const led = [...forwards.map(({ address }) => address), ...lmtp.map(({ server }) => server)];
+      made.push(`${recipient.address} to ${led.join()}`);
     },
   });
   const attempt = (
@@ -124,7 +125,7 @@ describe('where mail goes', () => {
   });
 
   it('may be another server alone: it is forwarded, and then it is delivered', async () => {
-    const far = { address: 'b@z.example', mailbox: mailbox('b@z.example') };
+    const far = { address: 'b@z.example', mailbox: toMailbox('b@z.example') };
     const here = open({ kind: 'local', routes: [], forwards: [far] });
     assert.deepEqual(kinds(await here.attempt([to('a')])), ['delivered 2.0.0']);
     assert.deepEqual(here.made, ['a@example.com to b@z.example']);
@@ -132,7 +133,7 @@ describe('where mail goes', () => {
 });
 
 describe('mail whose recipient is looked up late', () => {
-  const far = { address: 'a@peer.example', mailbox: mailbox('a@peer.example') };
+  const far = { address: 'a@peer.example', mailbox: toMailbox('a@peer.example') };
   const recipient: QueueRecipient = { address: 'postmaster', domain: '', routes: [] };
 
   it('is forwarded, once, and kept as well where that is to be', async () => {
@@ -166,7 +167,7 @@ describe('mail whose recipient is looked up late', () => {
       random: systemRandom,
     });
     const entry = queueEntry('a', { from: 'x@example.net', isOurs: true, madeCopies: ['x'] });
-    await forward(entry, message, { ...recipient, address: 'info@example.com' }, [far]);
+    await forward(entry, message, { ...recipient, address: 'info@example.com' }, { forwards: [far] });
     const { id, ...rest } = kept[0] ?? assert.fail();
     const { id: old, madeCopies: _, recipients: __, ...before } = entry;
     assert.notEqual(id, old);
@@ -176,6 +177,48 @@ describe('mail whose recipient is looked up late', () => {
       head: 'Delivered-To: info@example.com\n',
       recipients: [{ address: 'a@peer.example', domain: 'peer.example', originalRecipient: 'rfc822;info@example.com' }],
     });
+  });
+});
+
+describe('mail whose mailbox turns out to be at an LMTP server', () => {
+  const mailbox = { server: 'lmtp://dovecot:24', address: 'anton@example.com' };
+
+  it('is passed on, once, besides the copies that stay here', async () => {
+    const here = open({ kind: 'local', routes: [one], lmtp: [mailbox] });
+    const [first] = await here.attempt([to('a')]);
+    assert.deepEqual([first?.kind, here.made], ['delivered', [routeKey(one), 'a@example.com to lmtp://dovecot:24']]);
+    await here.attempt([to('a')], first?.copies);
+    assert.equal(here.made.length, 2);
+  });
+
+  it('fails where the server refuses it for good', async () => {
+    const here = open({ kind: 'local', routes: [], refusal: '5.2.2' });
+    assert.deepEqual(kinds(await here.attempt([to('a')])), ['failed 5.2.2']);
+  });
+
+  it('becomes an entry of its own, beside that of a forward', async () => {
+    const kept: QueueEntry[] = [];
+    const forward = createForward({
+      returnPaths: { forForward: async from => `SRS0=${from}` },
+      queue: () => ({
+        prepare: async entry => ({ commit: async () => void kept.push(entry), abort: async () => undefined }),
+      }),
+      clock: { now: () => 1 },
+      random: systemRandom,
+    });
+    const recipient: QueueRecipient = { ...to('a'), notify: ['SUCCESS'] };
+    const far = { address: 'x@peer.example', mailbox: toMailbox('x@peer.example') };
+    await forward(queueEntry('a', { from: 'x@example.net' }), message, recipient, { lmtp: [mailbox], forwards: [far] });
+    assert.deepEqual(
+      kept.map(({ sentAs, recipients }) => [sentAs, recipients.map(({ address, lmtp }) => [address, lmtp?.address])]),
+      [
+        [undefined, [['a@example.com', 'anton@example.com']]],
+        ['SRS0=x@example.net', [['x@peer.example', undefined]]],
+      ],
+    );
+    assert.equal(kept[0]?.recipients[0]?.routes, undefined);
+    assert.deepEqual(kept[0]?.recipients[0]?.notify, ['SUCCESS']);
+    assert.notEqual(kept[0]?.id, kept[1]?.id);
   });
 });
 
@@ -221,7 +264,9 @@ describe('the addresses that led to a copy', () => {
 it('two recipients share a Maildir that cannot be written: each hears what it wished for, and nobody is told "delivered" too early', async () => {
   const here = open();
   here.broken.add(routeKey(one));
-  const q = openQueue({ transports: { here: here.transport, relay: here.transport, domain: here.transport } });
+  const q = openQueue({
+    transports: { here: here.transport, lmtp: here.transport, relay: here.transport, domain: here.transport },
+  });
   await q.queue.start();
   const shared = [
     { ...to('never', one), notify: ['NEVER' as const] },
@@ -250,7 +295,7 @@ it('two recipients share a Maildir that cannot be written: each hears what it wi
 it('what was made is remembered over attempts and restarts, for the recipients that wait for other copies', async () => {
   const here = open();
   here.broken.add(routeKey(two));
-  const transports = { here: here.transport, relay: here.transport, domain: here.transport };
+  const transports = { here: here.transport, lmtp: here.transport, relay: here.transport, domain: here.transport };
   const q = openQueue({ transports });
   await q.queue.start();
   await q.add('a', [to('one', one), to('list', one, two)]);

@@ -66,7 +66,7 @@ export function open(options: Partial<QueueOptions> & { readonly folder?: string
     onKiller: async ({ id }) => void killers.push(id),
     maxSessions: 20,
     isRelayed: false,
-    transports: { here: transport, relay: transport, domain: transport },
+    transports: { here: transport, lmtp: transport, relay: transport, domain: transport },
     report: async (_entry, _message, outcomes) => {
       await state.report(outcomes);
       notices.push(outcomes.map(o => `${o.action} ${o.recipient.address} ${o.delivery.status}`).join(', '));

@@ -18,7 +18,7 @@ queueContract('MailQueue on files', async () => {
   return {
     spool: folder,
     open: async transport => {
-      const transports = { here: transport, relay: transport, domain: transport };
+      const transports = { here: transport, lmtp: transport, relay: transport, domain: transport };
       const now = Date.now() + (openings += 1) * hour;
       const { queue } = open({ folder: `${folder}/queue`, transports, clock: { now: () => now } });
       await queue.start();
@@ -36,7 +36,7 @@ queueContract('MailQueue on the null store', async () => {
   return {
     spool,
     open: async transport => {
-      const transports = { here: transport, relay: transport, domain: transport };
+      const transports = { here: transport, lmtp: transport, relay: transport, domain: transport };
       const now = Date.now() + (openings += 1) * hour;
       const { queue } = open({ store, transports, clock: { now: () => now } });
       await queue.start();

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { hash } from 'node:crypto';
 import { test } from 'node:test';
 import { CannotTell } from '../../src/mail/ports.ts';
-import type { Account, Accounts, Directory, Resolve } from '../../src/mail/ports.ts';
+import type { Account, Accounts, AskMailbox, Directory, Found, Resolve } from '../../src/mail/ports.ts';
 import { accountDirectory } from '../../src/routing/accounts.ts';
 import {
   addressDirectory,
@@ -306,4 +306,81 @@ test('an address for bounces leads to whom it was made for; a forged one is unkn
   assert.deepEqual(written, { kind: 'local', routes: [], forwards: [back], isForBounces: true });
   assert.match(lines.join('\n'), /takes bounces, with the null reverse-path, for Anna@example\.net/);
   assert.deepEqual(await resolve(mailbox('srs0=anna@example.com')), { kind: 'unknown' });
+});
+
+test('a mailbox at an LMTP server: what the server says decides, and an outage is no answer', async () => {
+  const said: Record<string, Awaited<ReturnType<AskMailbox>>> = {
+    'anton@example.com': 'taken',
+    'x@other.example': 'taken',
+    'full@other.example': { refusal: '5.2.2' },
+    'postmaster@other.example': { refusal: '5.7.1' },
+    'anton@other.example': 'taken',
+  };
+  const asked: string[] = [];
+  const ask: AskMailbox = async ({ server: name, address }) => {
+    asked.push(`${name} ${address}`);
+    if (address.startsWith('later')) throw new CannotTell('it is down');
+    return said[address] ?? 'unknown';
+  };
+  const server = 'lmtp://dovecot:24';
+  const places = {
+    addresses: [{ mailbox: mailbox('both@example.com'), path: '/m/both' }],
+    domains: [],
+    servers: [
+      { mailbox: mailbox('anton@example.com'), server },
+      { mailbox: mailbox('both@example.com'), server },
+    ],
+    domainServers: [{ domain: 'other.example', server }],
+    forwards: [
+      {
+        mailbox: mailbox('sales@example.com'),
+        forward: { address: 'x@other.example', mailbox: mailbox('x@other.example') },
+      },
+    ],
+  };
+  const resolve = createResolver({
+    directories: [
+      addressDirectory(places, accounts, ask),
+      domainDirectory(places, accounts, ask),
+      defaultDirectory({ ...places, defaultServer: 'lmtp:///run/lmtp' }, accounts, ask),
+      postmasterDirectory('/var/mail'),
+    ],
+    domains: { hosts: async domain => domain !== 'elsewhere.example' },
+    subaddress: '+',
+    mainDomain: 'example.com',
+  });
+  const of = (address: string) => resolve(mailbox(address));
+  assert.deepEqual(await of('anton@example.com'), {
+    kind: 'local',
+    routes: [],
+    lmtp: [{ server, address: 'anton@example.com' }],
+  });
+  assert.deepEqual(asked, [`${server} anton@example.com`]);
+  const shop = await of('anton+shop@example.com');
+  assert.deepEqual(shop, { kind: 'local', via: 'alias', routes: [], lmtp: [{ server, address: 'anton@example.com' }] });
+  assert.deepEqual(await of('x@other.example'), {
+    kind: 'local',
+    via: 'catch-all',
+    routes: [],
+    lmtp: [{ server, address: 'x@other.example' }],
+  });
+  assert.deepEqual(await of('full@other.example'), { kind: 'local', routes: [], refusal: '5.2.2' });
+  // It knows the mailbox, and not the subaddress.
+  const [based] = ((await of('anton+x@other.example')) as Found).lmtp ?? [];
+  assert.equal(based?.address, 'anton@other.example');
+  assert.equal((await of('nobody@other.example')).kind, 'unknown');
+  assert.ok(asked.includes('lmtp:///run/lmtp nobody@other.example'), 'default is asked, too');
+  await assert.rejects(of('later@other.example'), CannotTell);
+  // Its mailbox there is not there, or refuses: it has one here all the same.
+  for (const address of ['postmaster@other.example', 'postmaster@example.com'])
+    assert.deepEqual(((await of(address)) as Found).routes, [
+      { kind: 'maildir', path: '/var/mail/postmaster', root: '/var/mail' },
+    ]);
+  // The other place has it; this one is the operator's mistake.
+  assert.deepEqual(((await of('both@example.com')) as Found).routes.length, 1);
+  assert.deepEqual(await of('sales@example.com'), {
+    kind: 'local',
+    routes: [],
+    lmtp: [{ server, address: 'x@other.example' }],
+  });
 });
