@@ -86,6 +86,10 @@ function load(environment: Environment) {
     users: clean.SLIM_USERS ?? [],
     senderCheck: clean.SLIM_SENDER_CHECK,
     verify: clean.SLIM_VERIFY,
+    blockLists: clean.SLIM_DNSBL ?? [],
+    rateOfClient: clean.SLIM_RATE_CLIENT,
+    rateOfLogin: clean.SLIM_RATE_LOGIN,
+    rspamd: clean.SLIM_RSPAMD,
     trustedNetworks: clean.SLIM_TRUSTED_NETWORKS ?? [], // address/bits
     relay: clean.SLIM_RELAY_HOST === undefined ? undefined : relay(clean.SLIM_RELAY_HOST, clean, sources),
     dkim: signs(clean),

@@ -75,6 +75,12 @@ export const table = {
     oneOf('on', 'strict', 'tag', 'off'),
     { initially: 'on' },
   ),
+  SLIM_DNSBL: optional('Block lists in the DNS that clients from outside are looked up in.', values.domains, {
+    separator,
+  }),
+  SLIM_RATE_CLIENT: optional('How many messages a client from outside may send: 200/1h.', values.rate),
+  SLIM_RATE_LOGIN: optional('To how many recipients a login may send: 200/1h.', values.rate),
+  SLIM_RSPAMD: optional('Rspamd, which judges mail from outside: http://rspamd:11333.', values.rspamd),
   SLIM_DKIM: optional(
     'Whether outgoing mail of hosted domains is signed: on, off. Unset: on by MX, off through a smart host.',
     oneOf('on', 'off'),

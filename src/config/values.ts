@@ -32,12 +32,22 @@ export const lifetime = parser(
   /^(?:off|([1-9]\d{0,3})([smhd]))$/,
   (digits, unit) => Number(digits) * (unitMs[unit] ?? 0),
 );
+/** So many in a period. */
+export const rate = parser('a number and a period are wanted, such as 200/1h', /^(\d+)\/(\w+)$/, (number, period) => {
+  return wait(period) > 0 && { count: count(number), periodMs: wait(period) };
+});
 export const waits = listOf(wait, String, true);
 
 export const domain = parser('a domain name is wanted, such as example.com', /^(?![\d.]+$)(.*)$/s, toDomain);
 export const domains = listOf(domain, name => name);
 export const host = parser('a host name or an address is wanted', /^\[?([^[\]]*)\]?$/s, text =>
   isIPv6(text) ? text : toDomain(text),
+);
+
+export const rspamd = parser(
+  'the address of Rspamd is wanted, such as http://rspamd:11333',
+  /^http:\/\/(\[.*\]|[^[\]:/]+)(?::(\d{1,5}))?\/?$/,
+  (name, digits) => ({ host: host(name), port: digits ? port(digits) : 11_333 }),
 );
 
 /** The name by which we log in elsewhere: anything, on one line. */

@@ -3,10 +3,10 @@
 // is 4xx (CannotTell). A route through a catch-all never proves that an address is the login's own.
 // Every decision about a peer (trusted, logged in, an author) stands here.
 // RFC 5321 §3.6.2 and §4.5.1, RFC 6409 §6.1, RFC 7504.
-import { CannotTell, type Found, type Login, type Resolve, type ReturnPaths } from '../mail/ports.ts';
+import { CannotTell, type Filters, type Found, type Login, type Resolve, type ReturnPaths } from '../mail/ports.ts';
 import type { Gatherer } from '../system/gather.ts';
 import { routeKey } from '../mail/message.ts';
-import { toMailbox } from '../mail/address.ts';
+import { formatMailbox, toMailbox } from '../mail/address.ts';
 import type { Address } from '../smtp/address.ts';
 import { type Reply, replies } from '../smtp/reply.ts';
 import type { ListenSocket } from './listener.ts';
@@ -17,6 +17,7 @@ export type Policy = {
   readonly returnPaths: Pick<ReturnPaths, 'forForward'>;
   readonly senderCheck: 'strict' | 'domain' | 'off';
   readonly gatherer: Gatherer;
+  readonly filters?: Filters | undefined;
 };
 
 /**
@@ -63,8 +64,29 @@ export const isFromOutside = (peer: Peer): boolean => !isOurs(peer);
 export const saysNothing = ({ client, isShared }: Peer): boolean =>
   isShared || client === '::1' || client.startsWith('127.');
 
+/** A client has connected: what takes time about it begins. Waits for nothing. */
+export function meet(peer: Peer, { filters }: Policy): void {
+  if (isFromOutside(peer) && !saysNothing(peer)) void filters?.findListing?.(peer.client);
+}
+
 /** Decides on one recipient of mail with that reverse-path, '' being the null one. */
-export async function answerRecipient(
+export const answerRecipient = (address: Address, peer: Peer, reversePath: string, policy: Policy): Promise<Answer> =>
+  policy.filters ? filterRecipient(address, peer, reversePath, policy) : decide(address, peer, reversePath, policy);
+
+async function filterRecipient(...[address, peer, reversePath, policy]: Parameters<typeof decide>): Promise<Answer> {
+  const { findListing, countRecipient } = policy.filters ?? {};
+  const { client, login } = peer;
+  // Who is listed by mistake must be able to tell somebody (RFC 5321 §4.5.1).
+  const isListable = isFromOutside(peer) && !saysNothing(peer) && toMailbox(address)?.local !== 'postmaster';
+  const listed = isListable ? await findListing?.(client) : undefined;
+  if (listed) return { reply: listed };
+  const answer = await decide(address, peer, reversePath, policy);
+  if (login === undefined || answer.reply.code >= 400) return answer;
+  const tooMany = await countRecipient?.(formatMailbox(login.address));
+  return tooMany ? { reply: tooMany } : answer;
+}
+
+async function decide(
   address: Address,
   peer: Peer,
   reversePath: string,
@@ -95,6 +117,9 @@ export async function answerRecipient(
 /** Whether that peer may send as that address (SLIM_SENDER_CHECK): a stranger may use any, a login its own. */
 export function answerSender(peer: Peer, reversePath: Address | '', policy: Policy): Reply | Promise<Reply> {
   const { login } = peer;
+  const { countMessage } = policy.filters ?? {};
+  if (countMessage && isFromOutside(peer) && !peer.isShared)
+    return countMessage(peer.client).then(refusal => refusal ?? replies.senderOk);
   if (login === undefined || policy.senderCheck === 'off' || reversePath === '') return replies.senderOk;
   return answerLogin(login, reversePath, peer, policy);
 }

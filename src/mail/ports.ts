@@ -78,6 +78,19 @@ export type Resolution =
  */
 export type Resolve = (mailbox: Mailbox, explain?: Explain, local?: string) => Promise<Resolution>;
 
+/**
+ * What else has a say about clients and logins, beside the policy: each gives a refusal, or undefined. They never reject. Which
+ * clients are asked about is the policy's matter.
+ */
+export type Filters = Readonly<{
+  /** One more message of a client. */
+  countMessage?: (client: string) => Promise<Reply | undefined>;
+  /** One more recipient of a login; `name`: its address. */
+  countRecipient?: (name: string) => Promise<Reply | undefined>;
+  /** Whether a client is on a block list. Asked twice, it costs once: so it may be asked in advance. */
+  findListing?: (client: string) => Promise<Reply | undefined>;
+}>;
+
 /** The reverse-paths of forwarded mail (SRS). */
 export interface ReturnPaths {
   /** The one under which mail from that reverse-path is forwarded. Throws CannotTell. */

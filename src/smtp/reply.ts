@@ -1,6 +1,6 @@
 // Replies: the one table of everything this server can say to a client, and how a reply becomes octets.
 // Promise: every line is ASCII, ends in CRLF and stays within 512 octets (RFC 5321 §4.5.3.1.5), and none of it depends on configuration or
-// on anything a client sent, but for the host name and the queue id. RFC 5321 §4.2 and §4.3.2, RFC 2034 and 3463, RFC 5248 (enhanced codes).
+// on anything a client sent, but for the host name, the queue id and what a block list says. RFC 5321 §4.2 and §4.3.2, RFC 2034 and 3463, RFC 5248 (enhanced codes).
 
 export type Reply = {
   readonly code: number;
@@ -28,6 +28,8 @@ export const replies = {
   timeout: reply(421, '4.4.2', 'Timeout, closing'),
   shuttingDown: reply(421, '4.3.2', 'Server is shutting down, try again later'),
   internalError: reply(421, '4.3.0', 'Internal error, try again later'),
+  tooMuchMail: reply(450, '4.7.1', 'Too much mail from you for now, try again later'),
+  spamLater: reply(451, '4.7.1', 'This message cannot be taken yet, try again later'),
   judgeLater: reply(451, '4.7.0', 'Cannot verify the author of this message now, try again later'),
   cannotTell: (status: string) => reply(451, status, 'Cannot look this address up now, try again later'),
   notStored: (status: string) => reply(status === '4.3.1' ? 452 : 451, status, 'Cannot store it now, try again later'),
@@ -66,6 +68,8 @@ export const replies = {
   bareLineEnd: reply(550, '5.6.11', 'The message has a bare CR or LF; lines must end in CRLF'),
   severalAuthors: reply(550, '5.7.1', 'The message has several authors, and a domain of theirs forbids that'),
   notTheAuthors: reply(550, '5.7.26', 'The domain of the author does not vouch for this message'),
+  spam: reply(550, '5.7.1', 'This message looks like spam'),
+  listed: (text: string) => reply(554, '5.7.1', text || 'Your address is on a block list'),
   messageTooBig: reply(552, '5.3.4', 'The message exceeds the size limit'),
   notYourAddress: reply(553, '5.7.1', 'This login may not send from that address'),
   headerTooLong: reply(552, '5.3.4', 'The header of the message is too long'),

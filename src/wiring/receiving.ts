@@ -12,7 +12,7 @@ import { Connection, type Service } from '../inbound/connection.ts';
 import { EnvelopeBudget } from '../inbound/envelopes.ts';
 import { type ListenSocket, Listeners } from '../inbound/listener.ts';
 import { type Peer, clientKey, stranger } from '../inbound/peer.ts';
-import { answersBy, termsFor } from '../inbound/policy.ts';
+import { answersBy, meet, termsFor } from '../inbound/policy.ts';
 import { isShared, matcher, sharedAddresses } from '../inbound/shared-addresses.ts';
 import type { Authenticator, Resolve, ReturnPaths } from '../mail/ports.ts';
 import { type SessionOptions, maxRecipients } from '../smtp/session.ts';
@@ -20,6 +20,7 @@ import { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
 import { Certificates, type Pair } from '../tls/certificates.ts';
 import { type Context, system } from './context.ts';
+import { openFilters, openSpamChecks } from './filtering.ts';
 import { openJudging } from './judging.ts';
 import { newId } from '../system/names.ts';
 
@@ -46,11 +47,8 @@ export type Capturing = {
 };
 
 /** What takes mail from the network. */
-export async function openInbound(
-  { settings, steward, log, listen, onReload }: Context,
-  parts: Parts,
-  capturing?: Capturing,
-) {
+export async function openInbound(context: Context, parts: Parts, capturing?: Capturing) {
+  const { settings, steward, log, listen, onReload } = context;
   const { resolve, returnPaths, storages, queue, report, authenticator } = parts;
   const { hostname, maxSizeBytes, tls, dataFolder, senderCheck, maxSessions, maxSessionsPerClient } = settings;
   const { cert, key, minVersion } = tls;
@@ -71,9 +69,11 @@ export async function openInbound(
     .filter(({ name }) => name !== 'AUTH' || mechanisms !== '')
     .map(({ name }) => ({ name, parameter: parameters[name] ?? '' }));
   const gatherer = new Gatherer(log);
-  const policy = { resolve, returnPaths, senderCheck, gatherer };
+  const filters = await openFilters(context, gatherer);
+  const policy = { resolve, returnPaths, senderCheck, gatherer, filters };
   /** In the order in which they are asked. */
   const checks = [loopCheck, forwardCheck, ...(await openJudging(settings, gatherer, { log, listen }))];
+  checks.push(...(await openSpamChecks(context, gatherer)));
   // Where we sign, we answer for the author, too.
   if (settings.dkim && senderCheck !== 'off') checks.push((await import('../inbound/from-check.ts')).fromCheck(policy));
   const accept = {
@@ -105,6 +105,7 @@ export async function openInbound(
     open: (socket, listener, client, onClose) => {
       const hides = isShared(client);
       const peer: Peer = { ...stranger, client, isShared: hides, isTrusted: trusts(client) && !hides };
+      if (listener.kind === 'smtp') meet(peer, policy);
       const terms = { ...termsFor(peer, listener.kind, tls.require), ...capturing?.terms(listener) };
       const session = { hostname, extensions, maxSizeBytes, ...terms };
       const id = newId(system.clock.now(), system.random, 3);

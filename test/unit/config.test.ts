@@ -70,8 +70,11 @@ test('SLIM_DOMAINS alone is enough, and everything else has the default of the c
   );
   assert.deepEqual(settings.tls, { cert: undefined, key: undefined, minVersion: 'TLSv1.2', require: 'submission' });
   assert.equal(settings.maxSizeBytes, 50 * 2 ** 20);
-  const none = { addresses: [], domains: [], forwards: [], domainForwards: [], postgresql: false, pam: false };
-  assert.deepEqual(settings.storages, { ...none, default: '/var/mail/default' });
+  const none = { addresses: [], domains: [], forwards: [], domainForwards: [], servers: [], domainServers: [] };
+  const sources = { postgresql: false, pam: false, default: '/var/mail/default', defaultServer: undefined };
+  assert.deepEqual(settings.storages, { ...none, ...sources });
+  const { blockLists, rateOfClient, rateOfLogin, rspamd } = settings;
+  assert.deepEqual([blockLists, rateOfClient, rateOfLogin, rspamd], [[], undefined, undefined, undefined]);
   assert.equal(settings.database, undefined);
   const { mailRoot, subaddress, dataFolder, accounts, maxSessions, maxSessionsPerClient, runAs, drainMs } = settings;
   assert.deepEqual([mailRoot, subaddress, dataFolder], ['/var/mail', '+', '/var/lib/slimsmtp']);
@@ -404,6 +407,57 @@ test('SLIM_STORAGES: local parts and paths may hold =, quotes come off, domains 
   assert.match(problems({ SLIM_STORAGES: 'A@example.com=/1 "a"@example.com=/1' })[0] ?? '', /listed twice/);
   assert.equal(load({ SLIM_STORAGES: 'A@example.com=/1 "a"@example.com=/2' }).storages.addresses.length, 2);
   assert.match(problems({ SLIM_STORAGES: 'default=/1 default=/2' })[0] ?? '', /listed twice/);
+});
+
+test('SLIM_STORAGES: lmtp:// is an LMTP server, at a host and port or at a Unix socket, and no folder', () => {
+  const { storages, mailRoots } = load({
+    SLIM_STORAGES:
+      'a@example.com=lmtp://Dovecot:24 a@example.com=/a *@example.com=lmtp://[2001:db8::1]:2424 default=lmtp:///run/dovecot/../lmtp',
+  });
+  assert.deepEqual(
+    storages.servers.map(({ mailbox: { local }, server }) => `${local} ${server}`),
+    ['a lmtp://dovecot:24'],
+  );
+  assert.deepEqual(
+    storages.domainServers.map(({ domain, server }) => `${domain} ${server}`),
+    ['example.com lmtp://[2001:db8::1]:2424'],
+  );
+  assert.deepEqual([storages.default, storages.defaultServer], [undefined, 'lmtp:///run/lmtp']);
+  assert.equal(mailRoots.length, 2);
+  for (const wrong of [
+    'lmtp://dovecot',
+    'lmtp://:24',
+    'lmtp://dovecot:70000',
+    'lmtp:dovecot:24',
+    'lmtp://a b:24',
+    'lmtp://',
+  ])
+    assert.ok(problems({ SLIM_STORAGES: `a@example.com=${wrong}` }).length > 0, wrong);
+  assert.match(
+    problems({ SLIM_STORAGES: 'a@example.com=lmtp://x:24 a@example.com=lmtp://X:24' })[0] ?? '',
+    /listed twice/,
+  );
+});
+
+test('SLIM_DNSBL, SLIM_RATE_CLIENT, SLIM_RATE_LOGIN, SLIM_RSPAMD: what they may be', () => {
+  const { blockLists, rateOfClient, rateOfLogin, rspamd } = load({
+    SLIM_DNSBL: 'Zen.Example, bl.example',
+    SLIM_RATE_CLIENT: '200/1h',
+    SLIM_RATE_LOGIN: '5000/1d',
+    SLIM_RSPAMD: 'http://rspamd',
+  });
+  assert.deepEqual(blockLists, ['zen.example', 'bl.example']);
+  assert.deepEqual(rateOfClient, { count: 200, periodMs: 3_600_000 });
+  assert.deepEqual(rateOfLogin, { count: 5000, periodMs: 86_400_000 });
+  assert.deepEqual(rspamd, { host: 'rspamd', port: 11_333 });
+  assert.deepEqual(load({ SLIM_RSPAMD: 'http://[::1]:8080/' }).rspamd, { host: '::1', port: 8080 });
+  for (const [name, wrong] of Object.entries({
+    SLIM_DNSBL: ['a b..c', 'http://x', '192.0.2.1'],
+    SLIM_RATE_CLIENT: ['200', '0/1h', '200/0s', '200/hour', '-1/1h', '200/1h/1h', '1/30d'],
+    SLIM_RATE_LOGIN: ['x/1h'],
+    SLIM_RSPAMD: ['rspamd:11333', 'https://rspamd', 'http://rspamd:99999', 'http://rspamd/checkv2'],
+  }))
+    for (const value of wrong) assert.equal(problems({ [name]: value }).length > 0, true, `${name}=${value}`);
 });
 
 test('SLIM_STORAGES: a value with an @ and no / is a forward; an address may stand with several places; the catch-all is none', () => {

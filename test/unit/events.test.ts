@@ -98,7 +98,7 @@ describe('a session', () => {
     let verdict: Awaited<ReturnType<Check['judge']>>;
     const check: Check = { name: 'test', deadlineMs: 1000, linesBytes: () => 0, judge: () => verdict };
     const client = await start({ checks: [loopCheck, check] });
-    verdict = { lines: '', isJunk: true, why: 'it is forged', results };
+    verdict = { lines: '', junk: replies.notTheAuthors, why: 'it is forged', results };
     await client.begin('anton');
     await client.ask('Message-ID: <two@example.net>\r\n\r\nhello\r\n.');
     assert.deepEqual(one('message').verdicts, [{ check: 'test', result: 'junk', why: 'it is forged', results }]);

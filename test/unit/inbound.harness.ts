@@ -14,7 +14,7 @@ import { type ListenSocket, Listeners } from '../../src/inbound/listener.ts';
 import { stranger } from '../../src/inbound/peer.ts';
 import { answersBy } from '../../src/inbound/policy.ts';
 import type { Listen } from '../../src/mail/event.ts';
-import type { Authenticator, Queue, Report, Resolution, ReturnPaths, Storage } from '../../src/mail/ports.ts';
+import type { Authenticator, Filters, Queue, Report, Resolution, ReturnPaths, Storage } from '../../src/mail/ports.ts';
 import { Gatherer } from '../../src/system/gather.ts';
 import type { Log } from '../../src/system/log.ts';
 import type { Mailbox } from '../../src/mail/address.ts';
@@ -44,6 +44,7 @@ type Options = {
   readonly envelopes?: EnvelopeBudget;
   readonly senderCheck?: 'strict' | 'domain' | 'off';
   readonly returnPaths?: Pick<ReturnPaths, 'forForward'>;
+  readonly filters?: Filters;
   readonly queue?: Queue;
   readonly report?: Report;
   readonly clock?: Clock;
@@ -104,6 +105,7 @@ export async function startServer(options: Options = {}) {
             senderCheck: options.senderCheck ?? 'strict',
             returnPaths: options.returnPaths ?? { forForward: async from => from },
             gatherer,
+            filters: options.filters,
           }),
           authenticator: options.authenticator,
           secureContext: () => options.secureContext ?? createSecureContext(),
