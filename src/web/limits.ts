@@ -39,6 +39,11 @@ export const maxSettleMs = 30_000;
 /** Of one message so many characters of text are searched, and of all together; of the oldest then none. */
 export const maxSearchedLength = 32 * 1024;
 export const maxSearchedLengthInAll = 64 * 1024 * 1024;
+/** Of names, addresses, subjects in the index so many characters are kept; of the addresses of a field so many. */
+export const maxShownLength = 1_000;
+export const maxPeople = 1_000;
+/** A message that was looked at stays in memory for so long. */
+export const openedMs = 30_000;
 /** Messages of one list. */
 export const maxListed = 10_000;
 /** A search: its length, and its terms. */

@@ -236,7 +236,8 @@ async function send({ status, headers, body = '' }: Answer, request: IncomingMes
   const isWhole = Buffer.isBuffer(octets);
   response.writeHead(status, {
     ...usualHeaders,
-    ...(isWhole && request.method !== 'HEAD' && { 'Content-Length': octets.length }),
+    // RFC 9110 §8.6: a 204 has no length.
+    ...(isWhole && status !== 204 && request.method !== 'HEAD' && { 'Content-Length': octets.length }),
     ...(isUnread && { Connection: 'close' }),
     ...headers,
   });

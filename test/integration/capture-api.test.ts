@@ -343,6 +343,19 @@ describe('what is ours', () => {
     assert.deepEqual(((await catcher.get('/api/v1/messages')) as { total: number }).total, 0);
   });
 
+  it('what a message puts into the index is bounded', async () => {
+    const subject = Array.from({ length: 60 }, () => 'x'.repeat(99)).join('\r\n ');
+    const to = Array.from({ length: 1500 }, (_, at) => `u${at}@y.test`).join(',\r\n ');
+    const text = `first ${`${'x'.repeat(70)}\r\n`.repeat(500)} last\r\n`;
+    await catcher.send('x@y.test', `Subject: ${subject}\r\nTo: ${to}\r\n\r\n${text}`);
+    const { messages } = await mailpit.searchMessages({ query: 'first' });
+    assert.deepEqual(
+      [messages[0]?.Subject.length, messages[0]?.To.length, messages[0]?.Snippet.length],
+      [1000, 1000, 250],
+    );
+    assert.equal((await mailpit.searchMessages({ query: 'last' })).messages_count, 0, 'behind 32 KiB');
+  });
+
   it('the document of the API names every route', async () => {
     const { paths, openapi } = (await catcher.get('/api/openapi.json')) as {
       paths: Record<string, object>;

@@ -94,14 +94,15 @@ export class Mailbox {
     return () => this.#listeners.delete(listener);
   }
 
-  /** Reads and parses a message whole. The last one is kept: a page asks for its parts one by one. */
+  /** Reads and parses a message whole. The last one is kept for a while: a page asks for its parts one by one. */
   open({ mail }: Item): Promise<Opened> {
     const { id } = mail;
     if (this.#opened?.id === id) return this.#opened.what;
     const what = this.#parse(mail);
     const opened = { id, what };
     this.#opened = opened;
-    what.catch(() => this.#opened === opened && (this.#opened = undefined));
+    const forget = (): void => void (this.#opened === opened && (this.#opened = undefined));
+    what.then(() => setTimeout(forget, limits.openedMs).unref(), forget);
     return what;
   }
 
@@ -207,18 +208,25 @@ function summarize(parsed: Parsed, { recipients }: Captured): Summary {
   const named = new Set([...to, ...cc, ...bcc].map(({ Address }) => Address.toLowerCase()));
   const unnamed = recipients.filter(each => !named.has(each.toLowerCase()));
   return {
-    from: parsed.from[0] ?? nobody,
-    to,
-    cc,
-    bcc: [...bcc, ...unnamed.map(Address => ({ Name: '', Address }))],
-    replyTo,
-    subject,
-    messageId,
+    from: cut(parsed.from)[0] ?? nobody,
+    to: cut(to),
+    cc: cut(cc),
+    bcc: cut([...bcc, ...unnamed.map(Address => ({ Name: '', Address }))]),
+    replyTo: cut(replyTo),
+    subject: subject.slice(0, limits.maxShownLength),
+    messageId: messageId.slice(0, limits.maxShownLength),
     snippet: readable(parsed).slice(0, 5000).replaceAll(/\s+/g, ' ').trim().slice(0, 250),
     attachments: parts.filter(({ isInline }) => !isInline).length,
     inline: parts.filter(({ isInline }) => isInline).length,
   };
 }
+
+/** A header may have megabytes; the index must not. */
+const cut = (people: readonly Person[]): readonly Person[] =>
+  people.slice(0, limits.maxPeople).map(({ Name, Address }) => ({
+    Name: Name.slice(0, limits.maxShownLength),
+    Address: Address.slice(0, limits.maxShownLength),
+  }));
 
 const nobody: Person = { Name: '', Address: '' };
 
