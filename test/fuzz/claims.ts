@@ -35,6 +35,7 @@ function build(octets: Buffer): { text: string; isOurs: boolean } {
 export const claims: Target = {
   name: 'claims',
   maxOctets: 120,
+  isSlow: true, // the thread pool signs
   seeds: [
     ...kept('claims'),
     Buffer.from('\x00\x00\x00\x02\x01\x03\x02\x00'),
@@ -81,8 +82,8 @@ export const claims: Target = {
     const isKnown = isClaim({ ...field, at: 0, isCut: false }, hostname);
     if (isBuilt) assert.equal(isKnown, isOurs, `of ${JSON.stringify(text)}`);
     const message = { fields: fieldsOf(`From: a@b\n${text}`), bodyDigest: 'x', now: 0, authservId: hostname };
-    const isSealed = (await arcSet(message, by)) !== '';
-    assert.ok(isKnown || !isSealed, `what somebody else has written would be sealed as ours: ${JSON.stringify(text)}`);
+    const isSealed = !isKnown && (await arcSet(message, by)) !== '';
+    assert.ok(!isSealed, `what somebody else has written would be sealed as ours: ${JSON.stringify(text)}`);
     note(`${isBuilt} ${isKnown} ${isSealed}`);
   },
 };
