@@ -11,15 +11,15 @@ export function makeDotenv(): void {
 /** Printed once the server listens. */
 export function introduce({ domains, listen, storages, mailRoot }: Settings): void {
   const { host = '127.0.0.1', port } = listen.find(({ kind }) => kind === 'smtp') ?? {};
-  const { mailbox } = storages.addresses[0] ?? {};
-  const to = mailbox ? `${mailbox.local}@${mailbox.domain}` : `anyone@${domains[0]}`;
-  const paths = [...storages.addresses, ...storages.domains].map(({ path }) => path);
-  const places = [...new Set([...paths, storages.default ?? mailRoot])].map(path => relative('.', path));
+  const folders = storages.places.filter(each => 'path' in each);
+  const to = folders.find(({ kind }) => kind === 'address')?.key ?? `anyone@${domains[0]}`;
+  const fallback = folders.some(({ kind }) => kind === 'default') ? [] : [mailRoot];
+  const places = new Set([...folders.map(({ path }) => path), ...fallback].map(path => relative('.', path)));
   const sockets = listen.map(socket => `${socket.kind}://${socket.host ?? ''}:${socket.port}`);
   const options = `--mail-from me@example.net --mail-rcpt ${to} -T -`;
   console.log(`
 SlimSMTP hosts ${domains.join(', ')} and listens on ${sockets.join(' ')}
-Mail will land in ${places.join(', ')}
+Mail will land in ${[...places].join(', ')}
 Try:  swaks --to ${to} --server ${host}:${port}
 or:   printf 'Subject: hello\\r\\n\\r\\nhello\\r\\n' | curl smtp://${host}:${port} ${options}
 `);

@@ -55,33 +55,21 @@ function toForward(text: string): { readonly forward: Forward } | undefined {
   return mailbox && { forward: { address: text, mailbox } };
 }
 
-const hasPath = <T extends object>(each: T): each is Extract<T, { path: string }> => 'path' in each;
-const hasServer = <T extends object>(each: T): each is Extract<T, { server: string }> => 'server' in each;
-const hasForward = <T extends object>(each: T): each is Extract<T, { forward: Forward }> => 'forward' in each;
-
-/** The list by the kinds of its entries. */
+/** The sources, and the entries that name a place: a folder, another address, an LMTP server. */
 export function sortStorages(entries: ReturnType<typeof storages>) {
   return {
-    addresses: entries.filter(each => each.kind === 'address').filter(hasPath),
-    domains: entries.filter(each => each.kind === 'domain').filter(hasPath),
-    forwards: entries.filter(each => each.kind === 'address').filter(hasForward),
-    domainForwards: entries.filter(each => each.kind === 'domain').filter(hasForward),
-    servers: entries.filter(each => each.kind === 'address').filter(hasServer),
-    domainServers: entries.filter(each => each.kind === 'domain').filter(hasServer),
+    places: entries.filter(each => each.kind !== 'source'),
     postgresql: entries.some(each => each.key === '@POSTGRESQL'),
     pam: entries.some(each => each.key === '@PAM'),
-    default: entries.filter(each => each.kind === 'default').find(hasPath)?.path,
-    defaultServer: entries.filter(each => each.kind === 'default').find(hasServer)?.server,
   };
 }
 
 /** Every folder below which mail is kept. */
-export function mailRoots(sorted: ReturnType<typeof sortStorages>, mailRoot: string): readonly MailRoot[] {
-  const own = [...sorted.addresses, ...sorted.domains].map(each => each.path);
-  const paths = sorted.default === undefined ? own : [...own, sorted.default];
-  const others = [...new Set(paths)].filter(each => each !== mailRoot);
+export function mailRoots({ places }: ReturnType<typeof sortStorages>, mailRoot: string): readonly MailRoot[] {
+  const paths = new Set(places.flatMap(each => ('path' in each ? each.path : [])));
+  paths.delete(mailRoot);
   return [
     { setting: 'SLIM_MAIL_ROOT', path: mailRoot },
-    ...others.map(each => ({ setting: 'SLIM_STORAGES', path: each })),
+    ...[...paths].map(each => ({ setting: 'SLIM_STORAGES', path: each })),
   ];
 }

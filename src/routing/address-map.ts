@@ -7,77 +7,65 @@ import type { Forward, LmtpMailbox, Route } from '../mail/message.ts';
 import { type Accounts, type AskMailbox, CannotTell, type Directory, type Explain, type Found } from '../mail/ports.ts';
 import { type Mailbox, formatMailbox } from '../mail/address.ts';
 
-/** SLIM_STORAGES. Paths are absolute. */
-type AddressMap = Readonly<{
-  addresses: readonly { readonly mailbox: Mailbox; readonly path: string }[];
-  domains: readonly { readonly domain: string; readonly path: string }[];
-  forwards?: readonly { readonly mailbox: Mailbox; readonly forward: Forward }[];
-  domainForwards?: readonly { readonly domain: string; readonly forward: Forward }[];
-  servers?: readonly { readonly mailbox: Mailbox; readonly server: string }[];
-  domainServers?: readonly { readonly domain: string; readonly server: string }[];
-  default?: string | undefined;
-  defaultServer?: string | undefined;
+/**
+ * An entry of SLIM_STORAGES. `key` is an address, `*@domain` or `default`. Its mail goes into a folder (`path`, absolute),
+ * to another address, or to an LMTP server.
+ */
+export type Entry = Readonly<{
+  kind: 'address' | 'domain' | 'default';
+  key: string;
+  path?: string;
+  forward?: Forward;
+  server?: string;
 }>;
 
-export function addressDirectory(map: AddressMap, accounts: Accounts | undefined, ask?: AskMailbox): Directory {
-  const keyOf = ({ mailbox }: { readonly mailbox: Mailbox }): string => formatMailbox(mailbox);
-  const [paths, forwards] = [Map.groupBy(map.addresses, keyOf), Map.groupBy(map.forwards ?? [], keyOf)];
-  const servers = Map.groupBy(map.servers ?? [], keyOf);
-  const perPath = Map.groupBy(map.addresses, ({ path }) => path);
+export function addressDirectory(entries: readonly Entry[], accounts?: Accounts, ask?: AskMailbox): Directory {
+  const own = entries.filter(({ kind }) => kind === 'address');
+  const perPath = Map.groupBy(own, ({ path }) => path);
   // Of several addresses with one path, none is the mailbox's own.
   const isShared = (path: string): boolean => (perPath.get(path)?.length ?? 0) > 1;
+  const places = placesOf(own, paths => (paths.some(isShared) ? 'alias' : undefined));
+  return placeDirectory('SLIM_STORAGES', mailbox => places.get(formatMailbox(mailbox)), { accounts, ask });
+}
+
+export function domainDirectory(entries: readonly Entry[], accounts?: Accounts, ask?: AskMailbox): Directory {
+  const places = placesOf(entries.filter(({ kind }) => kind === 'domain'));
+  return placeDirectory('*@domain', ({ domain }) => places.get(`*@${domain}`), { accounts, ask });
+}
+
+export function defaultDirectory(entries: readonly Entry[], accounts?: Accounts, ask?: AskMailbox): Directory {
+  const places = placesOf(entries.filter(({ kind }) => kind === 'default'));
+  return placeDirectory('default', () => places.get('default'), { accounts, ask });
+}
+
+/** What these entries say together of each key, worked out once. */
+function placesOf(
+  entries: readonly Entry[],
+  viaOf: (paths: readonly string[]) => Found['via'] = () => 'catch-all',
+): ReadonlyMap<string, Places> {
   const places = new Map<string, Places>();
-  for (const key of [...paths.keys(), ...forwards.keys(), ...servers.keys()]) {
-    const own = pathsOf(paths.get(key));
-    const via = own.some(isShared) ? 'alias' : undefined;
-    places.set(key, { paths: own, forwards: forwardsOf(forwards.get(key)), servers: serversOf(servers.get(key)), via });
+  for (const [key, group] of Map.groupBy(entries, each => each.key)) {
+    const paths = group.flatMap(({ path }) => path ?? []);
+    const forwards = group.flatMap(({ forward }) => forward ?? []);
+    places.set(key, { paths, forwards, servers: group.flatMap(({ server }) => server ?? []), via: viaOf(paths) });
   }
-  const find = (mailbox: Mailbox): Places => places.get(formatMailbox(mailbox)) ?? nowhere;
-  return placeDirectory('SLIM_STORAGES', find, { accounts, ask });
-}
-
-export function domainDirectory(map: AddressMap, accounts: Accounts | undefined, ask?: AskMailbox): Directory {
-  const keyOf = ({ domain }: { readonly domain: string }): string => domain;
-  const [paths, forwards] = [Map.groupBy(map.domains, keyOf), Map.groupBy(map.domainForwards ?? [], keyOf)];
-  const servers = Map.groupBy(map.domainServers ?? [], keyOf);
-  const find = ({ domain }: Mailbox): Places => ({
-    paths: pathsOf(paths.get(domain)),
-    forwards: forwardsOf(forwards.get(domain)),
-    servers: serversOf(servers.get(domain)),
-    via: 'catch-all',
-  });
-  return placeDirectory('*@domain', find, { accounts, ask });
-}
-
-const pathsOf = (entries: readonly { readonly path: string }[] = []): string[] => entries.map(({ path }) => path);
-const forwardsOf = (entries: readonly { readonly forward: Forward }[] = []): Forward[] =>
-  entries.map(({ forward }) => forward);
-const serversOf = (entries: readonly { readonly server: string }[] = []): string[] =>
-  entries.map(({ server }) => server);
-
-export function defaultDirectory(map: AddressMap, accounts: Accounts | undefined, ask?: AskMailbox): Directory {
-  const paths = map.default === undefined ? [] : [map.default];
-  const servers = map.defaultServer === undefined ? [] : [map.defaultServer];
-  return placeDirectory('default', () => ({ paths, forwards: [], servers, via: 'catch-all' }), { accounts, ask });
+  return places;
 }
 
 /** RFC 5321 §4.5.1: mail for postmaster is never refused as unknown. Asked last, after `default`. */
 export function postmasterDirectory(root: string): Directory {
   const path = join(root, 'postmaster');
-  const find = ({ local }: Mailbox): Places => {
-    return { paths: local === 'postmaster' ? [path] : [], forwards: [], servers: [], via: undefined };
-  };
-  return placeDirectory('postmaster', find, { top: root });
+  const home: Places = { paths: [path], forwards: [], servers: [], via: undefined };
+  return placeDirectory('postmaster', ({ local }) => (local === 'postmaster' ? home : undefined), { top: root });
 }
 
-/** What an entry of the settings says of a mailbox; nothing at all: it is not there. */
+/** What the settings say of a mailbox. */
 type Places = Readonly<{
   paths: readonly string[];
   forwards: readonly Forward[];
   servers: readonly string[];
   via: Found['via'];
 }>;
-const nowhere: Places = { paths: [], forwards: [], servers: [], via: undefined };
 type Helpers = Readonly<{
   /** undefined where there is no steward. */
   accounts?: Accounts | undefined;
@@ -89,7 +77,7 @@ type Helpers = Readonly<{
 
 function placeDirectory(
   name: string,
-  find: (mailbox: Mailbox) => Places,
+  find: (mailbox: Mailbox) => Places | undefined,
   { accounts, ask = cannotAsk, top }: Helpers,
 ): Directory {
   const toRoute = async (path: string, explain?: Explain): Promise<Route> => {
@@ -101,7 +89,9 @@ function placeDirectory(
   return {
     name,
     async lookup(mailbox, explain) {
-      const { paths, forwards, servers, via } = find(mailbox);
+      const found = find(mailbox);
+      if (found === undefined) return undefined;
+      const { paths, forwards, servers, via } = found;
       const address = formatMailbox(mailbox);
       const routes: Route[] = [];
       for (const path of paths) {

@@ -22,6 +22,7 @@ export async function openMailRoots(context: Context, isFirstStart: boolean): Pr
  * name it.
  */
 function isMailRootUsed({ settings: { mailRoot, storages } }: Context): boolean {
-  const named = [...storages.addresses, ...storages.domains].map(({ path }) => path);
-  return storages.postgresql || storages.default === undefined || [...named, storages.default].includes(mailRoot);
+  const hasFolder = storages.places.some(each => each.kind === 'default' && 'path' in each);
+  const isNamed = storages.places.some(each => 'path' in each && each.path === mailRoot);
+  return storages.postgresql || !hasFolder || isNamed;
 }

@@ -16,24 +16,25 @@ import { type Context, system } from './context.ts';
 /** `ask`: whether an LMTP server has a mailbox; unset: nobody can tell. */
 export async function openRouting({ settings, steward, log }: Context, ask?: AskMailbox) {
   const { storages, mailRoot, dataFolder, subaddress, domains: own } = settings;
+  const { places } = storages;
   const accounts = steward?.accounts;
   const onUp = storages.postgresql ? { onUp: indexMaker(log) } : {};
   const database = settings.database && (await openDatabase({ settings: settings.database, log, ...onUp }));
-  const directories: Directory[] = [addressDirectory(storages, accounts, ask)];
+  const directories: Directory[] = [addressDirectory(places, accounts, ask)];
   let domains: Domains = { hosts: async domain => own.includes(domain) };
   if (database && storages.postgresql) {
     const table = new TableDomains({ database, settings: own, file: join(dataFolder, 'state', 'domains'), log });
     await table.start();
     domains = table;
-    const hasDefault = (storages.default ?? storages.defaultServer) !== undefined;
+    const hasDefault = places.some(({ kind }) => kind === 'default');
     const { clock } = system;
     directories.push(new TableDirectory({ query: database.query, accounts, mailRoot, hasDefault, clock, log }));
   }
   if (accounts && storages.pam) directories.push(accountDirectory(accounts));
-  directories.push(domainDirectory(storages, accounts, ask), defaultDirectory(storages, accounts, ask));
+  directories.push(domainDirectory(places, accounts, ask), defaultDirectory(places, accounts, ask));
   directories.push(postmasterDirectory(mailRoot));
   const mainDomain = own[0] ?? '';
-  const mayForward = storages.postgresql || storages.forwards.length + storages.domainForwards.length > 0;
+  const mayForward = storages.postgresql || places.some(each => 'forward' in each);
   const srs = { secret: settings.srsSecret, folder: join(dataFolder, 'state'), mayForward };
   const returnPaths = openReturnPaths({ ...system, ...srs, mainDomain, domains });
   return {

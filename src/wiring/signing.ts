@@ -10,7 +10,7 @@ const [firstLookMs, lookEveryMs] = [60_000, 10 * 60_000];
 
 export async function openSigning({ settings, dns, log, onReload }: Context, domains: Domains) {
   const { storages, verify, hostname } = settings;
-  const forwards = storages.forwards.length + storages.domainForwards.length > 0;
+  const forwards = storages.places.some(each => 'forward' in each);
   const seals = verify !== 'off' && (forwards || storages.postgresql);
   if (!settings.dkim && !seals) return undefined;
   const [{ Keys }, { createSigner }] = await Promise.all([import('../dkim/keys.ts'), import('../dkim/signer.ts')]);

@@ -5,8 +5,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { after, describe, it, test } from 'node:test';
 import { Client } from 'pg';
-import { describeSettings, loadSettings, SettingsError } from '../../src/config/settings.ts';
-import type { Settings } from '../../src/config/settings.ts';
+import { type Settings, describeSettings, loadSettings, SettingsError } from '../../src/config/settings.ts';
 import type { Environment } from '../../src/config/sources.ts';
 import { extensionNames } from '../../src/smtp/extensions.ts';
 
@@ -56,6 +55,13 @@ const described = (variables: Variables, name: string, more?: More) => {
   return found && [found.value, found.origin];
 };
 
+/** The entries of SLIM_STORAGES that name a place, each on a line. */
+const placesOf = ({ places }: Settings['storages']): string[] =>
+  places.map(each => {
+    if ('forward' in each) return `${each.key} ${each.forward.address} ${each.forward.mailbox.domain}`;
+    return `${each.key} ${'path' in each ? each.path : each.server}`;
+  });
+
 test('SLIM_DOMAINS alone is enough, and everything else has the default of the contract', () => {
   const settings = load({});
   assert.deepEqual(settings.domains, ['example.com']);
@@ -70,9 +76,8 @@ test('SLIM_DOMAINS alone is enough, and everything else has the default of the c
   );
   assert.deepEqual(settings.tls, { cert: undefined, key: undefined, minVersion: 'TLSv1.2', require: 'submission' });
   assert.equal(settings.maxSizeBytes, 50 * 2 ** 20);
-  const none = { addresses: [], domains: [], forwards: [], domainForwards: [], servers: [], domainServers: [] };
-  const sources = { postgresql: false, pam: false, default: '/var/mail/default', defaultServer: undefined };
-  assert.deepEqual(settings.storages, { ...none, ...sources });
+  const places = [{ kind: 'default', key: 'default', path: '/var/mail/default' }];
+  assert.deepEqual(settings.storages, { places, postgresql: false, pam: false });
   const { blockLists, rateOfClient, rateOfLogin, rspamd } = settings;
   assert.deepEqual([blockLists, rateOfClient, rateOfLogin, rspamd], [[], undefined, undefined, undefined]);
   assert.equal(settings.database, undefined);
@@ -88,7 +93,7 @@ test('SLIM_DOMAINS alone is enough, and everything else has the default of the c
 
 test('the settings are frozen through and through, and can be sent to another process', () => {
   const settings = load({ SLIM_MAX_SESSIONS: '0', SLIM_STORAGES: 'a@example.com=/a', PGHOST: 'db' });
-  assert.ok(Object.isFrozen(settings.storages.addresses[0]?.mailbox) && Object.isFrozen(settings.listen[0]));
+  assert.ok(Object.isFrozen(settings.storages.places[0]) && Object.isFrozen(settings.listen[0]));
   assert.deepEqual(structuredClone(settings), settings);
   assert.equal(JSON.parse(JSON.stringify(settings)).maxSessions, 0, 'no limit stays no limit');
 });
@@ -169,8 +174,7 @@ test('a list is split on comma, space and newline, in a file on newlines only', 
   assert.deepEqual(load({ SLIM_DOMAINS: ' a.example,b.example  c.example\nd.example, ' }).domains.length, 4);
   const SLIM_STORAGES_FILE = file('"a, b"@example.com=/var/mail/a, b\r\n\n@PAM\n');
   const { storages } = load({ SLIM_STORAGES_FILE });
-  assert.equal(storages.addresses[0]?.mailbox.local, 'a, b');
-  assert.equal(storages.addresses[0]?.path, '/var/mail/a, b');
+  assert.deepEqual(placesOf(storages), ['a, b@example.com /var/mail/a, b']);
   assert.equal(storages.pam, true);
   assert.deepEqual(load({ SLIM_ACCOUNTS_FILE: file('anton:a, b:c\nberta') }).accounts, [
     { name: 'anton', password: 'a, b:c' },
@@ -396,16 +400,17 @@ test('SLIM_STORAGES: local parts and paths may hold =, quotes come off, domains 
     SLIM_STORAGES:
       'A=b@Example.COM=mail/x=y@z "q\\"x"@example.com=/q Ä@bücher.example=/a *@bücher.example=/b default=/d@x.example=y',
   });
-  assert.deepEqual(
-    storages.addresses.map(({ mailbox: { local, domain }, path }) => `${local} ${domain} ${path}`),
-    [`a=b example.com ${resolve('mail/x=y@z')}`, 'q"x example.com /q', 'ä xn--bcher-kva.example /a'],
-  );
-  assert.deepEqual([storages.domains[0]?.domain, storages.domains[0]?.path], ['xn--bcher-kva.example', '/b']);
-  assert.equal(storages.default, '/d@x.example=y');
+  assert.deepEqual(placesOf(storages), [
+    `a=b@example.com ${resolve('mail/x=y@z')}`,
+    'q"x@example.com /q',
+    'ä@xn--bcher-kva.example /a',
+    '*@xn--bcher-kva.example /b',
+    'default /d@x.example=y',
+  ]);
   for (const item of ['a@example.com', 'a@example.com=', '@LDAP', 'postmaster=/x', 'default=~/x'])
     assert.equal(problems({ SLIM_STORAGES: item }).length, 1, item);
   assert.match(problems({ SLIM_STORAGES: 'A@example.com=/1 "a"@example.com=/1' })[0] ?? '', /listed twice/);
-  assert.equal(load({ SLIM_STORAGES: 'A@example.com=/1 "a"@example.com=/2' }).storages.addresses.length, 2);
+  assert.equal(load({ SLIM_STORAGES: 'A@example.com=/1 "a"@example.com=/2' }).storages.places.length, 2);
   assert.match(problems({ SLIM_STORAGES: 'default=/1 default=/2' })[0] ?? '', /listed twice/);
 });
 
@@ -414,15 +419,12 @@ test('SLIM_STORAGES: lmtp:// is an LMTP server, at a host and port or at a Unix 
     SLIM_STORAGES:
       'a@example.com=lmtp://Dovecot:24 a@example.com=/a *@example.com=lmtp://[2001:db8::1]:2424 default=lmtp:///run/dovecot/../lmtp',
   });
-  assert.deepEqual(
-    storages.servers.map(({ mailbox: { local }, server }) => `${local} ${server}`),
-    ['a lmtp://dovecot:24'],
-  );
-  assert.deepEqual(
-    storages.domainServers.map(({ domain, server }) => `${domain} ${server}`),
-    ['example.com lmtp://[2001:db8::1]:2424'],
-  );
-  assert.deepEqual([storages.default, storages.defaultServer], [undefined, 'lmtp:///run/lmtp']);
+  assert.deepEqual(placesOf(storages), [
+    'a@example.com lmtp://dovecot:24',
+    'a@example.com /a',
+    '*@example.com lmtp://[2001:db8::1]:2424',
+    'default lmtp:///run/lmtp',
+  ]);
   assert.equal(mailRoots.length, 2);
   for (const wrong of [
     'lmtp://dovecot',
@@ -465,17 +467,13 @@ test('SLIM_STORAGES: a value with an @ and no / is a forward; an address may sta
     SLIM_STORAGES:
       'a@example.com=/a a@example.com=Someone@Elsewhere.example a@example.com=b=c@bücher.example *@example.com=x@example.com p@example.com=x@y/z',
   });
-  const to = ({ forward }: { forward: { address: string; mailbox: { domain: string } } }) =>
-    `${forward.address} ${forward.mailbox.domain}`;
-  assert.deepEqual(storages.forwards.map(to), [
-    'Someone@Elsewhere.example elsewhere.example',
-    'b=c@bücher.example xn--bcher-kva.example',
+  assert.deepEqual(placesOf(storages), [
+    'a@example.com /a',
+    'a@example.com Someone@Elsewhere.example elsewhere.example',
+    'a@example.com b=c@bücher.example xn--bcher-kva.example',
+    '*@example.com x@example.com example.com',
+    `p@example.com ${resolve('x@y/z')}`,
   ]);
-  assert.deepEqual(storages.domainForwards.map(to), ['x@example.com example.com']);
-  assert.deepEqual(
-    storages.addresses.map(({ path }) => path),
-    ['/a', resolve('x@y/z')],
-  );
   assert.equal(mailRoots.length, 3, 'a forward is no folder');
   for (const wrong of ['a@example.com=b@', 'a@example.com=@b', 'a@example.com=b@[192.0.2.1]', 'a@example.com=b c@'])
     assert.ok(problems({ SLIM_STORAGES: wrong }).length > 0, wrong);
@@ -598,7 +596,7 @@ test('the file of the database password is known, so that it can be read again',
 
 test('with a database, storages default to it before the catch-all, and may be in domains that only it knows', () => {
   const { storages } = load({ PGHOST: 'db' });
-  assert.deepEqual([storages.postgresql, storages.default], [true, '/var/mail/default']);
+  assert.deepEqual([storages.postgresql, placesOf(storages)], [true, ['default /var/mail/default']]);
   assert.equal(load({ PGHOST: 'db', SLIM_STORAGES: 'a@other.example=/x' }).storages.postgresql, false);
 });
 

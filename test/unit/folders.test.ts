@@ -318,17 +318,18 @@ describe('a root of mail', () => {
   it("that no mail can come to is made, and its trouble is nobody's", async () => {
     const [mailRoot, path] = [join(folder, 'file', 'mail'), join(folder, 'mail')];
     writeFileSync(join(folder, 'file'), '');
-    const troubles = async (storages: { postgresql: boolean; default?: string }): Promise<string[]> => {
+    const troubles = async ({ postgresql, path: to }: { postgresql: boolean; path?: string }): Promise<string[]> => {
       const mailRoots = [root(mailRoot, 'SLIM_MAIL_ROOT'), root(path)];
-      const settings = { mailRoot, mailRoots, storages: { addresses: [], domains: [], ...storages } };
+      const places = to === undefined ? [] : [{ kind: 'default', key: 'default', path: to }];
+      const settings = { mailRoot, mailRoots, storages: { places, postgresql } };
       const context = { settings, steward: undefined, log } as unknown as Context;
       return (await openMailRoots(context, false)).check().map(trouble => trouble.path);
     };
-    assert.deepEqual(await troubles({ postgresql: false, default: path }), []);
+    assert.deepEqual(await troubles({ postgresql: false, path }), []);
     assert.deepEqual(lines.map(each => each['path']).toSorted(), [mailRoot, path].toSorted());
     assert.deepEqual(await troubles({ postgresql: false }), [mailRoot]);
-    assert.deepEqual(await troubles({ postgresql: true, default: path }), [mailRoot]);
-    assert.deepEqual(await troubles({ postgresql: false, default: mailRoot }), [mailRoot]);
+    assert.deepEqual(await troubles({ postgresql: true, path }), [mailRoot]);
+    assert.deepEqual(await troubles({ postgresql: false, path: mailRoot }), [mailRoot]);
   });
 
   it('that root cannot make ends nothing', { skip: isRoot ? false : 'needs root' }, () => {

@@ -3,18 +3,21 @@
 import assert from 'node:assert/strict';
 import { hash } from 'node:crypto';
 import { test } from 'node:test';
+import { formatMailbox } from '../../src/mail/address.ts';
 import { CannotTell } from '../../src/mail/ports.ts';
 import type { Account, Accounts, AskMailbox, Directory, Found, Resolve } from '../../src/mail/ports.ts';
 import { accountDirectory } from '../../src/routing/accounts.ts';
-import {
-  addressDirectory,
-  defaultDirectory,
-  domainDirectory,
-  postmasterDirectory,
-} from '../../src/routing/address-map.ts';
+import { type Entry, addressDirectory, defaultDirectory, domainDirectory } from '../../src/routing/address-map.ts';
+import { postmasterDirectory } from '../../src/routing/address-map.ts';
 import { toFileName } from '../../src/postgres/routes.ts';
 import { createResolver } from '../../src/routing/resolver.ts';
 import { directoryContract, mailbox } from '../contract/directory.ts';
+
+/** Entries of SLIM_STORAGES, and where they lead. */
+type To = Pick<Entry, 'path' | 'forward' | 'server'>;
+const ofAddress = (text: string, to: To): Entry => ({ kind: 'address', key: formatMailbox(mailbox(text)), ...to });
+const ofDomain = (domain: string, to: To): Entry => ({ kind: 'domain', key: `*@${domain}`, ...to });
+const ofAll = (to: To): Entry => ({ kind: 'default', key: 'default', ...to });
 
 const people: Account[] = [
   { name: 'anton', uid: 1000, gid: 1000, home: '/home/anton' },
@@ -37,11 +40,11 @@ type Setup = {
 };
 
 function setUp(setup: Setup): Resolve {
-  const map = {
-    addresses: Object.entries(setup.addresses ?? {}).map(([text, path]) => ({ mailbox: mailbox(text), path })),
-    domains: Object.entries(setup.domains ?? {}).map(([domain, path]) => ({ domain, path })),
-    default: setup.default,
-  };
+  const map = [
+    ...Object.entries(setup.addresses ?? {}).map(([text, path]) => ofAddress(text, { path })),
+    ...Object.entries(setup.domains ?? {}).map(([domain, path]) => ofDomain(domain, { path })),
+    ...(setup.default === undefined ? [] : [ofAll({ path: setup.default })]),
+  ];
   return createResolver({
     directories: [
       addressDirectory(map, accounts),
@@ -171,11 +174,11 @@ test('the last home of postmaster is made where missing, below the mail root', a
   assert.deepEqual(routes, { routes: [{ kind: 'maildir', path: '/var/mail/postmaster', root: '/var/mail' }] });
 });
 
-const map = {
-  addresses: [{ mailbox: mailbox('anton@example.com'), path: '/m/anton' }],
-  domains: [{ domain: 'example.com', path: '/m/all' }],
-  default: '/m/default',
-};
+const map = [
+  ofAddress('anton@example.com', { path: '/m/anton' }),
+  ofDomain('example.com', { path: '/m/all' }),
+  ofAll({ path: '/m/default' }),
+];
 directoryContract('the directory of addresses', () => ({
   directory: addressDirectory(map, accounts),
   known: 'anton@example.com',
@@ -234,12 +237,11 @@ function forwarding(
   addresses: Record<string, string> = {},
   fallback?: string,
 ) {
-  const forwardMap = {
-    addresses: Object.entries(addresses).map(([text, path]) => ({ mailbox: mailbox(text), path })),
-    domains: [],
-    forwards: forwards.map(([from, to]) => ({ mailbox: mailbox(from), forward: forwardTo(to) })),
-    default: fallback,
-  };
+  const forwardMap = [
+    ...Object.entries(addresses).map(([text, path]) => ofAddress(text, { path })),
+    ...forwards.map(([from, to]) => ofAddress(from, { forward: forwardTo(to) })),
+    ...(fallback === undefined ? [] : [ofAll({ path: fallback })]),
+  ];
   return createResolver({
     directories: [addressDirectory(forwardMap, undefined), defaultDirectory(forwardMap, undefined)],
     domains: { hosts: async domain => ['example.com', 'other.example'].includes(domain) },
@@ -292,7 +294,7 @@ test('so many addresses are followed, and no more', async () => {
 test('an address for bounces leads to whom it was made for; a forged one is unknown, whatever the catch-all', async () => {
   const back = forwardTo('Anna@example.net');
   const resolve = createResolver({
-    directories: [defaultDirectory({ addresses: [], domains: [], default: '/m/default' }, undefined)],
+    directories: [defaultDirectory([ofAll({ path: '/m/default' })])],
     domains: { hosts: async domain => domain === 'example.com' },
     subaddress: '+',
     mainDomain: 'example.com',
@@ -323,26 +325,19 @@ test('a mailbox at an LMTP server: what the server says decides, and an outage i
     return said[address] ?? 'unknown';
   };
   const server = 'lmtp://dovecot:24';
-  const places = {
-    addresses: [{ mailbox: mailbox('both@example.com'), path: '/m/both' }],
-    domains: [],
-    servers: [
-      { mailbox: mailbox('anton@example.com'), server },
-      { mailbox: mailbox('both@example.com'), server },
-    ],
-    domainServers: [{ domain: 'other.example', server }],
-    forwards: [
-      {
-        mailbox: mailbox('sales@example.com'),
-        forward: { address: 'x@other.example', mailbox: mailbox('x@other.example') },
-      },
-    ],
-  };
+  const places = [
+    ofAddress('both@example.com', { path: '/m/both' }),
+    ofAddress('anton@example.com', { server }),
+    ofAddress('both@example.com', { server }),
+    ofDomain('other.example', { server }),
+    ofAddress('sales@example.com', { forward: { address: 'x@other.example', mailbox: mailbox('x@other.example') } }),
+    ofAll({ server: 'lmtp:///run/lmtp' }),
+  ];
   const resolve = createResolver({
     directories: [
       addressDirectory(places, accounts, ask),
       domainDirectory(places, accounts, ask),
-      defaultDirectory({ ...places, defaultServer: 'lmtp:///run/lmtp' }, accounts, ask),
+      defaultDirectory(places, accounts, ask),
       postmasterDirectory('/var/mail'),
     ],
     domains: { hosts: async domain => domain !== 'elsewhere.example' },
