@@ -16,6 +16,7 @@ export type Load = {
   readonly recipients: number;
   /** Connections are kept for many messages; else each has its own. */
   readonly reuse?: boolean;
+  readonly from?: string;
   readonly to?: string;
   /** Each message to another address, 1u@… and so on. */
   readonly numbered?: boolean;
@@ -23,10 +24,10 @@ export type Load = {
 
 /** Resolves when the last message has its 250. */
 export async function source(place: Place, port: number, load: Load): Promise<void> {
-  const { messages, sessions, sizeBytes, recipients, reuse, numbered, to = 'u@bench.test' } = load;
+  const { messages, sessions, sizeBytes, recipients, reuse, numbered, from = 'a@ext.test', to = 'u@bench.test' } = load;
   const flags = [...(reuse ? ['-d'] : []), ...(numbered ? ['-N'] : [])];
   const amounts = { '-m': messages, '-s': Math.min(sessions, messages), '-l': sizeBytes, '-r': recipients };
-  const parameters = [...Object.entries(amounts).flat().map(String), '-f', 'a@ext.test', '-t', to, `127.0.0.1:${port}`];
+  const parameters = [...Object.entries(amounts).flat().map(String), '-f', from, '-t', to, `127.0.0.1:${port}`];
   const root = await place.root('postfix', 'postfix');
   await run(['chroot', root, 'smtp-source', ...flags, ...parameters]);
 }
@@ -78,9 +79,8 @@ export class Client {
   }
 
   /** MAIL to the 250 after the message. */
-  async send(body: string): Promise<void> {
-    for (const line of ['MAIL FROM:<a@ext.test>', 'RCPT TO:<u@bench.test>', 'DATA', `${body}\r\n.`])
-      await this.say(line);
+  async send(body: string, from = 'a@ext.test'): Promise<void> {
+    for (const line of [`MAIL FROM:<${from}>`, 'RCPT TO:<u@bench.test>', 'DATA', `${body}\r\n.`]) await this.say(line);
   }
 
   /** A full handshake: no session is taken up again. */
@@ -138,6 +138,26 @@ export async function tlsSource(port: number, { messages, sessions, sizeBytes }:
       }
     }),
   );
+}
+
+/** These messages, over a few connections that are kept. */
+export async function sendMessages(
+  port: number,
+  sessions: number,
+  messages: readonly string[],
+  from: string,
+): Promise<void> {
+  const left = messages.values();
+  const session = async (): Promise<void> => {
+    const client = await Client.open(port);
+    try {
+      for (const each of left) await client.send(each, from);
+      await client.say('QUIT');
+    } finally {
+      client.close();
+    }
+  };
+  await Promise.all(Array.from({ length: sessions }, session));
 }
 
 /** Sessions that have said EHLO and now say nothing. */

@@ -3,6 +3,7 @@
 // A server that forwards or stores later says so (`answersFrom`): for it the clock runs until the last message is in its Maildir.
 import { chownSync, copyFileSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { dnsAddress, signer } from './judged.ts';
 import { type Command, run } from './processes.ts';
 import { type Place, npmPeers, owner } from './setup.ts';
 
@@ -66,6 +67,8 @@ export const peers: Record<string, (place: Place) => Promise<Peer>> = {
           SLIM_RELAY_HOST: '127.0.0.1',
           SLIM_RELAY_PORT: `${sinkPort}`,
           SLIM_RELAY_TLS: 'none',
+          SLIM_DKIM: 'off',
+          SLIM_VERIFY: 'off',
           ...settings,
         };
         return { argv: [...asOwner, place.node, ...flags, place.bundle, 'serve'], env };
@@ -73,53 +76,69 @@ export const peers: Record<string, (place: Place) => Promise<Peer>> = {
     };
   },
 
-  async postfix(place) {
-    const root = await place.root('postfix', 'postfix');
-    return {
-      ...(await debian(root, 'postfix', 'Postfix', 'postfix/incoming', 'postfix/active', 'postfix/deferred')),
-      name: 'postfix',
-      port: 2601,
-      cannot: [],
-      share: { idle: 0.1 },
-      command({ sessions = 50 } = {}) {
-        copyFileSync(place.certificate, join(root, 'etc/postfix/bench.pem'));
-        writeFileSync(join(root, 'etc/postfix/boxes'), users.map(user => `${user}@bench.test ${user}/\n`).join(''));
-        const main = {
-          compatibility_level: '3.6',
-          myhostname: 'mx.bench.test',
-          mydestination: '',
-          mynetworks: '127.0.0.0/8',
-          inet_interfaces: '127.0.0.1',
-          inet_protocols: 'ipv4',
-          maillog_file: '/var/log/postfix.log',
-          alias_maps: '',
-          virtual_mailbox_domains: 'bench.test',
-          virtual_mailbox_base: '/srv/mail',
-          virtual_mailbox_maps: 'texthash:/etc/postfix/boxes',
-          virtual_mailbox_limit: '0',
-          virtual_uid_maps: `static:${owner}`,
-          virtual_gid_maps: `static:${owner}`,
-          message_size_limit: '60000000',
-          smtpd_recipient_restrictions: 'permit_mynetworks, reject',
-          smtpd_tls_chain_files: '/etc/postfix/bench.pem',
-          smtpd_tls_security_level: 'may',
-          relayhost: `[127.0.0.1]:${sinkPort}`,
-          smtp_dns_support_level: 'disabled',
-          smtp_tls_security_level: 'none',
-          // Each session is a process; the default is 100.
-          default_process_limit: `${sessions + 50}`,
-        };
-        const lines = Object.entries(main).map(([name, value]) => `${name} = ${value}\n`);
-        writeFileSync(join(root, 'etc/postfix/main.cf'), lines.join(''));
-        // Debian's own, with our port in place of smtp, and nothing chrooted: it is in a root already.
-        const master = readFileSync(join(root, 'usr/share/postfix/master.cf.dist'), 'utf8')
-          .replace(/^smtp(\s+inet)/m, '127.0.0.1:2601$1')
-          .replace(/^(\w\S*\s+(?:inet|unix|fifo|unix-dgram)\s+\S+\s+\S+\s+)y/gm, '$1n');
-        writeFileSync(join(root, 'etc/postfix/master.cf'), master);
-        return { argv: ['chroot', root, 'postfix', 'start-fg'] };
+  postfix: place => postfix(place, { name: 'postfix', port: 2601, cannot: ['W9', 'W10'] }),
+
+  /** Signs what leaves: OpenDKIM as milter, RSA of 2048 bits. */
+  'postfix-dkim': place =>
+    postfix(place, {
+      name: 'postfix-dkim',
+      port: 2607,
+      cannot: allBut('W9'),
+      packages: ['opendkim', 'opendkim-tools'],
+      main: { smtpd_milters: 'inet:127.0.0.1:2697', milter_default_action: 'tempfail' },
+      prepare(root) {
+        const keys = 'test -e r1.private || opendkim-genkey -b 2048 -d bench.test -s r1 -D .; chmod 600 r1.private';
+        writeFileSync(
+          join(root, 'etc/opendkim.conf'),
+          [
+            'Mode s',
+            'Domain bench.test',
+            'Selector r1',
+            'KeyFile /etc/dkim/r1.private',
+            'Canonicalization relaxed/relaxed',
+            'Socket inet:2697@127.0.0.1',
+            'InternalHosts 127.0.0.0/8',
+            'RequireSafeKeys no',
+            '',
+          ].join('\n'),
+        );
+        return `mkdir -p /etc/dkim && cd /etc/dkim && { ${keys}; } && opendkim -x /etc/opendkim.conf`;
       },
-    };
-  },
+    }),
+
+  /** Judges what comes: OpenDKIM and OpenDMARC as milters, policyd-spf as policy service. The keys of senders come from a file: its resolver asks no server on loopback. */
+  'postfix-judge': place =>
+    postfix(place, {
+      name: 'postfix-judge',
+      port: 2608,
+      cannot: allBut('W10'),
+      packages: ['opendkim', 'opendmarc', 'postfix-policyd-spf-python'],
+      main: {
+        mynetworks: '192.0.2.1',
+        smtpd_recipient_restrictions: 'reject_unauth_destination, check_policy_service unix:private/policyd-spf',
+        'policyd-spf_time_limit': '3600',
+        smtpd_milters: 'inet:127.0.0.1:2698, inet:127.0.0.1:2696',
+        milter_default_action: 'tempfail',
+      },
+      master: 'policyd-spf unix - n n - 0 spawn user=nobody argv=/usr/bin/policyd-spf /etc/policyd.conf\n',
+      prepare(root) {
+        const files = {
+          'resolv.conf': `nameserver ${dnsAddress}\n`,
+          testkeys: `${signer.selector}._domainkey.${signer.domain} ${signer.record}\n`,
+          'opendkim.conf':
+            'Mode v\nSocket inet:2698@127.0.0.1\nInternalHosts 192.0.2.1\nTestPublicKeys /etc/testkeys\n',
+          'opendmarc.conf':
+            'Socket inet:2696@127.0.0.1\nAuthservID mx.bench.test\nTrustedAuthservIDs mx.bench.test\nRejectFailures true\n' +
+            'IgnoreHosts /etc/opendmarc.ignore\n',
+          'opendmarc.ignore': '192.0.2.1\n',
+          'policyd.conf':
+            'debugLevel = 0\nHELO_reject = False\nMail_From_reject = Fail\nskip_addresses = 192.0.2.1\n' +
+            'Header_Type = AR\nAuthserv_Id = mx.bench.test\n',
+        };
+        for (const [name, text] of Object.entries(files)) writeFileSync(join(root, 'etc', name), text);
+        return 'opendkim -x /etc/opendkim.conf && opendmarc -c /etc/opendmarc.conf';
+      },
+    }),
 
   async opensmtpd(place) {
     const root = await place.root('opensmtpd', 'opensmtpd');
@@ -127,7 +146,7 @@ export const peers: Record<string, (place: Place) => Promise<Peer>> = {
       ...(await debian(root, 'opensmtpd', 'OpenSMTPD', 'smtpd/queue')),
       name: 'opensmtpd',
       port: 2602,
-      cannot: ['W8'],
+      cannot: ['W8', 'W9', 'W10'],
       share: { W1: 0.1, W2: 0.5, W7: 0.2 },
       command() {
         // It looks its clients up: from a file, not in the DNS.
@@ -158,7 +177,7 @@ match from local for any action forward
       ...(await debian(root, 'exim4-daemon-light', 'Exim', 'exim4/input', 'exim4/msglog')),
       name: 'exim',
       port: 2603,
-      cannot: ['W8', 'idle'],
+      cannot: ['W8', 'W9', 'W10', 'idle'],
       share: { W1: 0.4, W2: 0.4, W3: 0.3, W7: 0.3 },
       command() {
         writeFileSync(join(root, 'etc/exim4/boxes'), users.map(user => `${user}: ${user}\n`).join(''));
@@ -224,7 +243,7 @@ begin retry
       mail,
       queue: [join(folder, 'queue')],
       answersFrom: 'Maildir',
-      cannot: ['W8'],
+      cannot: ['W8', 'W9', 'W10'],
       share: {},
       version: `Haraka ${npmPeers.Haraka}`,
       command() {
@@ -258,7 +277,7 @@ begin retry
       mail,
       queue: [],
       answersFrom: 'Maildir',
-      cannot: ['W7'],
+      cannot: ['W7', 'W9', 'W10'],
       share: {},
       version: `smtp-server ${npmPeers['smtp-server']}`,
       command() {
@@ -270,6 +289,74 @@ begin retry
     };
   },
 };
+
+type PostfixOptions = {
+  readonly name: string;
+  readonly port: number;
+  readonly cannot: readonly string[];
+  /** Besides Postfix itself. */
+  readonly packages?: readonly string[];
+  readonly main?: Readonly<Record<string, string>>;
+  readonly master?: string;
+  /** Writes what these packages need, and gives the command that starts them. */
+  readonly prepare?: (root: string) => string;
+};
+
+async function postfix(place: Place, options: PostfixOptions): Promise<Peer> {
+  const { name, port, cannot, packages = [], main: more = {}, master: services = '', prepare } = options;
+  const root = await place.root(name, 'postfix', ...packages);
+  return {
+    ...(await debian(root, 'postfix', 'Postfix', 'postfix/incoming', 'postfix/active', 'postfix/deferred')),
+    name,
+    port,
+    cannot,
+    share: { idle: 0.1 },
+    command({ sessions = 50 } = {}) {
+      copyFileSync(place.certificate, join(root, 'etc/postfix/bench.pem'));
+      writeFileSync(join(root, 'etc/postfix/boxes'), users.map(user => `${user}@bench.test ${user}/\n`).join(''));
+      const main = {
+        compatibility_level: '3.6',
+        myhostname: 'mx.bench.test',
+        mydestination: '',
+        mynetworks: '127.0.0.0/8',
+        inet_interfaces: '127.0.0.1',
+        inet_protocols: 'ipv4',
+        maillog_file: '/var/log/postfix.log',
+        alias_maps: '',
+        virtual_mailbox_domains: 'bench.test',
+        virtual_mailbox_base: '/srv/mail',
+        virtual_mailbox_maps: 'texthash:/etc/postfix/boxes',
+        virtual_mailbox_limit: '0',
+        virtual_uid_maps: `static:${owner}`,
+        virtual_gid_maps: `static:${owner}`,
+        message_size_limit: '60000000',
+        smtpd_recipient_restrictions: 'permit_mynetworks, reject',
+        smtpd_peername_lookup: 'no',
+        smtpd_tls_chain_files: '/etc/postfix/bench.pem',
+        smtpd_tls_security_level: 'may',
+        relayhost: `[127.0.0.1]:${sinkPort}`,
+        smtp_dns_support_level: 'disabled',
+        smtp_tls_security_level: 'none',
+        // Each session is a process; the default is 100.
+        default_process_limit: `${sessions + 50}`,
+        ...more,
+      };
+      const lines = Object.entries(main).map(([key, value]) => `${key} = ${value}\n`);
+      writeFileSync(join(root, 'etc/postfix/main.cf'), lines.join(''));
+      // Debian's own, with our port in place of smtp, and nothing chrooted: it is in a root already.
+      const master = readFileSync(join(root, 'usr/share/postfix/master.cf.dist'), 'utf8')
+        .replace(/^smtp(\s+inet)/m, `127.0.0.1:${port}$1`)
+        .replace(/^(\w\S*\s+(?:inet|unix|fifo|unix-dgram)\s+\S+\s+\S+\s+)y/gm, '$1n');
+      writeFileSync(join(root, 'etc/postfix/master.cf'), master + services);
+      const before = prepare ? `${prepare(root)} && ` : '';
+      return { argv: ['chroot', root, 'sh', '-c', `${before}exec postfix start-fg`] };
+    },
+  };
+}
+
+/** What a peer that is there for some workloads cannot do. */
+const allBut = (...names: readonly string[]): string[] =>
+  ['W1', 'W2', 'W3', 'W4', 'W5', 'W7', 'W8', 'W9', 'W10', 'idle', 'latency'].filter(name => !names.includes(name));
 
 async function debian(root: string, packageName: string, name: string, ...spools: string[]) {
   const version = await run(['chroot', root, 'dpkg-query', '-W', '-f', '${Version}', packageName]);

@@ -5,7 +5,8 @@ import { performance } from 'node:perf_hooks';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { type Load, Sink, openIdle, probe, source, tlsSource } from './load.ts';
+import { dnsAddress, openZone, signedMessages, signer } from './judged.ts';
+import { type Load, Sink, openIdle, probe, sendMessages, source, tlsSource } from './load.ts';
 import type { Peer, Wish } from './peers.ts';
 import { Tree, run } from './processes.ts';
 import type { Place } from './setup.ts';
@@ -25,6 +26,8 @@ export const workloads: Readonly<Record<string, Workload>> = {
   W5: delivery('25 MiB', { messages: 8, sessions: 2, sizeBytes: 25 << 20, recipients: 1 }),
   W7: { title: '4 KiB to a relay, until it has the last', measure: relay },
   W8: { title: '4 KiB, connection and STARTTLS for each', measure: starttls },
+  W9: { title: 'as W7, signed by DKIM on the way', measure: signedRelay },
+  W10: { title: '4 KiB from outside, signed, and judged by SPF, DKIM and DMARC', measure: judged },
   idle: { title: '10,000 idle sessions', measure: idle },
   latency: { title: "time of a message under W2's load", measure: latency },
 };
@@ -80,21 +83,57 @@ async function clock(
   }
 }
 
-async function relay(place: Place, peer: Peer, share: number): Promise<Figures> {
+function relay(place: Place, peer: Peer, share: number): Promise<Figures> {
+  return relayed(place, peer, share, 'a@ext.test', {});
+}
+
+/** From a sender of ours, handed in where mail programs do it. */
+function signedRelay(place: Place, peer: Peer, share: number): Promise<Figures> {
+  const settings = { SLIM_LISTEN: `submission://127.0.0.1:${peer.port}`, SLIM_TLS_REQUIRE: 'auth', SLIM_DKIM: 'on' };
+  return relayed(place, peer, share, 'a@bench.test', settings);
+}
+
+async function relayed(
+  place: Place,
+  peer: Peer,
+  share: number,
+  from: string,
+  settings: Readonly<Record<string, string>>,
+): Promise<Figures> {
   const sink = await Sink.open(place);
   try {
-    return await withServer(place, peer, {}, async server => {
+    return await withServer(place, peer, { settings }, async server => {
       const once = (load: Load): Promise<Figures> => {
         const before = sink.messages;
         const send = (): Promise<void> => source(place, peer.port, load);
         return clock(server, load, () => sink.messages - before, true, send);
       };
-      const load = { ...small, messages: 1000, to: 'x@ext.test' };
+      const load = { ...small, messages: 1000, from, to: 'x@ext.test' };
       await once({ ...load, messages: 50 });
       return once(scaled(load, share));
     });
   } finally {
     await sink.stop();
+  }
+}
+
+async function judged(place: Place, peer: Peer, share: number): Promise<Figures> {
+  const zone = await openZone();
+  const settings = { SLIM_VERIFY: 'on', SLIM_RESOLVER: dnsAddress, SLIM_TRUSTED_NETWORKS: '192.0.2.1/32' };
+  try {
+    return await withServer(place, peer, { settings }, async server => {
+      const once = async (load: Load): Promise<Figures> => {
+        const messages = await signedMessages(load.messages, load.sizeBytes);
+        const send = (_: Place, port: number): Promise<void> =>
+          sendMessages(port, load.sessions, messages, `u@${signer.domain}`);
+        return deliver(place, peer, server, load, send);
+      };
+      const load = { ...small, messages: 1000 };
+      await once({ ...load, messages: 50 });
+      return once(scaled(load, share));
+    });
+  } finally {
+    zone.close();
   }
 }
 
