@@ -27,6 +27,7 @@ const withContainers = '--import=./test/setup/no-grpc.mjs';
 const stages = {
   check() {
     run('tsc', ['-p', '.']);
+    run('tsc', ['-p', 'src/web/page']);
     run('oxlint', ['--deny-warnings', '.']);
     run('oxfmt', ['--check', '.']);
   },

@@ -1,6 +1,6 @@
-// The page: the files that lie in page/, beside this code or beside the bundle. They are read once, and nothing else can be
-// asked for.
-// Promise: the page loads nothing from elsewhere, and may be framed by nobody (Content Security Policy).
+// The page: the files that lie in page/, beside this code or beside the bundle. They are read once, and nothing else
+// can be asked for. Promise: the page loads nothing from elsewhere, and may be framed by nobody (Content Security
+// Policy).
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { extname, join } from 'node:path';
 import type { Route } from './server.ts';
@@ -22,6 +22,7 @@ const policy = [
   "base-uri 'none'",
   "form-action 'none'",
   "frame-ancestors 'none'",
+  "require-trusted-types-for 'script'",
 ].join('; ');
 
 /** `/` is index.html. */

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Container engine, base images and strace for the integration tests, on machines that lack them; where all is there it takes a second.
+# Container engine, base images, strace and Chromium for the integration tests, on machines that lack them; where all is there it takes a second.
 # Promises: afterwards `docker info`, `docker compose` and `docker buildx` work and the base images exist, or it says in one line what is
 # missing and exits 69. Needs root on Debian to install anything. A base image is built from Debian's and npm's packages, under the official name and
 # with the label stand-in=yes, only where it can neither be found nor pulled, so that Dockerfile, compose.yaml and tests are the same everywhere.
@@ -110,6 +110,8 @@ dovecot_image() {
 
 docker info >/dev/null 2>&1 || start_engine
 command -v strace >/dev/null || install_packages strace # ends the server at chosen system calls
+# For the page; its fonts have Arabic, Hebrew and emoji.
+[ -x /usr/bin/chromium ] || install_packages chromium fonts-dejavu-core fonts-noto-color-emoji
 { docker compose version && docker buildx version; } >/dev/null 2>&1 || install_plugins
 debian_image
 node_image
