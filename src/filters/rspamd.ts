@@ -35,9 +35,8 @@ export type RspamdOptions = Readonly<{
 }>;
 export type Asked = Pick<MailFacts, 'client' | 'helo' | 'from'> & { readonly recipients: readonly string[] };
 /** As a check of src/inbound/ has it: a refusal, lines for the header with what is said of junk, or nothing; `why`: for the log. */
-export type Verdict =
-  | ((Reply | { readonly lines: string; readonly junk: Reply }) & { readonly why: string })
-  | undefined;
+export type Verdict = ((Reply | Found) & { readonly why: string }) | undefined;
+type Found = { readonly lines: string; readonly junk?: Reply; readonly isUnjudged?: true };
 type Answer = { readonly action: string; readonly score: number; readonly required: number };
 
 /** Gives a function that asks about one message. It never rejects. */
@@ -46,8 +45,9 @@ export function openRspamd(options: RspamdOptions) {
   // A connection for each message: one that had waited might be closed just when it is used.
   const agent = new Agent({ maxSockets: maxAtOnce });
   let asking = 0;
-  const pass = (reason: string): undefined => {
+  const pass = (reason: string): Verdict => {
     gatherer.line('warn', 'SLIM_RSPAMD', { ...server, reason }, 'Rspamd has not judged a message: it goes on', 1);
+    return { lines: '', isUnjudged: true, why: `Rspamd has not judged it: ${reason}` };
   };
 
   return async (facts: Asked, content: Content): Promise<Verdict> => {

@@ -29,7 +29,8 @@ export type Arrival = Readonly<{
 /** What a check has said of a whole message. One that has nothing to say is not told. */
 export type Verdict = Readonly<{
   check: string;
-  result: 'passed' | 'junk' | 'refused';
+  /** `unjudged`: it could not be asked, and the message went on without it. */
+  result: 'passed' | 'junk' | 'refused' | 'unjudged';
   why?: string | undefined;
   /** As in Authentication-Results, such as `spf=pass smtp.mailfrom=example.net`. */
   results?: readonly string[] | undefined;

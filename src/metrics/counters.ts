@@ -7,7 +7,7 @@ import { Counter, Histogram } from './family.ts';
 const listener = ['smtp', 'submission', 'submissions'];
 const seconds = [0.005, 0.025, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 3600];
 const ages = [1, 10, 60, 300, 900, 3600, 14_400, 43_200, 86_400, 172_800, 432_000];
-const hop = ['here', 'relay', 'domain'];
+const hop = ['here', 'lmtp', 'relay', 'domain'];
 const methods = new Set(['spf', 'dkim', 'arc', 'dmarc']);
 const words = new Set(['none', 'pass', 'fail', 'softfail', 'neutral', 'policy', 'temperror', 'permerror']);
 
