@@ -96,6 +96,12 @@ describe('imports', () => {
       [],
     ));
 
+  it('of capture and of the HTTP process are dynamic: an ordinary server does not load them', () => {
+    const optional = (name: string): boolean => /^(?:capture|web)\/|^wiring\/(?:capture|web)\.ts$/.test(name);
+    const wrong = imports('static').filter(([file, name]) => optional(name) && !optional(file));
+    assert.deepEqual(wrong, []);
+  });
+
   it('of heavy packages are dynamic: who does not use a feature does not pay for it', () => {
     const heavy =
       /^(?:pg|pg-.*|@peculiar\/.*|pino-pretty|dns-packet|authenticate-pam|mailauth(?:\/.*)?|rate-limiter-flexible(?:\/.*)?)$/;
