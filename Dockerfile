@@ -37,6 +37,7 @@ COPY --from=build /build/node_modules/authenticate-pam/package.json /usr/local/l
 COPY --from=build /build/node_modules/authenticate-pam/build/Release/authenticate_pam.node /usr/local/lib/slimsmtp/node_modules/authenticate-pam/build/Release/authenticate_pam.node
 COPY docker/slimsmtp.sh /usr/local/bin/slimsmtp
 COPY --from=build /build/dist/ /usr/local/lib/slimsmtp/
+COPY src/web/page/ /usr/local/lib/slimsmtp/page/
 
 # Accepted mail must outlive its container, also where nobody thought of -v. A new volume copies contents and owners of its mount point from here.
 VOLUME ["/var/lib/slimsmtp", "/var/mail", "/home"]

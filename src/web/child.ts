@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import type { Change } from '../mail/captured.ts';
 import { healthRoutes } from './health.ts';
 import * as limits from './limits.ts';
-import { pageRoutes } from './page.ts';
+import { operateRoutes } from './operate.ts';
+import { pageRoutes, statusRoutes } from './page.ts';
 import type { Ask, FromWeb, Questions, Reply, Start, ToWeb } from './protocol.ts';
 import { Problem, openServer } from './server.ts';
 
@@ -61,7 +62,7 @@ export function runWeb(): Promise<never> {
 
 async function begin(start: Start): Promise<void> {
   const { capture, version } = start;
-  const others = healthRoutes(ask);
+  const others = [...healthRoutes(ask), ...operateRoutes(ask), ...statusRoutes(pageFolder, capture === undefined)];
   const onReading = (id?: string): void => say({ kind: 'reading', ...(id !== undefined && { id }) });
   const onTrouble = (request: string, error: unknown): void =>
     say({ kind: 'trouble', request, error: error instanceof Error ? (error.stack ?? error.message) : String(error) });

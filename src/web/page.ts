@@ -39,3 +39,11 @@ export function pageRoutes(folder: string): readonly Route[] {
     };
   });
 }
+
+/** The status page; where no mail is captured it is also at `/`. */
+export function statusRoutes(folder: string, isAlone: boolean): readonly Route[] {
+  const files = pageRoutes(folder).filter(({ path }) => path.startsWith('/status.'));
+  const page = files.find(({ path }) => path === '/status.html');
+  const paths = isAlone ? ['/status', '/'] : ['/status'];
+  return [...files, ...(page ? paths.map(path => ({ ...page, path })) : [])];
+}

@@ -8,6 +8,7 @@
 // Promises: the child has no secret: its environment is empty, and it may read code and what `mayRead` names, write no
 // file and start no process. Whatever it says, this process goes on: an error in an answer goes back as a sentence.
 import { type ChildProcess, fork } from 'node:child_process';
+import type { Listen } from '../mail/event.ts';
 import type { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
 import type { Clock } from '../system/world.ts';
@@ -24,6 +25,7 @@ export type WebOptions = Readonly<{
   answers: Partial<Answers>;
   clock: Clock;
   gatherer: Gatherer;
+  listen?: Listen | undefined;
   log: Log;
   readingMs?: number;
 }>;
@@ -78,7 +80,7 @@ export class WebProcess {
 
   /** `begun` is called once: the child listens (undefined), or why it does not. */
   #fork(begun: (why: string | undefined) => void): void {
-    const { script, mayRead, greet, clock } = this.#options;
+    const { script, mayRead, greet, clock, listen } = this.#options;
     const child = fork(script, [], {
       env: {},
       serialization: 'advanced',
@@ -93,6 +95,8 @@ export class WebProcess {
     });
     const startedAt = clock.now();
     this.#child = child;
+    listen?.({ kind: 'child', name: 'http', state: 'started' });
+    child.once('exit', () => listen?.({ kind: 'child', name: 'http', state: 'ended' }));
     child.on('message', (message: FromWeb) => this.#hear(message, begun));
     const ended = (how: string): void => {
       if (this.#child !== child) return;

@@ -2,6 +2,7 @@
 // How it goes: the network process first sends one `start`; the HTTP process says `listening`, or `failed` and ends. Then
 // it asks, with a number for each question, and gets one answer with that number.
 import type { Change, Kept, Marks } from '../mail/captured.ts';
+import type { Figures } from '../mail/figures.ts';
 
 type Maybe<T> = T | Promise<T>;
 
@@ -35,6 +36,7 @@ export type Health = Readonly<{ health: 'healthy' | 'degraded' | 'unhealthy' }>;
 /** What the HTTP process may ask, by its name. The side that answers believes nothing that comes with a question. */
 export type Questions = {
   health(): Health;
+  figures(): Figures;
   // Where mail is captured:
   /** Answered behind all changes that there were by then. */
   settled(): void;

@@ -25,7 +25,7 @@ export type Watching = Readonly<{
 
 export async function openWatching(settings: Settings, log: Log): Promise<Watching> {
   const history = await openHistory(settings, log);
-  if (history === undefined) return { listen: undefined, close: async () => {} };
+  if (history === undefined && settings.http === undefined) return { listen: undefined, close: async () => {} };
   const { Counters } = await import('../metrics/counters.ts');
   const { Trend } = await import('../metrics/trend.ts');
   const counters = new Counters();

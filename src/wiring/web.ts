@@ -1,24 +1,25 @@
 // The HTTP process: where its program lies, what it may read and what it is answered. Loaded only where SLIM_HTTP is set, or
 // mail is captured.
 import { join } from 'node:path';
+import { judge } from '../control/health.ts';
 import type { Answers as Told } from '../control/requests.ts';
 import type { Kept } from '../mail/captured.ts';
 import { Gatherer } from '../system/gather.ts';
 import { version } from '../system/version.ts';
 import { WebProcess } from '../web/process.ts';
-import type { Answers, Health } from '../web/protocol.ts';
+import type { Answers } from '../web/protocol.ts';
 import { type Context, system } from './context.ts';
 
 type Captured = {
   readonly folder: string;
   readonly list: () => readonly Kept[];
-  readonly answers: Omit<Answers, 'health'>;
+  readonly answers: Omit<Answers, 'health' | 'figures'>;
 };
 
 /** Not started yet. `captured`: where mail is captured. */
 export function openWeb(
-  { settings: { http, hostname, maxSizeBytes }, log }: Context,
-  { health }: { health(): Told['health'] | Promise<Told['health']> },
+  { settings: { http, hostname, maxSizeBytes }, log, listen }: Context,
+  { health, figures }: { health(): Told['health'] | Promise<Told['health']>; figures(): Promise<Told['figures']> },
   captured?: Captured,
 ): WebProcess {
   if (http === undefined) throw new Error('SLIM_HTTP is unset');
@@ -41,15 +42,10 @@ export function openWeb(
       version,
       ...(captured && { capture: { folder: captured.folder, maxSizeBytes, kept: captured.list(), unreadable } }),
     }),
-    answers: { health: async () => ({ health: summary(await health()) }), ...captured?.answers },
+    answers: { health: async () => ({ health: judge(await health()).health }), figures, ...captured?.answers },
     clock: system.clock,
     gatherer: new Gatherer(log),
+    listen,
     log,
   });
-}
-
-/** As `slimsmtp health` says it, in a word. */
-function summary({ listening, writable, unwritable, database }: Told['health']): Health['health'] {
-  if (!listening || !writable || unwritable.length > 0) return 'unhealthy';
-  return database === 'down' ? 'degraded' : 'healthy';
 }

@@ -108,6 +108,13 @@ dovecot_image() {
   quietly docker build --tag dovecot/dovecot:2.4.2-root --file dovecot.Dockerfile .
 }
 
+prometheus_image() {
+  have_image prom/prometheus:v3.5.0 && return
+  debian_image
+  say 'building a stand-in for prom/prometheus:v3.5.0'
+  quietly docker build --tag prom/prometheus:v3.5.0 --file prometheus.Dockerfile .
+}
+
 docker info >/dev/null 2>&1 || start_engine
 command -v strace >/dev/null || install_packages strace # ends the server at chosen system calls
 # For the page; its fonts have Arabic, Hebrew and emoji.
@@ -117,3 +124,4 @@ debian_image
 node_image
 postgres_image
 dovecot_image
+prometheus_image
