@@ -1,4 +1,5 @@
-// Networks whose every host may send outward without a login (SLIM_TRUSTED_NETWORKS).
+// Networks whose every host may send outward without a login (SLIM_TRUSTED_NETWORKS), or may name the clients for which
+// it speaks (SLIM_PROXY_NETWORKS).
 // Promise: none is so wide that the server becomes an open relay: no more than /8 of IPv4, /32 of IPv6, and never IPv4
 // written as IPv6 (`::ffff:…`), where a short prefix would be the whole of IPv4.
 import { isIPv4, isIPv6 } from 'node:net';

@@ -91,6 +91,7 @@ function load(environment: Environment) {
     rateOfLogin: clean.SLIM_RATE_LOGIN,
     rspamd: clean.SLIM_RSPAMD,
     trustedNetworks: clean.SLIM_TRUSTED_NETWORKS ?? [], // address/bits
+    proxyNetworks: clean.SLIM_PROXY_NETWORKS ?? [], // address/bits
     relay: clean.SLIM_RELAY_HOST === undefined ? undefined : relay(clean.SLIM_RELAY_HOST, clean, sources),
     dkim: signs(clean),
     sharesQueue: clean.SLIM_QUEUE === '@POSTGRESQL', // with other replicas, in the database

@@ -88,6 +88,9 @@ export const table = {
   SLIM_TRUSTED_NETWORKS: optional('Networks that may send outward without a login, on every socket.', networks, {
     separator,
   }),
+  SLIM_PROXY_NETWORKS: optional('Networks of proxies that name their clients by a PROXY header.', networks, {
+    separator,
+  }),
   SLIM_RELAY_HOST: optional('The smart host that takes all mail for other domains.', values.host),
   SLIM_RELAY_PORT: optional('Its port: 25, or 587 with a user, or 465 with implicit TLS.', values.port),
   SLIM_RELAY_TLS: optional(

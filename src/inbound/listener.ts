@@ -10,6 +10,7 @@ import type { Listen } from '../mail/event.ts';
 import { type Reply, encodeReply, replies } from '../smtp/reply.ts';
 import type { Gatherer } from '../system/gather.ts';
 import { clientKey } from './peer.ts';
+import type { Introduce, Introduced } from './proxy.ts';
 
 export type ListenSocket = Readonly<{
   kind: 'smtp' | 'submission' | 'submissions';
@@ -25,7 +26,9 @@ type ListenerOptions = Readonly<{
   maxSessionsPerClient: number;
   /** Addresses behind which every client may hide (a container's gateway): no limit for each of them. */
   isShared: (client: string) => boolean;
-  open: (socket: Socket, listener: ListenSocket, client: string, onClose: () => void) => Session;
+  /** Unset: there are no proxies. */
+  introduce?: Introduce | undefined;
+  open: (socket: Socket, listener: ListenSocket, who: Introduced, onClose: () => void) => Session;
   gatherer: Gatherer;
   listen?: Listen | undefined;
 }>;
@@ -85,22 +88,47 @@ export class Listeners {
 
   /** A surprise costs that client its connection, and nobody else anything. */
   #take(client: Socket, socket: ListenSocket): void {
-    try {
-      this.accept(client, socket);
-    } catch (error) {
+    const fail = (error: unknown): void => {
       client.destroy();
       this.#report('', String(error));
+    };
+    try {
+      this.accept(client, socket)?.catch(fail);
+    } catch (error) {
+      fail(error);
     }
   }
 
-  /** Takes in a client, or turns it away. */
-  accept(socket: Socket, listener: ListenSocket): void {
-    const { maxSessions, maxSessionsPerClient, isShared, open, listen } = this.#options;
-    const client = (socket.remoteAddress ?? '').replace(/^::ffff:|%.*$/g, '');
-    if (client === '') return void socket.destroy(); // gone already
+  /** Takes in a client, or turns it away: at once, or when its proxy has said who it is. */
+  accept(socket: Socket, listener: ListenSocket): Promise<void> | undefined {
+    const address = (socket.remoteAddress ?? '').replace(/^::ffff:|%.*$/g, '');
+    if (address === '') return void socket.destroy(); // gone already
+    const introduced = this.#isFull ? undefined : this.#options.introduce?.(socket, address);
+    if (introduced) return this.#waitFor(introduced, socket, listener);
+    return void this.#admit(socket, listener, { client: address, isProxys: false });
+  }
+
+  /** A proxy's connection counts as a session while it is not known for whom the proxy speaks. */
+  async #waitFor(introduced: Promise<Introduced | undefined>, socket: Socket, listener: ListenSocket): Promise<void> {
+    const leave = (): void => void socket.destroy();
+    const waiting = { drain: leave, end: leave };
+    this.#sessions.add(waiting);
+    const who = await introduced.finally(() => this.#sessions.delete(waiting));
+    if (who === undefined) leave();
+    else this.#admit(socket, listener, who);
+  }
+
+  get #isFull(): boolean {
+    const { maxSessions } = this.#options;
+    return maxSessions > 0 && this.#sessions.size >= maxSessions;
+  }
+
+  #admit(socket: Socket, listener: ListenSocket, who: Introduced): void {
+    const { maxSessionsPerClient, isShared, open, listen } = this.#options;
+    const { client } = who;
     const key = clientKey(client);
     const held = this.#perClient.get(key) ?? 0;
-    const isOver = maxSessions > 0 && this.#sessions.size >= maxSessions;
+    const isOver = this.#isFull;
     if (isOver || (maxSessionsPerClient > 0 && held >= maxSessionsPerClient && !isShared(client))) {
       this.#report(client, isOver ? 'SLIM_MAX_SESSIONS' : 'SLIM_MAX_SESSIONS_PER_CLIENT');
       listen?.({ kind: 'turned away', client, because: isOver ? 'sessions' : 'sessions of a client' });
@@ -110,7 +138,7 @@ export class Listeners {
       return void setTimeout(() => socket.destroy(), 1000).unref();
     }
     this.#perClient.set(key, held + 1);
-    const session = open(socket, listener, client, () => {
+    const session = open(socket, listener, who, () => {
       this.#sessions.delete(session);
       const left = (this.#perClient.get(key) ?? 1) - 1;
       if (left === 0) this.#perClient.delete(key);

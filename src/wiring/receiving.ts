@@ -102,10 +102,11 @@ export async function openInbound(context: Context, parts: Parts, capturing?: Ca
     isShared,
     gatherer,
     listen,
-    open: (socket, listener, client, onClose) => {
+    introduce: await openIntroductions(settings, gatherer, log),
+    open: (socket, listener, { client, isProxys }, onClose) => {
       const hides = isShared(client);
-      const peer: Peer = { ...stranger, client, isShared: hides, isTrusted: trusts(client) && !hides };
-      if (listener.kind === 'smtp') meet(peer, policy);
+      const peer: Peer = { ...stranger, client, isShared: hides, isTrusted: trusts(client) && !hides && !isProxys };
+      if (listener.kind === 'smtp' && !isProxys) meet(peer, policy);
       const terms = { ...termsFor(peer, listener.kind, tls.require), ...capturing?.terms(listener) };
       const session = { hostname, extensions, maxSizeBytes, ...terms };
       const id = newId(system.clock.now(), system.random, 3);
@@ -114,6 +115,19 @@ export async function openInbound(context: Context, parts: Parts, capturing?: Ca
     },
   });
   return { listeners, certificates };
+}
+
+/** Who is named by proxies; undefined: there are none. */
+async function openIntroductions({ proxyNetworks: networks }: Settings, gatherer: Gatherer, log: Log) {
+  if (networks.length === 0) return undefined;
+  const refused = sharedAddresses().filter(matcher(networks));
+  if (refused.length > 0)
+    log.warn(
+      { addresses: refused },
+      'SLIM_PROXY_NETWORKS: connections from these addresses are closed (docs/docker.md)',
+    );
+  const { openProxies } = await import('../inbound/proxy.ts');
+  return openProxies({ networks, isShared, gatherer });
 }
 
 /** In a container a stranger may come through a proxy, with the address of the gateway: what that means is told once. */

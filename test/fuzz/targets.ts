@@ -11,6 +11,7 @@ import type { Target } from './fuzzer.ts';
 import { header } from './header.ts';
 import { auth } from './login.ts';
 import { notice } from './notice.ts';
+import { proxy } from './proxy.ts';
 import { queue } from './queue.ts';
 import { reencode } from './reencode.ts';
 import { session } from './session.ts';
@@ -34,4 +35,5 @@ export const targets: readonly Target[] = [
   canonical,
   fields,
   claims,
+  proxy,
 ];

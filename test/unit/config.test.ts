@@ -651,15 +651,12 @@ test('SLIM_USERS: mistakes are named, and no secret with them', () => {
   assert.match(problems(scram).join(), /^SLIM_SUPPORTS: @PAM in SLIM_USERS cannot verify SCRAM/);
 });
 
-test('SLIM_TRUSTED_NETWORKS: networks, and never one so wide that it is an open relay', () => {
+test('SLIM_TRUSTED_NETWORKS, SLIM_PROXY_NETWORKS: never one so wide that it is an open relay', () => {
   const good = '10.0.0.0/8 192.0.2.7, 2001:DB8::/32 ::1 fd00::1/64';
-  assert.deepEqual(load({ SLIM_TRUSTED_NETWORKS: good }).trustedNetworks, [
-    '10.0.0.0/8',
-    '192.0.2.7/32',
-    '2001:db8::/32',
-    '::1/128',
-    'fd00::1/64',
-  ]);
+  const networks = ['10.0.0.0/8', '192.0.2.7/32', '2001:db8::/32', '::1/128', 'fd00::1/64'];
+  assert.deepEqual(load({ SLIM_TRUSTED_NETWORKS: good }).trustedNetworks, networks);
+  assert.deepEqual(load({ SLIM_PROXY_NETWORKS: good }).proxyNetworks, networks);
+  assert.deepEqual(load({}).proxyNetworks, []);
   for (const bad of [
     '0.0.0.0/0',
     '10.0.0.0/7',
@@ -674,7 +671,8 @@ test('SLIM_TRUSTED_NETWORKS: networks, and never one so wide that it is an open 
     '0:0::/96',
     '::2/128',
   ])
-    assert.match(problems({ SLIM_TRUSTED_NETWORKS: bad }).join('\n'), /^SLIM_TRUSTED_NETWORKS=".*": a network/, bad);
+    for (const name of ['SLIM_TRUSTED_NETWORKS', 'SLIM_PROXY_NETWORKS'])
+      assert.match(problems({ [name]: bad }).join('\n'), new RegExp(`^${name}=".*": a network`), bad);
 });
 
 test('SLIM_RELAY_*: the port follows what it is for, and contradictions are named', () => {

@@ -75,7 +75,7 @@ describe('the number of sessions', () => {
       maxSessionsPerClient: 1,
       isShared: () => false,
       gatherer: new Gatherer(silent),
-      open: (_, __, client) => {
+      open: (_, __, { client }) => {
         opened.push(client);
         return { drain() {}, end() {} };
       },
@@ -90,7 +90,7 @@ describe('the number of sessions', () => {
         end: () => refused.push(remoteAddress),
         destroy() {},
       };
-      listeners.accept(socket as never, { kind: 'smtp', host: undefined, port: 25 });
+      void listeners.accept(socket as never, { kind: 'smtp', host: undefined, port: 25 });
       return listeners.sessions > before;
     };
     assert.deepEqual(

@@ -14,6 +14,7 @@ import { type ListenSocket, Listeners } from '../../src/inbound/listener.ts';
 import { stranger } from '../../src/inbound/peer.ts';
 import { answersBy } from '../../src/inbound/policy.ts';
 import type { Listen } from '../../src/mail/event.ts';
+import type { Introduce } from '../../src/inbound/proxy.ts';
 import type { Authenticator, Filters, Queue, Report, Resolution, ReturnPaths, Storage } from '../../src/mail/ports.ts';
 import { Gatherer } from '../../src/system/gather.ts';
 import type { Log } from '../../src/system/log.ts';
@@ -35,6 +36,7 @@ type Options = {
   readonly maxSessions?: number;
   readonly maxSessionsPerClient?: number;
   readonly isShared?: (client: string) => boolean;
+  readonly introduce?: Introduce;
   readonly secureContext?: SecureContext;
   readonly authenticator?: Authenticator;
   readonly isTrusted?: boolean;
@@ -95,7 +97,8 @@ export async function startServer(options: Options = {}) {
     isShared: options.isShared ?? (() => false),
     gatherer,
     listen: options.listen,
-    open: (socket, listener, client, onClose) =>
+    introduce: options.introduce,
+    open: (socket, listener, { client, isProxys }, onClose) =>
       new Connection(
         socket,
         {
@@ -115,7 +118,7 @@ export async function startServer(options: Options = {}) {
         },
         {
           id: `s${(sessions += 1)}`,
-          peer: { ...stranger, client, isTrusted: options.isTrusted ?? false },
+          peer: { ...stranger, client, isTrusted: (options.isTrusted ?? false) && !isProxys },
           listener,
           session: {
             hostname: 'mx.example.com',
