@@ -21,7 +21,10 @@ export function contradictions(clean: Partial<Clean>, { hasDatabase, isRoot, isS
   // A database hosts domains of its own.
   const isStranger = (domain: string): boolean => !hasDatabase && hosted?.includes(domain) === false;
   const strangers = entries.filter(entry => 'domain' in entry && isStranger(entry.domain)).map(({ key }) => key);
+  const portCount = clean.PGPORT?.length ?? 1;
   const rules = {
+    'PGPORT: one port is wanted, or one for each host of PGHOST':
+      portCount > 1 && !isSet('DATABASE_URL') && portCount !== (clean.PGHOST ?? '').split(/[\n,]/).length,
     [`SLIM_STORAGES: not in any of SLIM_DOMAINS: ${strangers.join(', ')}`]: strangers.length > 0,
     'SLIM_TLS_CERT, SLIM_TLS_KEY: only one is set': !clean.SLIM_TLS_CERT !== !clean.SLIM_TLS_KEY,
     'SLIM_TLS_REQUIRE="all": nobody could send without STARTTLS in SLIM_SUPPORTS':

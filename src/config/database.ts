@@ -1,11 +1,17 @@
-// Where the database is: DATABASE_URL or libpq's own names (PGHOST …) become one URL, because `pg` looks for PG* in the
-// environment only, and the settings may come from elsewhere.
+// Where the database is: DATABASE_URL or libpq's own names (PGHOST …) become a URL for each host, because `pg` looks for
+// PG* in the environment only, and the settings may come from elsewhere; nor does it know several hosts.
 // Promise: what libpq takes from such names is what `pg` is told; the files that hold the password are known, so that a
 // new connection can read them again.
-import { oneOf, parser } from './parser.ts';
+import { listOf, oneOf, parser } from './parser.ts';
 import type { Source } from './sources.ts';
+import { port } from './values.ts';
 
-export type DatabaseSettings = Readonly<{ connectionString: string; urlFile?: string; passwordFile?: string }>;
+/** A URL for each host, in their order. */
+export type DatabaseSettings = Readonly<{
+  connectionStrings: readonly string[];
+  urlFile?: string;
+  passwordFile?: string;
+}>;
 
 /** One of these that is set turns the database on. */
 export const databaseNames = ['DATABASE_URL', 'PGHOST', 'PGUSER', 'PGPASSWORD', 'PGDATABASE'];
@@ -17,10 +23,19 @@ export const sslMode = oneOf('disable', 'allow', 'prefer', 'require', 'verify-fu
 const completeUrl = (url: string, hostname = 'localhost'): string =>
   url.replace(/^([a-z]+:\/\/[^/?@]*@)(?=[/?]|$)/, `$1${hostname}`);
 
+/** One port for all hosts, or one for each. */
+export const ports = listOf(port, String, true);
+
+/** `postgres://user@one,two:5433/db` names two hosts, and is no URL for Node: a URL for each. */
+function urlsOf(text: string): readonly string[] {
+  const [, start = '', hosts, rest = ''] = /^([a-z]+:\/\/(?:[^/?@]*@)?)([^/?]*,[^/?]*)(.*)$/s.exec(text) ?? [];
+  return hosts === undefined ? [text] : hosts.split(',').map(host => `${start}${host}${rest}`);
+}
+
 export const databaseUrl = parser(
-  'postgres://user:password@host:port/database is wanted, with special characters as %XX',
+  'postgres://user:password@host:port/database is wanted (hosts by commas), with special characters as %XX',
   /^(postgres(?:ql)?:\/\/.*)$/s,
-  text => URL.canParse(completeUrl(text)) && text,
+  text => urlsOf(text).every(url => URL.canParse(completeUrl(url))) && text,
   true,
 );
 
@@ -35,14 +50,26 @@ export function readDatabase(
   texts: Readonly<Record<string, string>>,
   sources: ReadonlyMap<string, Source>,
 ): DatabaseSettings {
-  const isInUrl = Boolean(URL.parse(completeUrl(texts['DATABASE_URL'] ?? ''))?.password);
+  const urls = urlsOf(texts['DATABASE_URL'] ?? '');
+  const isInUrl = Boolean(URL.parse(completeUrl(urls[0] ?? ''))?.password);
   const file = sources.get(isInUrl ? 'DATABASE_URL' : 'PGPASSWORD')?.file;
-  const database = { connectionString: connectionString(texts) };
+  const hosts = (texts['PGHOST'] ?? 'localhost').split(/[\n,]/);
+  const portsOfHosts = (texts['PGPORT'] ?? '').split('\n');
+  // Hosts of the URL win over those of PGHOST, which are all of them where the URL names none.
+  const each = (urls.length > 1 ? urls : hosts).map((_, at) =>
+    connectionString({
+      ...texts,
+      ...(texts['DATABASE_URL'] !== undefined && { DATABASE_URL: urls[at] ?? urls[0] ?? '' }),
+      PGHOST: hosts[at] ?? hosts[0] ?? '',
+      PGPORT: portsOfHosts[at] ?? portsOfHosts[0] ?? '',
+    }),
+  );
+  const database = { connectionStrings: [...new Set(each)] };
   if (file === undefined) return database;
   return { ...database, ...(isInUrl ? { urlFile: file } : { passwordFile: file }) };
 }
 
-/** What a URL leaves out comes from the PG* names. */
+/** Of one host. What a URL leaves out comes from the PG* names. */
 function connectionString(given: Readonly<Record<string, string>>): string {
   const host = given['PGHOST'] ?? 'localhost';
   const url = new URL(completeUrl(given['DATABASE_URL'] ?? 'postgres://', encodeURIComponent(host)));

@@ -1,7 +1,7 @@
 // Every variable: what it is, how its value is read and checked, its default. What the values mean together:
 // settings.ts. A variable that is neither set nor has a default, here or in settings.ts, is unset.
 import { type CleanedEnv, makeExactValidator } from 'envalid';
-import { databaseUrl, hidePassword, sslMode } from './database.ts';
+import { databaseUrl, hidePassword, ports, sslMode } from './database.ts';
 import { externalTls } from './external-tls.ts';
 import { accounts, users } from './logins.ts';
 import { networks } from './networks.ts';
@@ -182,9 +182,13 @@ export const table = {
     { initially: 'off' },
   ),
   SLIM_CAPTURE_KEEP: required('The newest so many captured messages stay.', values.kept, { initially: '1000' }),
-  DATABASE_URL: optional('PostgreSQL as one URL.', databaseUrl, { mask: hidePassword }),
-  PGHOST: optional('The host of PostgreSQL, or the folder of its Unix socket.', String),
-  PGPORT: optional('The port of PostgreSQL.', values.port),
+  DATABASE_URL: optional('PostgreSQL as one URL, with one host or several.', databaseUrl, { mask: hidePassword }),
+  PGHOST: optional(
+    'The host of PostgreSQL, or the folder of its Unix socket; of several hosts the first that takes writes.',
+    String,
+    { separator: /\s*,\s*/ },
+  ),
+  PGPORT: optional('The port of PostgreSQL: one for all hosts, or one for each.', ports, { separator }),
   PGUSER: optional('The user at PostgreSQL.', String),
   PGPASSWORD: optional('The password at PostgreSQL. As a file it is read again by each new connection.', String, {
     mask: hidden,

@@ -1,16 +1,15 @@
 // The connections to PostgreSQL: a small pool that answers or rejects with CannotTell within seconds, also when the
 // database hangs or the network drops packets, and that is back by itself as soon as the database is.
 // Promises: never an unhandled 'error' event, never a password in a message; each outage is logged once, and its end.
-// Never retries a query that the database has refused: the sender of the mail does. `pg` is loaded here, so only where a
-// database is set.
+// Never retries a query that the database has refused: the sender of the mail does.
 //
 // Two kinds of trouble are told apart. An outage means that no server answers: then one query at a time tries it, and
 // all others share its fate. A fault means that the server answers and refuses one statement (a missing table or column,
 // a missing right): then only that statement cannot be answered, until it succeeds. `isUp` is false in both cases.
-import { readFile } from 'node:fs/promises';
 import type { ClientConfig, Pool, PoolClient, PoolConfig } from 'pg';
 import { CannotTell } from '../mail/ports.ts';
 import type { Log } from '../system/log.ts';
+import { type DatabaseSettings, Hosts, clientMaker, describe, hostOf, toPlain } from './hosts.ts';
 
 type Row = Readonly<Record<string, string | null>>;
 export type Statement = Readonly<{
@@ -22,8 +21,6 @@ export type Statement = Readonly<{
 /** Runs a prepared statement. Rejects with CannotTell only; its cause is PostgreSQL's own error. */
 export type Query = (statement: Statement, values?: readonly unknown[]) => Promise<readonly Row[]>;
 
-/** `passwordFile` and `urlFile` are read again for each new connection, so that a rotated secret is used at once. */
-export type DatabaseSettings = Readonly<{ connectionString: string; passwordFile?: string; urlFile?: string }>;
 export type DatabaseOptions = Readonly<{
   settings: DatabaseSettings;
   /** Called, and not waited for, each time the database answers again. */
@@ -42,27 +39,16 @@ const limits = { max: 4, connectionTimeoutMillis: 3_000, query_timeout: timeoutM
 
 /** A database that is down never stops the server from starting. */
 export async function openDatabase(options: DatabaseOptions): Promise<Database> {
+  const make = await clientMaker(options.settings);
   const { default: pg } = await import('pg');
-  const secret = passwordReader(options.settings);
-  // pg lets a password in the URL, also an empty one, win over a function: so each client gets the function afterwards.
+  const hosts = new Hosts(options.settings.connectionStrings, make);
   const Client = function (config: ClientConfig) {
-    return Object.assign(new pg.Client(config), secret && { password: secret });
+    return make(config);
   } as unknown as NonNullable<PoolConfig['Client']>;
+  // A host that is restarted as a standby still answers what only reads.
+  const onConnect: PoolConfig['onConnect'] = client => hosts.check(client);
   const { maxConnections: max = limits.max } = options;
-  return new Database(config => new pg.Pool({ ...limits, max, ...config, Client }), options);
-}
-
-/** Gives the password as it stands in its file now; where that cannot be read, as it was at the start. */
-function passwordReader({ connectionString, passwordFile, urlFile }: DatabaseSettings) {
-  const file = passwordFile ?? urlFile;
-  if (file === undefined) return undefined;
-  const passwordIn = (url: string): string => decodeURIComponent(new URL(url).password);
-  return async (): Promise<string> => {
-    const text = await readFile(file, 'utf8').catch(() => undefined);
-    if (text === undefined) return passwordIn(connectionString);
-    const content = text.replace(/^\ufeff|\r?\n$/g, '');
-    return file === passwordFile ? content : passwordIn(content);
-  };
+  return new Database(config => new pg.Pool({ ...limits, max, ...config, Client, onConnect }), hosts, options);
 }
 
 export class Database {
@@ -73,15 +59,17 @@ export class Database {
   /** What the server refuses, by the name of the statement. */
   readonly #faults = new Map<string, string>();
   #attempt: Promise<unknown> | undefined;
-  #pool: Pool;
-  #config: PoolConfig;
+  readonly #hosts: Hosts;
+  /** The host that takes writes, as `#hosts` has found it last, and the connections to it. */
+  #url: string | undefined;
+  #pool: Pool | undefined;
+  #config: PoolConfig = {};
   #usesNames = true;
 
-  constructor(open: (config: PoolConfig) => Pool, options: DatabaseOptions) {
+  constructor(open: (config: PoolConfig) => Pool, hosts: Hosts, options: DatabaseOptions) {
     this.#open = open;
+    this.#hosts = hosts;
     this.#options = options;
-    this.#config = { connectionString: options.settings.connectionString, options: sessionOptions };
-    this.#pool = this.#make();
   }
 
   /** Whether everything that was asked last was answered; undefined before the first query. */
@@ -101,16 +89,16 @@ export class Database {
 
   /** Runs statements outside the limits of time, without a transaction of the caller. Rejects with PostgreSQL's error. */
   async administer(text: string, timeout: number): Promise<void> {
-    await this.#pool.query({ text, query_timeout: timeout } as { text: string });
+    await (await this.#current()).query({ text, query_timeout: timeout } as { text: string });
   }
 
   /** A connection of its own; its owner releases it. Rejects with PostgreSQL's error. */
-  connect(): Promise<PoolClient> {
-    return this.#pool.connect();
+  async connect(): Promise<PoolClient> {
+    return (await this.#current()).connect();
   }
 
   async close(): Promise<void> {
-    await this.#pool.end();
+    await this.#pool?.end();
   }
 
   async #ask(statement: Statement, values: readonly unknown[]): Promise<readonly Row[]> {
@@ -130,6 +118,7 @@ export class Database {
       // Class 22, 'data exception': what the encoding of the database cannot hold is in none of its rows.
       if (state?.startsWith('22')) return [];
       if (state === undefined || !state.startsWith('42')) {
+        this.#hosts.lose();
         if (this.#isReached !== false) log.warn({ error: text }, 'PostgreSQL cannot answer: 451 until it can');
         this.#isReached = false;
       } else {
@@ -151,7 +140,7 @@ export class Database {
   /** One query. Where a server or pooler does not know a feature, the feature is given up and the query asked once more. */
   async #run({ name, text }: Statement, values: readonly unknown[]): Promise<{ rows: readonly Row[] }> {
     for (let left = 3; ; left -= 1) {
-      const [pool, usesNames] = [this.#pool, this.#usesNames];
+      const [pool, usesNames] = [await this.#current(), this.#usesNames];
       try {
         return await pool.query<Row>({ ...(usesNames && { name }), text, values: [...values] });
       } catch (error) {
@@ -163,7 +152,7 @@ export class Database {
 
   /** Gives up what this error says is not to be had. Whether there was anything to give up. */
   #giveUp(error: unknown): boolean {
-    const { log, settings } = this.#options;
+    const { log } = this.#options;
     const state = sqlState(error);
     // A pooler of transactions that hands each query to another session (26000: no such prepared statement; 42P05: it is there already).
     if (this.#usesNames && (state === '26000' || state === '42P05')) {
@@ -172,12 +161,10 @@ export class Database {
       return true;
     }
     const isOptions = this.#config.options !== '' && state === '08P01' && /startup parameter/.test(String(error));
-    const isPlain = this.#config.ssl === undefined && /does not support SSL/.test(String(error));
-    if (!isOptions && !(isPlain && /[?&]sslmode=prefer(?:&|$)/.test(settings.connectionString))) return false;
-    this.#config = isOptions ? { ...this.#config, options: '' } : plain(this.#config);
-    const old = this.#pool;
-    this.#pool = this.#make();
-    void old.end();
+    const { connectionString = '' } = this.#config;
+    const plain = toPlain(connectionString);
+    if (!isOptions && !(plain !== connectionString && /does not support SSL/.test(String(error)))) return false;
+    this.#use({ ...this.#config, ...(isOptions ? { options: '' } : { connectionString: plain }) });
     log.info(
       {},
       isOptions ? 'PostgreSQL is asked through a pooler, without options' : 'PostgreSQL is asked without TLS',
@@ -185,20 +172,29 @@ export class Database {
     return true;
   }
 
-  #make(): Pool {
-    const pool = this.#open(this.#config);
+  /** The connections to the host that takes writes. */
+  async #current(): Promise<Pool> {
+    const url = await this.#hosts.find();
+    if (this.#pool && this.#url === url) return this.#pool;
+    if (this.#url !== undefined)
+      this.#options.log.info({ host: hostOf(url) }, 'PostgreSQL: another host takes the writes');
+    this.#url = url;
+    return this.#use({ connectionString: url, options: sessionOptions });
+  }
+
+  /** Connections that are made so take the place of all others. */
+  #use(config: PoolConfig): Pool {
+    const old = this.#pool;
+    this.#config = config;
+    this.#pool = this.#open(config);
+    if (this.#options.onConnect) this.#pool.on('connect', this.#options.onConnect);
     // An idle connection that breaks; whoever asks next gets a new one.
-    if (this.#options.onConnect) pool.on('connect', this.#options.onConnect);
-    return pool.on('error', error =>
+    this.#pool.on('error', error =>
       this.#options.log.debug({ error: describe(error) }, 'a connection to PostgreSQL broke'),
     );
+    void old?.end();
+    return this.#pool;
   }
-}
-
-/** The same database in plain text. */
-function plain(config: PoolConfig): PoolConfig {
-  const connectionString = config.connectionString?.replace(/([?&]sslmode=)prefer/, '$1disable');
-  return { ...config, ssl: false, ...(connectionString && { connectionString }) };
 }
 
 /** What the operator can do about a fault. */
@@ -212,9 +208,4 @@ const advice: Readonly<Record<string, string>> = {
 function sqlState(error: unknown): string | undefined {
   const code = error instanceof Error && 'code' in error ? String(error.code) : '';
   return /^(?!E)[0-9A-Z]{5}$/.test(code) ? code : undefined;
-}
-
-/** Code and words. Where several addresses of one host failed, all that helps is in the code. */
-export function describe(error: unknown): string {
-  return error instanceof Error && 'code' in error ? `${String(error.code)} ${String(error)}` : String(error);
 }

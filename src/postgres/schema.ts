@@ -3,7 +3,8 @@
 // without the index, and the log says once what would make them fast.
 import type { Log } from '../system/log.ts';
 import { createIndex } from './columns.ts';
-import { type Database, describe } from './pool.ts';
+import { describe } from './hosts.ts';
+import type { Database } from './pool.ts';
 
 /** wrong_object_type. */
 const isView = '42809';

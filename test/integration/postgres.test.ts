@@ -74,7 +74,7 @@ function settings(user = container.getUsername(), password = container.getPasswo
 /** Opens a database as the server does, and has its index made. */
 function connectTo({ host, port, user, password, database: name, query }: ReturnType<typeof settings>, to: Log) {
   const connectionString = `postgres://${user}:${password}@${host}:${port}/${name}?uselibpqcompat=true${query}`;
-  return openDatabase({ settings: { connectionString }, onUp: indexMaker(to), log: to });
+  return openDatabase({ settings: { connectionStrings: [connectionString] }, onUp: indexMaker(to), log: to });
 }
 
 /** Replaces the rows; each is 'mailbox domain backend'. */
@@ -569,7 +569,7 @@ describe('what people have in place of our table, our server and our settings', 
       await writeFile(passwordFile, 'first\n');
       const { port } = proxy;
       const connectionString = `postgres://rotated:first@127.0.0.1:${port}/${container.getDatabase()}`;
-      const rotated = await openDatabase({ settings: { connectionString, passwordFile }, log });
+      const rotated = await openDatabase({ settings: { connectionStrings: [connectionString], passwordFile }, log });
       const from = directory({ from: rotated });
       assert.equal(await where('b@a.example', from), '/var/mail/a.example/b');
       await admin.query("ALTER ROLE rotated PASSWORD 'second'");

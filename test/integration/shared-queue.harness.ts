@@ -106,7 +106,7 @@ export async function replica(url: string, options: Partial<SharedQueueOptions> 
     },
   };
   const used = transport ?? own;
-  const database = await openDatabase({ settings: { connectionString: url }, maxConnections: 14, log });
+  const database = await openDatabase({ settings: { connectionStrings: [url] }, maxConnections: 14, log });
   const spoolFolder = mkdtempSync(join(base, 'spool-'));
   const maxSessions = options.maxSessions ?? 20;
   const retryMs = options.retryMs ?? [minute, 5 * minute];

@@ -36,7 +36,8 @@ const load = (variables: Variables, more?: More): Settings => loadSettings(envir
 
 /** The database as pg will understand it. */
 function database(variables: Variables) {
-  const { host, port, user, password, database: name, ssl } = new Client(load(variables).database);
+  const [connectionString = ''] = load(variables).database?.connectionStrings ?? [];
+  const { host, port, user, password, database: name, ssl } = new Client({ connectionString });
   return { host, port, user, password, database: name, ssl };
 }
 
@@ -230,11 +231,14 @@ test('a database of your own owes nothing to that of the demo; a part of it alon
     { DATABASE_URL: 'postgres://db' },
     { DATABASE_URL_FILE: file('postgres://db\n') },
   ]) {
-    const found = load({ ...demo, ...own }).database?.connectionString ?? '';
+    const found = load({ ...demo, ...own }).database?.connectionStrings.join() ?? '';
     assert.match(found, /^postgres:\/\/db/);
     assert.doesNotMatch(found, /demo|slimsmtp/);
   }
-  assert.match(load(demo, { dotenvFile: file('PGHOST=db') }).database?.connectionString ?? '', /^postgres:\/\/db/);
+  assert.match(
+    load(demo, { dotenvFile: file('PGHOST=db') }).database?.connectionStrings.join() ?? '',
+    /^postgres:\/\/db/,
+  );
 });
 
 test('service links of Kubernetes are no settings, and are told in one line', () => {
@@ -551,6 +555,40 @@ test('a database is taken from DATABASE_URL, and what it leaves out from PG name
   }
 });
 
+test('several hosts become a URL each, with one port for all or one for each', () => {
+  const me = { PGUSER: 'me', PGPASSWORD: 'p', PGDATABASE: 'mail' };
+  const hosts = (variables: Variables) =>
+    load(variables).database?.connectionStrings.map(connectionString => {
+      const { host, port, user, password, database: name } = new Client({ connectionString });
+      return `${user}:${password}@${host}:${port}/${name}`;
+    });
+  for (const [variables, ...urls] of [
+    [{ ...me, PGHOST: 'one,two' }, 'one:5432', 'two:5432'],
+    [{ ...me, PGHOST: 'one, two', PGPORT: '6432' }, 'one:6432', 'two:6432'],
+    [{ ...me, PGHOST: 'one,::1,/run/pg', PGPORT: '1,2 3' }, 'one:1', '::1:2', '/run/pg:3'],
+    [{ ...me, PGHOST_FILE: file('one\ntwo\n') }, 'one:5432', 'two:5432'],
+    [{ DATABASE_URL: 'postgres://me:p@one:1,two/mail', PGPORT: '7' }, 'one:1', 'two:7'],
+    [{ DATABASE_URL: 'postgres://me:p@[::1]:1,two:2/mail', PGHOST: 'x,y,z' }, '::1:1', 'two:2'],
+    [{ DATABASE_URL: 'postgres://me:p@/mail', PGHOST: 'one,two', PGPORT: '1,2' }, 'one:1', 'two:2'],
+    [{ DATABASE_URL: 'postgres://me:p@one/mail', PGHOST: 'x,y' }, 'one:5432'],
+  ] as const)
+    assert.deepEqual(
+      hosts(variables),
+      urls.map(url => `me:p@${url}/mail`),
+    );
+  assert.match(
+    problems({ ...me, PGHOST: 'one,two', PGPORT: '1,2,3' }).join(),
+    /^PGPORT: one port is wanted, or one for/,
+  );
+  assert.match(problems({ DATABASE_URL: 'postgres://one:x,two/mail' }).join(), /^DATABASE_URL="\*\*\*"/);
+  const secret = file('postgres://me:from-file@one:1,two:2/mail');
+  const { urlFile, connectionStrings = [] } = load({ DATABASE_URL_FILE: secret }).database ?? {};
+  assert.equal(urlFile, secret);
+  assert.ok(connectionStrings.every(url => url.includes('from-file')));
+  const several = { DATABASE_URL: 'postgres://me:secret@one:1,two:2/mail' };
+  assert.equal(described(several, 'DATABASE_URL')?.[0], 'postgres://me:***@one:1,two:2/mail');
+});
+
 test('PGSSLMODE and sslmode mean what they mean to libpq: require encrypts, and verifies where there is a root', () => {
   const PGHOST = 'db';
   const root = file('CA');
@@ -566,8 +604,8 @@ test('PGSSLMODE and sslmode mean what they mean to libpq: require encrypts, and 
 
 test('prefer and allow try TLS, and a Unix socket never has any', () => {
   for (const mode of ['prefer', 'allow']) {
-    const { connectionString } = load({ PGHOST: 'db', PGSSLMODE: mode }).database ?? {};
-    assert.match(connectionString ?? '', /sslmode=prefer/);
+    const { connectionStrings = [] } = load({ PGHOST: 'db', PGSSLMODE: mode }).database ?? {};
+    assert.match(connectionStrings.join(), /sslmode=prefer/);
     assert.deepEqual(database({ DATABASE_URL: `postgres://db?sslmode=${mode}` }).ssl, { rejectUnauthorized: false });
   }
   assert.equal(database({ PGHOST: '/run/postgresql', PGSSLMODE: 'require' }).ssl, false);

@@ -3,7 +3,8 @@
 // told what to do, and the server runs on without its queue until somebody has done it. Replicas of two neighbouring
 // versions run side by side: an upgrade only adds, and says in `oldest` which versions can still work with it.
 import type { Log } from '../../system/log.ts';
-import { type Database, describe } from '../pool.ts';
+import { describe } from '../hosts.ts';
+import type { Database } from '../pool.ts';
 
 /** Each step leads from the version of its index to the next one. */
 const steps: readonly string[] = [
