@@ -5,6 +5,7 @@ import { mkdtempSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, beforeEach, describe, it } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';
+import type { Event } from '../../src/mail/event.ts';
 import { type Message, inMemory } from '../../src/mail/message.ts';
 import { FileStore } from '../../src/queue/files.ts';
 import { moveQueue } from '../../src/wiring/sharing.ts';
@@ -104,6 +105,36 @@ describe('replicas on one database', () => {
     );
     assert.equal(new Set(all.flatMap(({ attempts }) => attempts.map(({ id }) => id))).size, 300);
     assert.ok(tried.filter(each => each > 0).length >= 2, `the work was done by one alone: ${tried.join()}`);
+  });
+
+  it('each tell how much waits in all, since when, and for how many next hops; and what an operator orders', async () => {
+    const heard: Event[] = [];
+    const listen = (event: Event): void => void heard.push(event);
+    const [one, two] = (await replicas(2, { listen })) as [Replica, Replica];
+    assert.deepEqual(await two.queue.count(), {
+      waiting: 0,
+      sending: 0,
+      held: undefined,
+      oldestAt: undefined,
+      destinations: { all: 0, blocked: 0 },
+    });
+    for (const { state } of [one, two])
+      state.answer = ({ domain }) => (domain === 'down.example' ? unreachable : greylisted);
+    const receivedAt = Date.now() - 60_000;
+    await one.add('a', ['b@down.example'], { receivedAt });
+    await one.add('b', ['b@peer.example'], { receivedAt: receivedAt + 1000 });
+    await until('both wait', async () => {
+      const { waiting, sending, destinations } = await two.queue.count();
+      return waiting === 2 && sending === 0 && destinations.blocked === 1 && destinations.all === 2;
+    });
+    assert.equal((await two.queue.count()).oldestAt, receivedAt);
+    assert.equal(await two.queue.act('hold', { id: 'a' }), 1);
+    const order = { kind: 'order', message: 'a', action: 'hold', by: 'operator', to: ['b@down.example'] };
+    assert.deepEqual(
+      heard.filter(({ kind }) => kind === 'order'),
+      [order],
+    );
+    assert.equal(heard.filter(({ kind }) => kind === 'attempt').length, 2);
   });
 
   it('back off together, and one probe finds out for all', async () => {
