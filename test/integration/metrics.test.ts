@@ -40,7 +40,9 @@ before(async () => {
   };
   hurry('alerts.yml', /for: \S+/g, 'for: 2s');
   hurry('prometheus.yml', /_interval: 15s/g, '_interval: 1s');
-  await compose('--profile', 'metrics', 'up', '--detach', '--wait');
+  await compose('--profile', 'metrics', 'up', '--detach', '--build', '--wait').catch(async (error: Error) => {
+    throw new Error(`${error.message}\n${await compose('logs')}`);
+  });
 });
 
 const fetchFrom = async (path: string): Promise<Response> =>
