@@ -83,7 +83,6 @@ for (const scheme of ['light', 'dark'] as const)
         await page.locator('[role=tabpanel] > *').first().waitFor();
         assert.ok((await overflow()) <= 0, name);
       }
-      await picture(page, `checks-${width}-${scheme}`);
       if (width === 360) {
         await page.getByRole('button', { name: 'Messages' }).click();
         await rows(page).nth(6).waitFor();

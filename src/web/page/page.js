@@ -84,7 +84,10 @@ function nothingYet() {
 
 // Changes
 
-/** @type {'idle' | 'planned' | 'asking' | 'outdated'} outdated: asking, and something has changed since the question */
+/**
+ * Whether the list asks. outdated: it does, and something has changed since.
+ * @type {'idle' | 'planned' | 'asking' | 'outdated'}
+ */
 let refreshing = 'idle';
 let refreshedMs = -Infinity;
 
