@@ -21,22 +21,21 @@ import { sync } from '../durable/sync.ts';
 import { replaceFile } from '../durable/replace.ts';
 import type { ListedKey } from '../mail/admin.ts';
 import { CannotTell } from '../mail/ports.ts';
-import type { Log } from '../system/log.ts';
-import type { Clock } from '../system/world.ts';
+import { keepNewest } from '../system/newest.ts';
+import type { World } from '../system/world.ts';
 import { isRecordOf, recordOf } from './record.ts';
 import type { Algorithm, SigningKey } from './signature.ts';
 
 export type KeptKey = Pick<ListedKey, 'selector' | 'algorithm' | 'state'>;
-type KeysOptions = Readonly<{
-  /** SLIM_DATA/dkim, which exists. */
-  folder: string;
-  /** RSA first. */
-  algorithms: readonly Algorithm[];
-  /** The TXT records of a name. Rejects as `Dns` does. */
-  txt: (name: string) => Promise<readonly string[]>;
-  clock: Clock;
-  log: Log;
-}>;
+type KeysOptions = Pick<World, 'clock' | 'log'> &
+  Readonly<{
+    /** SLIM_DATA/dkim, which exists. */
+    folder: string;
+    /** RSA first. */
+    algorithms: readonly Algorithm[];
+    /** The TXT records of a name. Rejects as `Dns` does. */
+    txt: (name: string) => Promise<readonly string[]>;
+  }>;
 type Ring = { keys: readonly KeptKey[]; readonly privateKeys: Map<string, KeyObject> };
 
 const generate = promisify(generateKeyPair);
@@ -139,9 +138,7 @@ export class Keys {
     const opening = this.#opening.get(domain) ?? this.#load(domain).finally(() => this.#opening.delete(domain));
     this.#opening.set(domain, opening);
     const ring = await opening;
-    const [oldest] = this.#rings.keys();
-    if (this.#rings.size >= maxRings && oldest !== undefined) this.#rings.delete(oldest);
-    this.#rings.set(domain, ring);
+    keepNewest(this.#rings, domain, ring, maxRings);
     return ring;
   }
 

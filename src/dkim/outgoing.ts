@@ -1,9 +1,9 @@
 // What a signature or a seal needs of a message that leaves: the fields of its header, and the digest of its body.
 // Promise: memory is bounded: a large message is read piece by piece.
-import { createReadStream } from 'node:fs';
 import { type Field, fieldsOf } from '../mail/header.ts';
-import { type Message, readMessage } from '../mail/message.ts';
+import { piecesOf, readMessage } from '../mail/message.ts';
 import type { Signer } from '../mail/ports.ts';
+import { keepNewest } from '../system/newest.ts';
 import { RelaxedBody } from './canonical.ts';
 
 export type Stored = Parameters<Signer['sign']>[0];
@@ -30,11 +30,21 @@ async function digestOf(message: Stored, head: Buffer, end: number): Promise<str
   const body = new RelaxedBody();
   body.update(head.subarray(end + 1));
   const rest = message.returnPathBytes + head.length;
-  if (rest < message.sizeBytes) for await (const octets of piecesOf(message, rest)) body.update(octets);
+  if (rest < message.sizeBytes) for await (const octets of piecesOf(message, rest, pieceBytes)) body.update(octets);
   return body.digest();
 }
 
-async function* piecesOf(message: Message, start: number): AsyncGenerator<Buffer> {
-  if (message.kind === 'file') return yield* createReadStream(message.path, { start, highWaterMark: pieceBytes });
-  for (let at = start; at < message.sizeBytes; at += pieceBytes) yield readMessage(message, at, pieceBytes);
+/** The messages that are remembered, for mail that goes to several servers. */
+const maxRemembered = 256;
+
+/** Reads and signs a message once for each form in which it leaves. What could not be signed is not remembered. */
+export function oncePerForm(sign: Signer['sign']): Signer['sign'] {
+  const remembered = new Map<string, Promise<string>>();
+  return (message, entry, form) => {
+    const name = `${entry.id} ${form}`;
+    const signed = remembered.get(name) ?? sign(message, entry, form);
+    keepNewest(remembered, name, signed, maxRemembered);
+    signed.catch(() => remembered.delete(name));
+    return signed;
+  };
 }

@@ -4,29 +4,23 @@
 // RFC 8617.
 import type { Signer } from '../mail/ports.ts';
 import { Gatherer } from '../system/gather.ts';
-import type { Log } from '../system/log.ts';
-import type { Clock } from '../system/world.ts';
+import type { World } from '../system/world.ts';
 import type { Keys } from './keys.ts';
-import { readOutgoing } from './outgoing.ts';
+import { oncePerForm, readOutgoing } from './outgoing.ts';
 import { arcSet } from './seal.ts';
 import { fieldsToSign, maxSignedFields } from './signature.ts';
 
-type SealerOptions = Readonly<{
-  keys: Pick<Keys, 'signing'>;
-  domain: string;
-  /** Our name in Authentication-Results. */
-  hostname: string;
-  clock: Clock;
-  log: Log;
-}>;
-
-/** The seals that are remembered, for mail that goes to several servers. */
-const maxRemembered = 256;
+type SealerOptions = Pick<World, 'clock' | 'log'> &
+  Readonly<{
+    keys: Pick<Keys, 'signing'>;
+    domain: string;
+    /** Our name in Authentication-Results. */
+    hostname: string;
+  }>;
 
 export function createSealer({ keys, domain, hostname, clock, log }: SealerOptions): Signer {
   const gatherer = new Gatherer(log);
-  const remembered = new Map<string, Promise<string>>();
-  const seal: Signer['sign'] = async (message, { id }) => {
+  const seal = oncePerForm(async (message, { id }) => {
     try {
       const read = readOutgoing(message);
       if ('reason' in read || fieldsToSign(read.fields).length > maxSignedFields) return '';
@@ -38,17 +32,9 @@ export function createSealer({ keys, domain, hostname, clock, log }: SealerOptio
       gatherer.line('warn', 'arc', { message: id, error: String(error) }, 'a forward leaves without a seal (ARC)');
       return '';
     }
-  };
+  });
   return {
-    sign(message, entry, form) {
-      // A forward of what came from outside, and nothing else.
-      if (entry.isOurs || entry.head === undefined) return Promise.resolve('');
-      const name = `${entry.id} ${form}`;
-      const sealed = remembered.get(name) ?? seal(message, entry, form);
-      const [oldest] = remembered.keys();
-      if (remembered.size >= maxRemembered && oldest !== undefined) remembered.delete(oldest);
-      remembered.set(name, sealed);
-      return sealed;
-    },
+    // A forward of what came from outside, and nothing else.
+    sign: async (message, entry, form) => (entry.isOurs || entry.head === undefined ? '' : seal(message, entry, form)),
   };
 }

@@ -11,20 +11,15 @@ import { type Field, bodyOf } from '../mail/header.ts';
 import type { QueueEntry } from '../mail/message.ts';
 import { CannotTell, type Domains, type Signer } from '../mail/ports.ts';
 import { Gatherer } from '../system/gather.ts';
-import type { Log } from '../system/log.ts';
-import type { Clock } from '../system/world.ts';
+import type { World } from '../system/world.ts';
 import type { Keys } from './keys.ts';
-import { type Stored, readOutgoing } from './outgoing.ts';
+import { type Stored, oncePerForm, readOutgoing } from './outgoing.ts';
 import { fieldsToSign, maxSignedFields, signatureField } from './signature.ts';
 
-type SignerOptions = Readonly<{ keys: Pick<Keys, 'signing'>; domains: Domains; clock: Clock; log: Log }>;
-
-/** The signatures that are remembered, for mail that goes to several servers. */
-const maxRemembered = 256;
+type SignerOptions = Readonly<{ keys: Pick<Keys, 'signing'>; domains: Domains }> & Pick<World, 'clock' | 'log'>;
 
 export function createSigner({ keys, domains, clock, log }: SignerOptions): Signer {
   const gatherer = new Gatherer(log);
-  const remembered = new Map<string, Promise<string>>();
 
   async function sign(message: Stored, { id }: QueueEntry): Promise<string> {
     const unsigned = (reason: string): string => {
@@ -42,24 +37,14 @@ export function createSigner({ keys, domains, clock, log }: SignerOptions): Sign
     return (await Promise.all(signers.map(key => signatureField(signed, key)))).join('');
   }
 
-  return {
-    sign(message, entry, form) {
-      if (!entry.isOurs) return Promise.resolve('');
-      const name = `${entry.id} ${form}`;
-      const known = remembered.get(name);
-      if (known) return known;
-      const signed = sign(message, entry).catch((error: unknown) => {
-        remembered.delete(name);
-        const fields = { message: entry.id, error: String(error) };
-        gatherer.line('error', 'dkim', fields, 'mail waits because it cannot be signed now');
-        throw error instanceof CannotTell ? error : new CannotTell(String(error), { status: '4.7.5', cause: error });
-      });
-      const [oldest] = remembered.keys();
-      if (remembered.size >= maxRemembered && oldest !== undefined) remembered.delete(oldest);
-      remembered.set(name, signed);
-      return signed;
-    },
-  };
+  const signOnce = oncePerForm((message, entry) =>
+    sign(message, entry).catch((error: unknown) => {
+      const fields = { message: entry.id, error: String(error) };
+      gatherer.line('error', 'dkim', fields, 'mail waits because it cannot be signed now');
+      throw error instanceof CannotTell ? error : new CannotTell(String(error), { status: '4.7.5', cause: error });
+    }),
+  );
+  return { sign: async (message, entry, form) => (entry.isOurs ? signOnce(message, entry, form) : '') };
 }
 
 /** The domain that signs: that of From, or the nearest above it that is hosted. */

@@ -8,10 +8,11 @@
 // from elsewhere, and tells when nobody listens there.
 import { type Socket, createSocket } from 'node:dgram';
 import { connect, isIPv6 } from 'node:net';
+import { failure } from '../system/dns.ts';
+import { Turns } from '../system/turns.ts';
 import type { Random } from '../system/world.ts';
 import type { Codec, Question, Response } from './message.ts';
 import type { NameServer } from './servers.ts';
-import { failure } from './turns.ts';
 
 /** While there are fewer, each question has a port of its own. */
 const maxOwnPorts = 64;
@@ -31,8 +32,7 @@ export class Exchange {
   readonly #codec: Codec;
   readonly #random: Random;
   readonly #ports = new Set<Port>();
-  #tcp = 0;
-  readonly #waitingForTcp: (() => void)[] = [];
+  readonly #tcp = new Turns(maxTcp);
 
   constructor(codec: Codec, random: Random) {
     this.#codec = codec;
@@ -41,7 +41,7 @@ export class Exchange {
 
   async ask(question: Question, server: NameServer, timeoutMs: number): Promise<Response> {
     const response = await this.#overUdp(question, server, timeoutMs);
-    return response.isTruncated ? this.#overTcp(question, server, timeoutMs) : response;
+    return response.isTruncated ? this.#tcp.take(() => this.#overTcp(question, server, timeoutMs)) : response;
   }
 
   async #overUdp(question: Question, server: NameServer, timeoutMs: number): Promise<Response> {
@@ -110,8 +110,6 @@ export class Exchange {
 
   async #overTcp(question: Question, { address, port }: NameServer, timeoutMs: number): Promise<Response> {
     const outcome = Promise.withResolvers<Response | Error>();
-    if (this.#tcp < maxTcp) this.#tcp += 1;
-    else await new Promise<void>(resolve => this.#waitingForTcp.push(resolve));
     const timer = setTimeout(() => outcome.resolve(failure('ETIMEOUT')), timeoutMs);
     const id = this.#random.below(65_536);
     let octets: Buffer = Buffer.alloc(0);
@@ -136,9 +134,6 @@ export class Exchange {
     } finally {
       clearTimeout(timer);
       socket.destroy();
-      const next = this.#waitingForTcp.shift();
-      if (next) next();
-      else this.#tcp -= 1;
     }
   }
 }

@@ -5,7 +5,7 @@
 import { readFileSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import type { Clock } from '../system/world.ts';
-import { failure } from './turns.ts';
+import { failure } from '../system/dns.ts';
 
 export type NameServer = {
   readonly address: string;

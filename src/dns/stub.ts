@@ -4,22 +4,27 @@
 // whose word counts (servers.ts). Each question ends 30 s after it was asked, whether it is waiting for its turn or for its answer.
 // Why not Node's resolver: it shows neither the AD bit nor TLSA's owner nor a TTL.
 //
-// A question looks into the cache first. Then it waits for its turn (turns.ts) and goes to the servers one after the other, beginning
+// A question looks into the cache first. Then it waits for its turn, so that names whose name servers are silent do not hold up the
+// others: a turn lasts until the answer comes, or for a quarter of a second, because a question that takes longer most likely concerns
+// such a name. So at most 800 of these begin in a second. In its turn it goes to the servers one after the other, beginning
 // with the one that answered last. A server that says nothing gives way to the next one; when all have been silent, the next round waits
 // longer. What a server says for certain (there is such a name, or there is none) ends the question. When every server has failed
 // otherwise (SERVFAIL, REFUSED, garbage), the question fails with the last code. Where an answer is an alias whose target it does not
 // tell, the target is asked for; eight aliases at most.
 import { lookup } from 'node:dns/promises';
+import { within } from '../system/deadline.ts';
 import type { Answer, Dns, MxRecord, RecordType, Records, TlsaRecord } from '../system/dns.ts';
+import { failure, isNo } from '../system/dns.ts';
+import { Turns } from '../system/turns.ts';
 import { type Clock, type Random, systemClock, systemRandom } from '../system/world.ts';
 import { Cache } from './cache.ts';
 import { Exchange } from './exchange.ts';
 import { type QuestionType, type Response, isName, loadCodec } from './message.ts';
 import { type FindServers, type NameServer, type NamedServer, namedServers, systemServers } from './servers.ts';
 import { reverseName } from './reverse-name.ts';
-import { Turns, failure, inTime } from './turns.ts';
 
 const maxAliases = 8;
+const [maxTurns, turnMs] = [200, 250];
 const usualDeadlineMs = 30_000;
 const usualPatience = { timeoutMs: 1000, maxTimeoutMs: 8000, rounds: 6 };
 
@@ -69,11 +74,24 @@ export function openDns(options: StubOptions = {}): Dns & Records {
   };
 }
 
+/** The result of a task, or ETIMEOUT at the deadline; the task can ask whether that has passed. */
+function inTime<T>(deadlineMs: number, task: (isLate: () => boolean) => Promise<T>): Promise<T> {
+  let isLate = false;
+  return within(
+    deadlineMs,
+    task(() => isLate),
+    () => {
+      isLate = true;
+      return failure('ETIMEOUT');
+    },
+  );
+}
+
 class Stub {
   readonly #find: FindServers;
   readonly #deadlineMs: number;
   readonly #patience: typeof usualPatience;
-  readonly #turns = new Turns();
+  readonly #turns = new Turns(maxTurns, turnMs);
   readonly #cache: Cache<Outcome>;
   readonly #exchange: () => Promise<Exchange>;
   /** Those that were asked last: what they have said is forgotten when others take their place. */
@@ -199,9 +217,6 @@ async function bothFamilies(
   const isAuthentic = answers.every(each => each.isAuthentic);
   return { ...answer, records: answers.flatMap(({ records }) => records), isAuthentic };
 }
-
-const isNo = (error: unknown): boolean =>
-  ['ENOTFOUND', 'ENODATA'].includes((error as NodeJS.ErrnoException).code ?? '');
 
 type MxData = { readonly exchange: string; readonly preference?: number };
 /** The null MX, a single dot, is '' (RFC 7505), as Node has it. */

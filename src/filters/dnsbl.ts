@@ -6,7 +6,7 @@
 // RFC 5782.
 import { Cache } from '../dns/cache.ts';
 import { reverseName } from '../dns/reverse-name.ts';
-import { inTime } from '../dns/turns.ts';
+import { within } from '../system/deadline.ts';
 import type { Dns } from '../system/dns.ts';
 import type { Gatherer } from '../system/gather.ts';
 import type { Clock } from '../system/world.ts';
@@ -41,7 +41,7 @@ export function openBlockLists({ zones, dns, clock, gatherer, patienceMs = usual
   async function ask(zone: Zone, client: string): Promise<string | undefined> {
     const name = reverseName(client).replace(/(?:in-addr|ip6)\.arpa$/, zone.name);
     try {
-      const { records } = await inTime(patienceMs, () => dns.addresses(name, 4));
+      const { records } = await within(patienceMs, dns.addresses(name, 4));
       const strange = records.find(address => !address.startsWith('127.0.0.'));
       if (strange !== undefined)
         return rest(zone, offMs, { answer: strange }, 'a block list refuses to answer: it is not asked for an hour');
@@ -52,7 +52,7 @@ export function openBlockLists({ zones, dns, clock, gatherer, patienceMs = usual
         gatherer.line('warn', zone.name, { list: zone.name, code }, 'a block list cannot be asked now', 1);
       return undefined;
     }
-    const text = await inTime(patienceMs, () => dns.txt(name)).then(
+    const text = await within(patienceMs, dns.txt(name)).then(
       ({ records }) => records[0],
       () => undefined,
     );

@@ -8,7 +8,7 @@ import { Agent, request } from 'node:http';
 import { isIP } from 'node:net';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { inTime } from '../dns/turns.ts';
+import { within } from '../system/deadline.ts';
 import { spamLine } from '../mail/header.ts';
 import type { Content, MailFacts } from '../mail/judgement.ts';
 import { readMessage } from '../mail/message.ts';
@@ -55,9 +55,8 @@ export function openRspamd(options: RspamdOptions) {
     const end = new AbortController();
     asking += 1;
     try {
-      const { action, score, required } = await inTime(patienceMs, () =>
-        ask(facts, content, options, agent, end.signal),
-      );
+      const answer = ask(facts, content, options, agent, end.signal);
+      const { action, score, required } = await within(patienceMs, answer);
       const why = `Rspamd says ${action} (${score} of ${required})`;
       switch (action) {
         case 'no action':

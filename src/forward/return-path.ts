@@ -11,22 +11,21 @@ import { replaceFileSync } from '../durable/replace.ts';
 import { toMailbox } from '../mail/address.ts';
 import { CannotTell, type Domains, type ReturnPaths } from '../mail/ports.ts';
 import { parseAddress } from '../smtp/address.ts';
-import type { Clock, Random } from '../system/world.ts';
+import type { World } from '../system/world.ts';
 import { type Plain, isMarked, restore, rewrite } from './srs.ts';
 
-export type ReturnPathOptions = Readonly<{
-  /** SLIM_SRS_SECRET. */
-  secret: string | undefined;
-  /** Whether the settings have forwards, or a source that may. */
-  mayForward: boolean;
-  /** SLIM_DATA/state. */
-  folder: string;
-  /** The first of SLIM_DOMAINS, where our addresses of SRS are. */
-  mainDomain: string;
-  domains: Domains;
-  clock: Clock;
-  random: Random;
-}>;
+export type ReturnPathOptions = Pick<World, 'clock' | 'random'> &
+  Readonly<{
+    /** SLIM_SRS_SECRET. */
+    secret: string | undefined;
+    /** Whether the settings have forwards, or a source that may. */
+    mayForward: boolean;
+    /** SLIM_DATA/state. */
+    folder: string;
+    /** The first of SLIM_DOMAINS, where our addresses of SRS are. */
+    mainDomain: string;
+    domains: Domains;
+  }>;
 
 export function openReturnPaths(options: ReturnPathOptions): ReturnPaths {
   const { mayForward, folder, mainDomain, domains, clock, random } = options;

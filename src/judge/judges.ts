@@ -11,27 +11,25 @@ import { type ChildProcess, fork } from 'node:child_process';
 import type { Listen } from '../mail/event.ts';
 import type { Content, Judge, Judgement, MailFacts } from '../mail/judgement.ts';
 import { readMessage } from '../mail/message.ts';
-import type { Log } from '../system/log.ts';
 import type { NamedServer } from '../dns/servers.ts';
-import type { Clock } from '../system/world.ts';
+import type { World } from '../system/world.ts';
 import * as limits from './limits.ts';
 import type { FromChild, Piece, Start, ToChild } from './protocol.ts';
 import { temperror } from './unknown.ts';
 
-export type JudgesOptions = Readonly<{
-  /** The script of the child, and the words after it. */
-  argv: readonly [string, ...string[]];
-  hostname: string;
-  /** SLIM_RESOLVER. */
-  servers?: readonly NamedServer[] | undefined;
-  clock: Clock;
-  log: Log;
-  listen?: Listen | undefined;
-  /** What the child may read: code. A path that ends in `/` is a folder with all below it. */
-  mayRead: readonly string[];
-  messageMs?: number;
-  idleMs?: number;
-}>;
+export type JudgesOptions = Pick<World, 'clock' | 'log'> &
+  Readonly<{
+    /** The script of the child, and the words after it. */
+    argv: readonly [string, ...string[]];
+    hostname: string;
+    /** SLIM_RESOLVER. */
+    servers?: readonly NamedServer[] | undefined;
+    listen?: Listen | undefined;
+    /** What the child may read: code. A path that ends in `/` is a folder with all below it. */
+    mayRead: readonly string[];
+    messageMs?: number;
+    idleMs?: number;
+  }>;
 
 /** A message on its way through the child. `readAt`: where its next piece begins. */
 type Case = {

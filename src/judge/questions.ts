@@ -6,7 +6,8 @@
 // answer for a while. So a domain whose own servers are silent (which may be a forger's) says nothing about the others. While the
 // DNS is down no message waits: its questions fail at once, and one look a second, which nobody waits for, finds out whether it
 // is back.
-import type { RecordType, Records } from '../system/dns.ts';
+import { within } from '../system/deadline.ts';
+import { type RecordType, type Records, failure, isNo } from '../system/dns.ts';
 import { type Clock, systemRandom } from '../system/world.ts';
 import { dmarcMs, maxQuestions, partsMs, questionMs } from './limits.ts';
 
@@ -58,11 +59,11 @@ export class Questions {
         if (!counted.has(key) && (left -= 1) < 0) throw tooMany(part);
         counted.add(key);
         const restMs = Math.min(questionMs, endsAt - this.#clock.now());
-        if (restMs <= 0 && known === undefined) throw failure('ETIMEOUT');
+        if (restMs <= 0 && known === undefined) throw late();
         const asked = known ?? this.#askOrKnow(key, name, type);
         answers.set(key, asked);
         // A part that gives up leaves the question to the others: SPF may ask for a name that DMARC needs.
-        asked.catch(error => isAnswer(error) || answers.delete(key));
+        asked.catch(error => isNo(error) || answers.delete(key));
         return within(Math.max(1, restMs), asked);
       };
     };
@@ -79,7 +80,7 @@ export class Questions {
     const forget = (): void => void (this.#kept.get(key)?.answer === answer && this.#kept.delete(key));
     answer.then(
       records => JSON.stringify(records).length > maxKeptCharacters && forget(),
-      error => isAnswer(error) || forget(),
+      error => isNo(error) || forget(),
     );
     for (const [oldest, { until }] of this.#kept) {
       if (until > now && this.#kept.size <= maxKept) break;
@@ -92,10 +93,10 @@ export class Questions {
     if (!types.has(type)) throw failure('ENODATA');
     if (this.#isDown) {
       if (this.#clock.now() - this.#lookedAt >= betweenLooksMs) this.#look();
-      throw failure('ETIMEOUT');
+      throw late();
     }
     const end = Promise.withResolvers<never>();
-    const giveUp = (): void => end.reject(failure('ETIMEOUT'));
+    const giveUp = (): void => end.reject(late());
     this.#pending.add(giveUp);
     const suspicion = setTimeout(() => this.#look(), suspiciousMs);
     const timer = setTimeout(giveUp, questionMs);
@@ -128,27 +129,15 @@ export class Questions {
   }
 
   async #isAnswered(): Promise<boolean> {
-    const late = Promise.withResolvers<boolean>();
-    const timer = setTimeout(() => late.resolve(false), lookMs);
-    const answer = this.#records.records(`${systemRandom.hex(8)}.invalid`, 'A').then(
+    const look = this.#records.records(`${systemRandom.hex(8)}.invalid`, 'A');
+    return within(lookMs, look).then(
       () => true,
       (error: NodeJS.ErrnoException) => !unanswered.has(error.code ?? ''),
     );
-    return Promise.race([answer, late.promise]).finally(() => clearTimeout(timer));
   }
 }
 
-/** The same answer, or ETIMEOUT. */
-async function within<T>(ms: number, answer: Promise<T>): Promise<T> {
-  const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => late.reject(failure('ETIMEOUT')), ms);
-  return Promise.race([answer, late.promise]).finally(() => clearTimeout(timer));
-}
-
-/** Whether an error is what the DNS has said: such a name or record is not there. */
-const isAnswer = (error: unknown): boolean =>
-  ['ENOTFOUND', 'ENODATA'].includes((error as NodeJS.ErrnoException).code ?? '');
-const failure = (code: string): Error => Object.assign(new Error(code), { code });
+const late = (): Error => failure('ETIMEOUT');
 
 /**
  * The error for a part of the judgement that asks more questions than its budget allows. An SPF record that needs so

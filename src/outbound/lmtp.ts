@@ -5,7 +5,8 @@
 // postmaster that such a server refuses for good is kept in a mailbox here.
 // RFC 2033.
 import { Cache } from '../dns/cache.ts';
-import { inTime } from '../dns/turns.ts';
+import { within } from '../system/deadline.ts';
+import { Turns } from '../system/turns.ts';
 import type { Delivery, LmtpMailbox, Message, QueueRecipient } from '../mail/message.ts';
 import { type AskMailbox, CannotTell, type Transport } from '../mail/ports.ts';
 import { deferred } from './replies.ts';
@@ -24,8 +25,8 @@ type Answer = Awaited<ReturnType<AskMailbox>>;
 export class LmtpServers {
   readonly #transport: OutboundTransport;
   readonly #answers: Cache<Promise<Answer>>;
-  /** For each server: the last question of each of its lanes. */
-  readonly #lanes = new Map<string, Promise<unknown>[]>();
+  /** The turns of the questions to each server. */
+  readonly #turns = new Map<string, Turns>();
 
   constructor(options: Omit<OutboundOptions, 'isLmtp' | 'relay' | 'signer'>) {
     this.#transport = new OutboundTransport({ ...options, isLmtp: true });
@@ -62,16 +63,12 @@ export class LmtpServers {
 
   async #ask({ server, address }: LmtpMailbox): Promise<Answer> {
     const place = { isEnded: false, onEnd: undefined as (() => void) | undefined, enter: () => true, progressed() {} };
-    const lanes = this.#lanes.get(server) ?? Array<Promise<unknown>>(questionsAtOnce).fill(Promise.resolve());
-    this.#lanes.set(server, lanes);
+    const turns = this.#turns.get(server) ?? new Turns(questionsAtOnce);
+    this.#turns.set(server, turns);
     const inquire = (): Promise<Delivery> => this.#transport.inquire({ kind: 'lmtp', server }, address, place);
     let said: Delivery;
     try {
-      said = await inTime(questionMs, async () => {
-        const asked = (lanes.shift() ?? Promise.resolve()).then(inquire);
-        lanes.push(asked.catch(() => undefined));
-        return asked;
-      });
+      said = await within(questionMs, turns.take(inquire));
     } catch (error) {
       // Also where it still waits for its turn: it then ends at once.
       place.isEnded = true;

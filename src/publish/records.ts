@@ -6,7 +6,8 @@ import { createHash } from 'node:crypto';
 import { isIPv6 } from 'node:net';
 import { reverseName } from '../dns/reverse-name.ts';
 import type { ListedKey, WantedRecord } from '../mail/admin.ts';
-import type { Dns, TlsaRecord } from '../system/dns.ts';
+import { within } from '../system/deadline.ts';
+import { type Dns, type TlsaRecord, isNo } from '../system/dns.ts';
 
 export type Facts = Readonly<{
   domain: string;
@@ -36,7 +37,7 @@ const deadlineMs = 10_000;
 
 /** Every record of a domain, compared with what DNS has. */
 export async function checkRecords(facts: Facts, dns: Dns): Promise<readonly WantedRecord[]> {
-  const ofHost = await inTime(() => dns.addresses(facts.hostname)).catch(() => undefined);
+  const ofHost = await within(deadlineMs, dns.addresses(facts.hostname)).catch(() => undefined);
   const tlsa = ofHost?.isAuthentic ? await tlsaRecord(facts, dns) : [];
   return Promise.all([...wantedRecords(facts, ofHost?.records ?? [], dns), ...tlsa].map(check));
 }
@@ -147,7 +148,7 @@ async function tlsaRecord({ hostname, certificate }: Facts, dns: Dns): Promise<r
   const name = `_25._tcp.${hostname}`;
   const look = async (): Promise<readonly TlsaRecord[]> => (await dns.tlsa(name)).records;
   const { digest, keyLasts, fits } = certificate;
-  if (!keyLasts && (await inTime(look).catch(() => [])).length === 0) return [];
+  if (!keyLasts && (await within(deadlineMs, look()).catch(() => [])).length === 0) return [];
   const shown = ({ usage, selector, matching, data }: TlsaRecord): string =>
     `${usage} ${selector} ${matching} ${data.toString('hex')}`;
   let found: readonly TlsaRecord[] = [];
@@ -177,13 +178,12 @@ function text(dns: Dns, name: string, value: string, kind: RegExp, isFit: (text:
 async function check({ ask, isEnough, ...wanted }: Wanted): Promise<WantedRecord> {
   const record = { ...wanted, zone: zoneLine(wanted) };
   try {
-    const found = await inTime(ask);
+    const found = await within(deadlineMs, ask());
     if (isEnough(found)) return { ...record, status: 'ok', found };
     return { ...record, status: found.length === 0 ? 'missing' : 'differs', found };
   } catch (error) {
-    const { code = String(error) } = error as NodeJS.ErrnoException;
-    const isNo = code === 'ENOTFOUND' || code === 'ENODATA';
-    return { ...record, status: isNo ? 'missing' : 'unknown', found: isNo ? [] : [code] };
+    if (isNo(error)) return { ...record, status: 'missing', found: [] };
+    return { ...record, status: 'unknown', found: [(error as NodeJS.ErrnoException).code ?? String(error)] };
   }
 }
 
@@ -191,10 +191,4 @@ async function check({ ask, isEnough, ...wanted }: Wanted): Promise<WantedRecord
 function zoneLine({ name, type, value }: Pick<WantedRecord, 'name' | 'type' | 'value'>): string {
   const strings = value.match(/.{1,255}/g) ?? [''];
   return `${name} IN ${type} ${type === 'TXT' ? strings.map(each => `"${each}"`).join(' ') : value}`;
-}
-
-function inTime<T>(ask: () => Promise<T>): Promise<T> {
-  const { promise: late, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(Object.assign(new Error('late'), { code: 'ETIMEOUT' })), deadlineMs);
-  return Promise.race([ask(), late]).finally(() => clearTimeout(timer));
 }

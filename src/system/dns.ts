@@ -36,6 +36,13 @@ export interface Dns {
   systemAddresses(host: string): Promise<readonly string[]>;
 }
 
+/** An error with one of those codes. */
+export const failure = (code: string): Error => Object.assign(new Error(code), { code });
+
+/** Whether an error is an answer: there is no such name, or no such record. */
+export const isNo = (error: unknown): boolean =>
+  ['ENOTFOUND', 'ENODATA'].includes((error as NodeJS.ErrnoException).code ?? '');
+
 export type RecordType = 'A' | 'AAAA' | 'MX' | 'NS' | 'PTR' | 'TXT';
 
 /** Any records, for what judges mail. */
