@@ -235,11 +235,7 @@ function isKept(each: Partial<KeptKey> | null): each is KeptKey {
   return isState && ['rsa', 'ed25519'].includes(each?.algorithm ?? '') && /^[\w-]+$/.test(each?.selector ?? '');
 }
 
-const unreadable = (domain: string, error: unknown): CannotTell =>
-  new CannotTell(
-    `the DKIM keys of ${domain} cannot be read: ${error instanceof Error ? error.message : String(error)}`,
-    {
-      status: '4.7.5',
-      cause: error,
-    },
-  );
+function unreadable(domain: string, cause: unknown): CannotTell {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new CannotTell(`the DKIM keys of ${domain} cannot be read: ${reason}`, { status: '4.7.5', cause });
+}

@@ -98,10 +98,6 @@ function verdictOf(results: string, chain: readonly (readonly Field[])[]): 'none
 
 /** The fields that the message's signature covers; of several with one name the last comes first (RFC 6376 §5.4.2). */
 function coveredBy({ fields, names }: ToSeal): ReturnType<typeof fieldsToSign> {
-  const asOften = (name: string) =>
-    fields
-      .filter(field => field.name === name)
-      .map(field => ({ name, field }))
-      .toReversed();
+  const asOften = (name: string) => fields.flatMap(field => (field.name === name ? { name, field } : [])).toReversed();
   return names?.flatMap(asOften) ?? [...fieldsToSign(fields), ...asOften('dkim-signature')];
 }

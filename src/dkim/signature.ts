@@ -21,19 +21,8 @@ export type Signed = {
 };
 
 /** Signed once more than they stand there: what a reader sees, and what says how the body is read. */
-const oversigned = [
-  'from',
-  'to',
-  'cc',
-  'subject',
-  'date',
-  'message-id',
-  'reply-to',
-  'mime-version',
-  'content-type',
-  'content-transfer-encoding',
-  'content-disposition',
-];
+const contentFields = ['content-type', 'content-transfer-encoding', 'content-disposition'];
+const oversigned = ['from', 'to', 'cc', 'subject', 'date', 'message-id', 'reply-to', 'mime-version', ...contentFields];
 const isOversigned = (name: string): boolean => oversigned.includes(name) || name.startsWith('content-');
 /** Besides these the fields of lists are signed where they stand there (RFC 8058). Never Received, Return-Path and Bcc, which change. */
 const isSigned = (name: string): boolean => isOversigned(name) || name.startsWith('list-');
@@ -68,10 +57,7 @@ export async function signatureField({ fields, bodyDigest, now }: Signed, by: Si
 
 /** A signature as it stands in a field, in lines of 72 letters. */
 export const base64Lines = (signature: Buffer): string =>
-  signature
-    .toString('base64')
-    .match(/.{1,72}/g)
-    ?.join('\n ') ?? '';
+  (signature.toString('base64').match(/.{1,72}/g) ?? []).join('\n ');
 
 /** `h=` in lines of about that many characters. */
 export function folded(names: readonly string[], width = 76): readonly string[] {

@@ -250,7 +250,6 @@ const toCrlf = (piece: Buffer): Buffer => Buffer.from(piece.toString('latin1').r
 /** One line of printable ASCII. */
 const plain = (text: string): string =>
   text
-    .replace(/[^ -~]+/g, ' ')
-    .replace(/ {2,}/g, ' ')
+    .replace(/[^!-~]+/g, ' ')
     .trim()
     .slice(0, 900);

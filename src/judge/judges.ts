@@ -162,10 +162,8 @@ export class Judges implements Judge {
   }
 
   #late(id: number): void {
-    this.#options.log.warn(
-      { seconds: limits.messageMs / 1000 },
-      'a message took too long to judge; the child is killed',
-    );
+    const fields = { seconds: limits.messageMs / 1000 };
+    this.#options.log.warn(fields, 'a message took too long to judge; the child is killed');
     const child = this.#child;
     this.#child = undefined; // no further message for it
     child?.kill('SIGKILL');

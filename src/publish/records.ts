@@ -104,26 +104,21 @@ function hostRecords({ hostname, isRelayed }: Facts, addresses: readonly string[
   });
 }
 
+/** A term of an SPF record whose answer stands in another record. */
+const leadsElsewhere = /^\+?(?:include:|redirect=|exists:|ip[46]:|a:|mx:|mx\/|a\/)/;
+
 function spfRecords(
   { domain, hostname, isRelayed }: Facts,
   addresses: readonly string[],
   dns: Dns,
 ): readonly [Wanted, Wanted] {
-  const own = new Set([
-    'mx',
-    'a',
-    `a:${hostname}`,
-    ...addresses.map(each => `${isIPv6(each) ? 'ip6' : 'ip4'}:${each}`),
-  ]);
+  const literals = addresses.map(each => `${isIPv6(each) ? 'ip6' : 'ip4'}:${each}`);
+  const own = new Set(['mx', 'a', `a:${hostname}`, ...literals]);
   /** It names this server, or leaves the answer to a record elsewhere, which is not looked into. */
-  const isFit = (each: string): boolean =>
-    each
-      .toLowerCase()
-      .split(/\s+/)
-      .some(
-        term =>
-          own.has(term.replace(/^\+/, '')) || /^\+?(?:include:|redirect=|exists:|ip[46]:|a:|mx:|mx\/|a\/)/.test(term),
-      );
+  const isFit = (each: string): boolean => {
+    const terms = each.toLowerCase().split(/\s+/);
+    return terms.some(term => own.has(term.replace(/^\+/, '')) || leadsElsewhere.test(term));
+  };
   const ofDomain = text(dns, domain, 'v=spf1 mx ~all', /^v=spf1(?: |$)/i, isFit);
   const note = { note: 'add what the relay asks you to include' };
   return [{ ...ofDomain, ...(isRelayed && note) }, text(dns, hostname, 'v=spf1 a -all', /^v=spf1(?: |$)/i, isFit)];
