@@ -19,7 +19,7 @@ const maxOwnPorts = 64;
 const maxQuestionsOfPort = 200;
 const maxTcp = 32;
 
-type Waiting = { readonly question: Question; readonly settle: (outcome: Response | Error) => void };
+type Waiting = { readonly question: Question; readonly outcome: PromiseWithResolvers<Response> };
 type Port = {
   readonly socket: Socket;
   readonly server: string;
@@ -49,13 +49,13 @@ export class Exchange {
     port.questions += 1;
     let id = this.#random.below(65_536);
     while (port.waiting.has(id)) id = (id + 1) % 65_536;
-    const outcome = Promise.withResolvers<Response | Error>();
-    port.waiting.set(id, { question, settle: outcome.resolve });
-    const timer = setTimeout(() => outcome.resolve(failure('ETIMEOUT')), timeoutMs);
+    const outcome = Promise.withResolvers<Response>();
+    port.waiting.set(id, { question, outcome });
+    const timer = setTimeout(() => outcome.reject(failure('ETIMEOUT')), timeoutMs);
     try {
       const query = this.#codec.encode(question, id);
       void port.isReady.then(() => port.waiting.has(id) && port.socket.send(query));
-      return orThrow(await outcome.promise);
+      return await outcome.promise;
     } finally {
       clearTimeout(timer);
       port.waiting.delete(id);
@@ -80,13 +80,13 @@ export class Exchange {
     const ready = Promise.withResolvers<void>();
     const port: Port = { socket, server, waiting: new Map(), isReady: ready.promise, questions: 0 };
     const fail = (error: NodeJS.ErrnoException): void => {
-      for (const { settle } of port.waiting.values()) settle(failure(error.code ?? 'ECONNREFUSED'));
+      for (const { outcome } of port.waiting.values()) outcome.reject(failure(error.code ?? 'ECONNREFUSED'));
     };
     socket.on('error', fail);
     socket.on('message', octets => {
       const id = octets.length < 2 ? -1 : octets.readUInt16BE(0);
       const waiting = port.waiting.get(id);
-      if (waiting) this.#receive(octets, waiting.question, id, waiting.settle);
+      if (waiting) this.#receive(octets, id, waiting);
     });
     socket.connect(number, address, (error?: Error) => (error ? fail(error) : ready.resolve()));
     this.#ports.add(port);
@@ -94,12 +94,12 @@ export class Exchange {
   }
 
   /** What answers another question is passed over: the right answer may still come. */
-  #receive(octets: Buffer, question: Question, id: number, settle: Waiting['settle']): void {
+  #receive(octets: Buffer, id: number, { question, outcome }: Waiting): void {
     try {
       const response = this.#codec.decode(octets, question, id);
-      if (response) settle(response);
+      if (response) outcome.resolve(response);
     } catch {
-      settle(failure('EBADRESP'));
+      outcome.reject(failure('EBADRESP'));
     }
   }
 
@@ -109,36 +109,31 @@ export class Exchange {
   }
 
   async #overTcp(question: Question, { address, port }: NameServer, timeoutMs: number): Promise<Response> {
-    const outcome = Promise.withResolvers<Response | Error>();
-    const timer = setTimeout(() => outcome.resolve(failure('ETIMEOUT')), timeoutMs);
+    const outcome = Promise.withResolvers<Response>();
+    const timer = setTimeout(() => outcome.reject(failure('ETIMEOUT')), timeoutMs);
     const id = this.#random.below(65_536);
     let octets: Buffer = Buffer.alloc(0);
     const socket = connect({ host: address, port });
-    socket.on('error', ({ code }: NodeJS.ErrnoException) => outcome.resolve(failure(code ?? 'ECONNREFUSED')));
-    socket.on('close', () => outcome.resolve(failure('EBADRESP')));
+    socket.on('error', ({ code }: NodeJS.ErrnoException) => outcome.reject(failure(code ?? 'ECONNREFUSED')));
+    socket.on('close', () => outcome.reject(failure('EBADRESP')));
     // Together no more than one message, whose length has 16 bits.
     socket.on('data', piece => {
       octets = Buffer.concat([octets, piece]);
       const end = octets.length < 2 ? Infinity : 2 + octets.readUInt16BE(0);
       if (octets.length < end) return;
       socket.pause();
-      this.#receive(octets.subarray(2, end), question, id, outcome.resolve);
-      outcome.resolve(failure('EBADRESP')); // over TCP there comes no other
+      this.#receive(octets.subarray(2, end), id, { question, outcome });
+      outcome.reject(failure('EBADRESP')); // over TCP there comes no other
     });
     const query = this.#codec.encode(question, id);
     const length = Buffer.alloc(2);
     length.writeUInt16BE(query.length);
     socket.write(Buffer.concat([length, query]));
     try {
-      return orThrow(await outcome.promise);
+      return await outcome.promise;
     } finally {
       clearTimeout(timer);
       socket.destroy();
     }
   }
-}
-
-function orThrow(outcome: Response | Error): Response {
-  if (outcome instanceof Error) throw outcome;
-  return outcome;
 }
