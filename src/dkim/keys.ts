@@ -182,10 +182,9 @@ export class Keys {
   #newSelector(keys: readonly KeptKey[], algorithm: Algorithm): string {
     const day = new Date(this.#options.clock.now()).toISOString().slice(0, 10).replaceAll('-', '');
     const name = `${algorithm[0]}${day}`;
-    for (let count = 2; ; count += 1) {
-      const selector = count === 2 ? name : `${name}-${count - 1}`;
-      if (!keys.some(each => each.selector === selector)) return selector;
-    }
+    let selector = name;
+    for (let count = 2; keys.some(each => each.selector === selector); count += 1) selector = `${name}-${count}`;
+    return selector;
   }
 
   async #save(domain: string, { keys }: Ring): Promise<void> {

@@ -77,14 +77,11 @@ export function openDns(options: StubOptions = {}): Dns & Records {
 /** The result of a task, or ETIMEOUT at the deadline; the task can ask whether that has passed. */
 function inTime<T>(deadlineMs: number, task: (isLate: () => boolean) => Promise<T>): Promise<T> {
   let isLate = false;
-  return within(
-    deadlineMs,
-    task(() => isLate),
-    () => {
-      isLate = true;
-      return failure('ETIMEOUT');
-    },
-  );
+  const work = task(() => isLate);
+  return within(deadlineMs, work, () => {
+    isLate = true;
+    return failure('ETIMEOUT');
+  });
 }
 
 class Stub {

@@ -127,8 +127,8 @@ export class Judges implements Judge {
   }
 
   /** The next piece of a message. What goes wrong with the channel is the child's end, which 'exit' reports. */
-  #send(child: ChildProcess, id: number, { facts, content, onlyFrom }: Case): void {
-    const current = this.#cases.get(id) as Case;
+  #send(child: ChildProcess, id: number, current: Case): void {
+    const { facts, content, onlyFrom } = current;
     const isFirst = current.readAt === content.start;
     const first = isFirst ? { facts, ...(onlyFrom !== undefined && { isCut: true }) } : {};
     let octets: Buffer;

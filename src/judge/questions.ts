@@ -92,13 +92,13 @@ export class Questions {
   async #ask(name: string, type: string): Promise<readonly unknown[]> {
     if (!types.has(type)) throw failure('ENODATA');
     if (this.#isDown) {
-      if (this.#clock.now() - this.#lookedAt >= betweenLooksMs) this.#look();
+      if (this.#clock.now() - this.#lookedAt >= betweenLooksMs) void this.#look();
       throw late();
     }
     const end = Promise.withResolvers<never>();
     const giveUp = (): void => end.reject(late());
     this.#pending.add(giveUp);
-    const suspicion = setTimeout(() => this.#look(), suspiciousMs);
+    const suspicion = setTimeout(() => void this.#look(), suspiciousMs);
     const timer = setTimeout(giveUp, questionMs);
     try {
       const answer = await Promise.race([this.#records.records(name, type as RecordType), end.promise]);
@@ -115,16 +115,12 @@ export class Questions {
   }
 
   /** Finds out whether the DNS answers at all. */
-  #look(): void {
+  async #look(): Promise<void> {
     this.#lookedAt = this.#clock.now();
     if (this.#isLooking) return;
     this.#isLooking = true;
-    void this.#isAnswered().then(isAnswered => this.#looked(isAnswered));
-  }
-
-  #looked(isAnswered: boolean): void {
+    this.#isDown = !(await this.#isAnswered());
     this.#isLooking = false;
-    this.#isDown = !isAnswered;
     if (this.#isDown) for (const giveUp of this.#pending) giveUp();
   }
 
