@@ -7,11 +7,12 @@
 // Ten minutes after the last message the child is ended.
 //
 // Promises: no message waits for longer than two deadlines; memory is bounded (a piece for each message that is with the child).
-import { type ChildProcess, fork } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import type { Listen } from '../mail/event.ts';
 import type { Content, Judge, Judgement, MailFacts } from '../mail/judgement.ts';
 import { readMessage } from '../mail/message.ts';
 import type { NamedServer } from '../dns/servers.ts';
+import { forkConfined } from '../system/confined.ts';
 import type { World } from '../system/world.ts';
 import * as limits from './limits.ts';
 import type { FromChild, Piece, Start, ToChild } from './protocol.ts';
@@ -97,22 +98,8 @@ export class Judges implements Judge {
   #start(): ChildProcess {
     const { argv, hostname, servers, mayRead, listen } = this.#options;
     const [script, ...words] = argv;
-    const child = fork(script, words, {
-      // Neither settings nor secrets.
-      env: {},
-      serialization: 'advanced',
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-      execArgv: [
-        '--disallow-code-generation-from-strings',
-        '--disable-proto=delete',
-        `--max-old-space-size=${limits.childHeapMb}`,
-        '--max-semi-space-size=4',
-        // It may read code and the names of DNS servers; it may write no file and start no process.
-        '--permission',
-        '--allow-fs-read=/etc/resolv.conf',
-        ...mayRead.map(path => `--allow-fs-read=${path}`),
-      ],
-    });
+    const files = ['/etc/resolv.conf', ...mayRead];
+    const child = forkConfined({ script, mayRead: files, heapMb: limits.childHeapMb }, words);
     this.#judged = 0;
     listen?.({ kind: 'child', name: 'judge', state: 'started' });
     child.once('exit', () => listen?.({ kind: 'child', name: 'judge', state: 'ended' }));

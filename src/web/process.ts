@@ -7,8 +7,9 @@
 //
 // Promises: the child has no secret: its environment is empty, and it may read code and what `mayRead` names, write no
 // file and start no process. Whatever it says, this process goes on: an error in an answer goes back as a sentence.
-import { type ChildProcess, fork } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import type { Listen } from '../mail/event.ts';
+import { forkConfined } from '../system/confined.ts';
 import type { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
 import type { Clock } from '../system/world.ts';
@@ -81,18 +82,7 @@ export class WebProcess {
   /** `begun` is called once: the child listens (undefined), or why it does not. */
   #fork(begun: (why: string | undefined) => void): void {
     const { script, mayRead, greet, clock, listen } = this.#options;
-    const child = fork(script, [], {
-      env: {},
-      serialization: 'advanced',
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-      execArgv: [
-        '--disallow-code-generation-from-strings',
-        '--disable-proto=delete',
-        `--max-old-space-size=${limits.childHeapMb}`,
-        '--permission',
-        ...mayRead.map(path => `--allow-fs-read=${path}`),
-      ],
-    });
+    const child = forkConfined({ script, mayRead, heapMb: limits.childHeapMb });
     const startedAt = clock.now();
     this.#child = child;
     listen?.({ kind: 'child', name: 'http', state: 'started' });

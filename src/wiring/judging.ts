@@ -1,10 +1,10 @@
 // Judging mail from outside: the checks and the child that they ask. Nothing of it is loaded where SLIM_VERIFY is off.
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import type { Settings } from '../config/settings.ts';
 import type { Check } from '../inbound/checks.ts';
 import type { Gatherer } from '../system/gather.ts';
 import { type Context, system } from './context.ts';
+import { programOf } from './programs.ts';
 
 /** Who hears of the child. */
 type Told = Pick<Context, 'log'> & Partial<Pick<Context, 'listen'>>;
@@ -28,15 +28,7 @@ export async function openJudges(
   { log, listen }: Told,
 ) {
   const { Judges } = await import('../judge/judges.ts');
-  const { filename, dirname } = import.meta;
-  // In the image two bundles lie side by side; the sources need what stands in node_modules.
-  const root = join(dirname, '..', '..');
-  const { script, mayRead } = filename.endsWith('.ts')
-    ? {
-        script: join(root, 'src', 'judge', 'main.ts'),
-        mayRead: ['src/', 'node_modules/', 'package.json'].map(path => join(root, path)),
-      }
-    : { script: join(dirname, 'judge.mjs'), mayRead: [`${dirname}/`] };
+  const { script, mayRead } = programOf('judge');
   if (!existsSync(script)) log.error({ script }, 'the judging child is missing: mail from outside cannot be verified');
   return new Judges({ argv: [script], mayRead, hostname, servers, clock: system.clock, log, listen });
 }

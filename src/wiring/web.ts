@@ -1,6 +1,5 @@
 // The HTTP process: where its program lies, what it may read and what it is answered. Loaded only where SLIM_HTTP is set, or
 // mail is captured.
-import { join } from 'node:path';
 import { judge } from '../control/health.ts';
 import type { Answers as Told } from '../control/requests.ts';
 import type { Kept } from '../mail/captured.ts';
@@ -9,6 +8,7 @@ import { version } from '../system/version.ts';
 import { WebProcess } from '../web/process.ts';
 import type { Answers } from '../web/protocol.ts';
 import { type Context, system } from './context.ts';
+import { programOf } from './programs.ts';
 
 type Captured = {
   readonly folder: string;
@@ -23,15 +23,7 @@ export function openWeb(
   captured?: Captured,
 ): WebProcess {
   if (http === undefined) throw new Error('SLIM_HTTP is unset');
-  const { filename, dirname } = import.meta;
-  // In the image the bundles lie side by side; the sources need what stands in node_modules.
-  const root = join(dirname, '..', '..');
-  const { script, mayRead } = filename.endsWith('.ts')
-    ? {
-        script: join(root, 'src', 'web', 'main.ts'),
-        mayRead: ['src/', 'node_modules/', 'package.json'].map(path => join(root, path)),
-      }
-    : { script: join(dirname, 'web.mjs'), mayRead: [`${dirname}/`] };
+  const { script, mayRead } = programOf('web');
   return new WebProcess({
     script,
     mayRead: captured ? [...mayRead, `${captured.folder}/`] : mayRead,
