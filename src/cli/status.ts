@@ -14,12 +14,8 @@ export async function status(flags: Flags, settings: Settings): Promise<number> 
   const isLive = process.stdout.isTTY && !flags.json;
   for (;;) {
     const figures = await ask(controlPath(settings), { verb: 'figures' });
-    const exit = print(
-      flags,
-      figures,
-      each => (isLive ? clearScreen : '') + toText(each),
-      figures.health !== 'unhealthy',
-    );
+    const shown = (isLive ? clearScreen : '') + toText(figures);
+    const exit = print(flags, figures, () => shown, figures.health !== 'unhealthy');
     if (!isLive) return exit;
     await pause(everyMs);
   }

@@ -29,11 +29,7 @@ export async function trace(wanted: string, flags: Flags, settings: Settings): P
   throw new Error(`nothing is known of ${wanted}; ${why}`);
 }
 
-const time = (at: number): string =>
-  new Date(at)
-    .toISOString()
-    .replace('T', ' ')
-    .replace(/\.\d+Z$/, '');
+const time = (at: number): string => new Date(at).toISOString().slice(0, 19).replace('T', ' ');
 const path = (address: string): string => `<${address}>`;
 const list = (to: readonly string[], all = to.length): string =>
   `${to.map(path).join(' ')}${all > to.length ? ` and ${all - to.length} more` : ''}`;

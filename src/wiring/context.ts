@@ -1,4 +1,5 @@
 // What each part of the wiring is made from. Only `src/wiring/` and `main.ts` know settings and parts both.
+import { networkInterfaces } from 'node:os';
 import type { Settings } from '../config/settings.ts';
 import type { Steward } from '../steward/client.ts';
 import type { Listen } from '../mail/event.ts';
@@ -8,6 +9,13 @@ import type { Watching } from './events.ts';
 import { systemClock as clock, systemRandom as random } from '../system/world.ts';
 
 export const system = { clock, random };
+
+/** Whether a host name or an address is ours: no mail is sent there. */
+export function selfOf(hostname: string): (nameOrAddress: string) => boolean {
+  const own = Object.values(networkInterfaces()).flatMap(list => (list ?? []).map(({ address }) => address));
+  const names = new Set([hostname, ...own]);
+  return nameOrAddress => names.has(nameOrAddress);
+}
 
 export type Context = {
   readonly settings: Settings;

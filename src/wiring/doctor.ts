@@ -1,6 +1,5 @@
 // All looks of `slimsmtp doctor`, in the order in which they are told. It runs beside the server, changes nothing and sends no mail.
 // What needs the rights of whoever has called comes first: to ask the running server, root becomes the owner of its socket.
-import { networkInterfaces } from 'node:os';
 import type { Settings } from '../config/settings.ts';
 import { NoServer, askAll } from '../control/client.ts';
 import { checkFiles } from '../doctor/files.ts';
@@ -12,7 +11,7 @@ import { openDns } from '../dns/stub.ts';
 import type { Finding } from '../mail/admin.ts';
 import { findUser } from '../steward/nss.ts';
 import type { Log } from '../system/log.ts';
-import { system } from './context.ts';
+import { selfOf, system } from './context.ts';
 
 export async function* examine(settings: Settings, controlPath: string, log: Log): AsyncGenerator<Finding> {
   const { hostname, relay, database, storages, users, dataFolder } = settings;
@@ -35,10 +34,7 @@ export async function* examine(settings: Settings, controlPath: string, log: Log
   }
   if (relay) {
     const { checkRelay } = await import('../outbound/relay-check.ts');
-    const all = Object.values(networkInterfaces()).flatMap(list => (list ?? []).map(({ address }) => address));
-    const own = new Set(all);
-    const isSelf = (host: string): boolean => host === hostname || own.has(host);
-    yield await checkRelay(relay, { ...system, dns, isSelf, hostname });
+    yield await checkRelay(relay, { ...system, dns, isSelf: selfOf(hostname), hostname });
   }
   yield* await askServer(settings, controlPath);
 }

@@ -67,15 +67,8 @@ export function createFigures(
     if (history)
       metrics.push(counter('slimsmtp_history_lost_total', 'Events that could not be written.', history.lost));
     if (counters) metrics.push(...counters.metrics);
-    return {
-      version,
-      hostname: settings.hostname,
-      now,
-      startedAt,
-      ...judged,
-      minutes: trend?.minutes ?? [],
-      metrics,
-    };
+    const { hostname } = settings;
+    return { version, hostname, now, startedAt, ...judged, minutes: trend?.minutes ?? [], metrics };
   };
   // Whoever asks often is told the same: it costs a look at each message in the queue.
   let last: Promise<Figures> | undefined;
@@ -115,20 +108,14 @@ type Value = readonly [value: number, labels?: Sample['labels']];
 function gauge(name: string, help: string, ...values: readonly Value[]): Metric {
   return { name, help, type: 'gauge', samples: values.map(([value, labels = {}]) => ({ labels, value })) };
 }
-const counter = (name: string, help: string, value: number): Metric => ({
-  name,
-  help,
-  type: 'counter',
-  samples: [{ labels: {}, value }],
-});
+function counter(name: string, help: string, value: number): Metric {
+  return { name, help, type: 'counter', samples: [{ labels: {}, value }] };
+}
 
 /** Of SLIM_DATA and of SLIM_MAIL_ROOT, where they are there. */
 async function freeBytes({ dataFolder, mailRoot }: Context['settings']): Promise<readonly Value[]> {
   const values: Value[] = [];
-  for (const [folder, path] of [
-    ['data', dataFolder],
-    ['mail', mailRoot],
-  ] as const) {
+  for (const [folder, path] of Object.entries({ data: dataFolder, mail: mailRoot })) {
     const found = await statfs(path).catch(() => undefined);
     if (found) values.push([found.bavail * found.bsize, { folder }]);
   }

@@ -76,16 +76,8 @@ export async function openInbound(context: Context, parts: Parts, capturing?: Ca
   checks.push(...(await openSpamChecks(context, gatherer)));
   // Where we sign, we answer for the author, too.
   if (settings.dkim && senderCheck !== 'off') checks.push((await import('../inbound/from-check.ts')).fromCheck(policy));
-  const accept = {
-    ...common,
-    gatherer,
-    spoolFolder: join(dataFolder, 'spool'),
-    storages,
-    queue,
-    report,
-    checks,
-    listen,
-  };
+  const spoolFolder = join(dataFolder, 'spool');
+  const accept = { ...common, gatherer, spoolFolder, storages, queue, report, checks, listen };
   const secureContext = (kind: ListenSocket['kind']) => certificates.contextFor(kind);
   const envelopes = new EnvelopeBudget();
   const answers = answersBy(policy);

@@ -1,5 +1,4 @@
 // What keeps mail: Maildirs, homes, and the queue until another server has it.
-import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import type { Route } from '../mail/message.ts';
 import type { Journal, Resolve, ReturnPaths, Signer, Storage } from '../mail/ports.ts';
@@ -19,7 +18,7 @@ import { MaildirStorage } from '../storage/maildir.ts';
 import { mayBeAuthentic } from '../dns/servers.ts';
 import { readSettingFile } from '../system/setting-file.ts';
 import { Gatherer } from '../system/gather.ts';
-import { type Context, system } from './context.ts';
+import { type Context, selfOf, system } from './context.ts';
 import type { openLmtp } from './lmtp.ts';
 
 type Parts = Readonly<{
@@ -38,8 +37,7 @@ export async function openSending(context: Context, { resolve, returnPaths, sign
   // Never asked without a steward: then no directory has such routes.
   const account = steward?.storage(join(dataFolder, 'spool'), system.random) ?? maildir;
   const storages: Readonly<Record<Route['kind'], Storage>> = { maildir, account };
-  const own = new Set(Object.values(networkInterfaces()).flatMap(list => (list ?? []).map(({ address }) => address)));
-  const isSelf = (host: string): boolean => host === hostname || own.has(host);
+  const isSelf = selfOf(hostname);
   const { user, passwordFile } = relay ?? {};
   const readLogin = async () => (user && passwordFile ? { user, password: readSettingFile(passwordFile) } : undefined);
   if (relay === undefined && !mayBeAuthentic(settings.resolver))
