@@ -36,7 +36,7 @@ const stages = {
   },
   integration() {
     prepareContainers();
-    tests(['integration', 'fuzz', ...sampled], { atOnce: 2, eachMs: 180_000, allMs: 1_200_000 }, withContainers);
+    tests(['integration', 'fuzz', ...sampled], { atOnce: 2, eachMs: 300_000, allMs: 2_400_000 }, withContainers);
   },
   /** All of it, for hours. */
   torture() {
