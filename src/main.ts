@@ -135,7 +135,7 @@ async function open(context: Context, isFirstStart: boolean) {
   const routing = await openRouting(context, lmtp.ask);
   const signing = await openSigning(context, routing.domains);
   const sending = await openSending(context, { ...routing, signer: signing?.signer, lmtp });
-  const authenticator = await openLogins(context, routing.tablePasswords);
+  const authenticator = await openLogins(context, routing);
   const inbound = await openInbound(context, { ...routing, ...sending, authenticator });
   return { roots, lmtp, routing, signing, sending, authenticator, ...inbound };
 }

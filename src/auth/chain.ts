@@ -35,6 +35,8 @@ export type AuthOptions = World &
     readonly offered?: readonly string[] | undefined;
     /** SLIM_DATA/state. */
     readonly folder: string;
+    /** Of replicas: what made-up challenges are drawn from, the same everywhere; unset: it is made, and kept in `folder`. */
+    readonly commonSecret?: string | undefined;
     /** For @PAM. */
     readonly steward:
       | { readonly accounts: Accounts; authenticate(name: string, password: string): Promise<boolean> }
@@ -131,7 +133,15 @@ export async function createAuthenticator(options: AuthOptions) {
 }
 
 /** The sources in their order, and how a password is checked against what they know. */
-async function openSources({ users, mainDomain, folder, steward, tablePasswords, ...world }: AuthOptions) {
+async function openSources({
+  users,
+  mainDomain,
+  folder,
+  steward,
+  tablePasswords,
+  commonSecret,
+  ...world
+}: AuthOptions) {
   const { random, log } = world;
   const plain = users.flatMap(user => (user.kind === 'inline' && !parseVerifier(user.secret) ? [user.name] : []));
   const advice = 'SLIM_USERS holds passwords in plain text: `slimsmtp password` makes verifiers of them';
@@ -139,8 +149,9 @@ async function openSources({ users, mainDomain, folder, steward, tablePasswords,
   // The password of the name '' is nobody's: it is the key of made-up salts, and kept, so that no challenge changes at
   // a restart.
   const named = users.flatMap(user => (user.kind === 'generate' ? [user.name] : []));
-  const passwords = users.length > 0 ? generate(folder, ['', ...named], random) : new Map<string, string>();
-  const key = passwords.get('') ?? '';
+  const names = commonSecret === undefined ? ['', ...named] : named;
+  const passwords = users.length > 0 ? generate(folder, names, random) : new Map<string, string>();
+  const key = commonSecret ?? passwords.get('') ?? '';
   async function verifierOf(name: string, secret: string): Promise<Verifier> {
     const id = parseName(name, mainDomain)?.id ?? name;
     return parseVerifier(secret) ?? makeVerifier(secret, { hex: octets => saltOf(key, id, octets).toString('hex') });

@@ -12,8 +12,12 @@
 // Promises: asked before anything is checked, and the same for names that nobody has; memory is bounded, since counts
 // expire and accounts share a fixed number of them. Loaded with the logins: a server without logins does not pay for
 // it.
+//
+// Replicas count failures together, in the database; while it is down, each counts alone. What is reserved each knows of
+// itself only: so for each replica one more guess may be judged at once.
 import { hash } from 'node:crypto';
-import type { RateLimiterMemory } from 'rate-limiter-flexible';
+import type { RateLimiterMemory, RateLimiterPostgres } from 'rate-limiter-flexible';
+import type { FailureStore } from '../mail/ports.ts';
 
 const failuresOfClient = { points: 10, duration: 600 };
 const failuresOfAccount = { points: 20, duration: 3600 };
@@ -25,6 +29,8 @@ export type ThrottleOptions = {
   readonly clientKey: (client: string) => string;
   /** An address behind which anyone may be (a container's gateway): never shut out as such. */
   readonly isShared: (client: string) => boolean;
+  /** Where replicas count together; unset: in memory. */
+  readonly failures?: FailureStore | undefined;
 };
 
 /** Of one failure, for one guess. Exactly one of the two is called; what is called later does nothing. */
@@ -35,13 +41,15 @@ export type Reservation = {
   countFailure(): Promise<void>;
 };
 
-export async function openThrottle({ clientKey, isShared }: ThrottleOptions) {
+export async function openThrottle({ clientKey, isShared, failures: store }: ThrottleOptions) {
   // The package as a whole loads the clients of twenty databases: 11 MB of memory instead of 4.
   // @ts-expect-error Its types are those of the whole.
   const { default: Memory } = (await import('rate-limiter-flexible/lib/RateLimiterMemory.js')) as {
     default: typeof RateLimiterMemory;
   };
-  const [clients, accounts] = [new Memory(failuresOfClient), new Memory(failuresOfAccount)];
+  const count = store ? await counterIn(store) : (_: Limits, __: string, memory: RateLimiterMemory) => memory;
+  const clients = count(failuresOfClient, 'client', new Memory(failuresOfClient));
+  const accounts = count(failuresOfAccount, 'account', new Memory(failuresOfAccount));
   const [byClients, byAccounts] = [new Reserved(), new Reserved()];
   // Strangers invent names without end; two that share a count only matter to clients that have failed themselves.
   const accountKey = (id: string): string => hash('sha256', id, 'base64').slice(0, 3);
@@ -115,6 +123,19 @@ export async function openThrottle({ clientKey, isShared }: ThrottleOptions) {
       }
     },
   };
+}
+
+type Limits = typeof failuresOfClient;
+
+/** Makes counters in the database, each with one in memory that takes over while the database is down. */
+async function counterIn(store: FailureStore) {
+  // @ts-expect-error As above.
+  const { default: Postgres } = (await import('rate-limiter-flexible/lib/RateLimiterPostgres.js')) as {
+    default: typeof RateLimiterPostgres;
+  };
+  const place = { storeClient: store, storeType: 'pool', tableName: store.table, tableCreated: true };
+  return (limits: Limits, keyPrefix: string, insuranceLimiter: RateLimiterMemory) =>
+    new Postgres({ ...limits, ...place, keyPrefix, insuranceLimiter });
 }
 
 type Decision =

@@ -1,15 +1,19 @@
 // What is wrong between variables that are each right. A rule is a sentence and the condition that breaks it.
+import { replicaRules } from './replicas.ts';
 import type { Clean } from './table.ts';
 
-type Known = {
+export type Known = {
   readonly hasDatabase: boolean;
   readonly isRoot: boolean;
   /** Whether a variable is set, and not by default. */
   readonly isSet: (name: string) => boolean;
+  /** Whether outgoing mail is signed. */
+  readonly signs: boolean;
 };
 
 /** The sentences of the rules that are broken. A variable that is wrong by itself is undefined here. */
-export function contradictions(clean: Partial<Clean>, { hasDatabase, isRoot, isSet }: Known): readonly string[] {
+export function contradictions(clean: Partial<Clean>, known: Known): readonly string[] {
+  const { hasDatabase, isRoot, isSet } = known;
   const { SLIM_DOMAINS: hosted, SLIM_LISTEN: sockets, SLIM_SUPPORTS: supports, SLIM_STORAGES: entries = [] } = clean;
   const sources = new Set(entries.map(({ key }) => key));
   const users = new Set(clean.SLIM_USERS?.map(({ name }) => name));
@@ -46,6 +50,7 @@ export function contradictions(clean: Partial<Clean>, { hasDatabase, isRoot, isS
     'SLIM_CAPTURE="users": SLIM_USERS names no login; with "on" every login is right':
       clean.SLIM_CAPTURE === 'users' && users.size === 0,
     'SLIM_ACCOUNTS: only a server started as root makes accounts': clean.SLIM_ACCOUNTS && !isRoot,
+    ...(clean.SLIM_QUEUE === '@POSTGRESQL' && replicaRules(clean, known)),
   };
   return Object.entries(rules).flatMap(([problem, isBroken]) => (isBroken ? [problem] : []));
 }

@@ -66,7 +66,7 @@ function load(environment: Environment) {
     },
   });
   const isSet = (name: string): boolean => (sources.get(name)?.origin ?? 'default') !== 'default';
-  problems.push(...contradictions(clean, { hasDatabase, isRoot: environment.isRoot, isSet }));
+  problems.push(...contradictions(clean, { hasDatabase, isRoot: environment.isRoot, isSet, signs: signs(clean) }));
   const usualFormat = environment.isTerminal ? 'pretty' : 'json';
   if (problems.length > 0) throw new SettingsError(problems, clean.SLIM_LOG_FORMAT ?? usualFormat);
 
@@ -94,6 +94,7 @@ function load(environment: Environment) {
     proxyNetworks: clean.SLIM_PROXY_NETWORKS ?? [], // address/bits
     relay: clean.SLIM_RELAY_HOST === undefined ? undefined : relay(clean.SLIM_RELAY_HOST, clean, sources),
     dkim: signs(clean),
+    dkimKeys: clean.SLIM_DKIM_KEYS, // unset: below dataFolder
     sharesQueue: clean.SLIM_QUEUE === '@POSTGRESQL', // with other replicas, in the database
     resolver: clean.SLIM_RESOLVER, // undefined: the system's
     externalTls: clean.SLIM_EXTERNAL_TLS, // the policy, then the domains that have another one

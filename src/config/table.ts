@@ -133,6 +133,10 @@ export const table = {
     storages,
     { separator },
   ),
+  SLIM_DKIM_KEYS: optional(
+    'The folder of the keys that sign, the same for all replicas; it may be read-only. Unset: below SLIM_DATA.',
+    values.path,
+  ),
   SLIM_SRS_SECRET: optional(
     'The secret behind the reverse-paths of forwarded mail; the same for all replicas. Unset: one is made at need.',
     values.secret,

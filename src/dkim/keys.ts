@@ -4,6 +4,8 @@
 // - A domain has a key of each algorithm from its first mail on, and that one signs at once.
 // - A later key signs only once its record was seen in DNS. DNS that is silent changes nothing.
 // - A key that is to sign and cannot be read is CannotTell (4.7.5): mail waits, and never leaves unsigned for that.
+// - A folder that is only read (SLIM_DKIM_KEYS, of replicas or read-only) is never written: there the operator makes the
+//   keys, one of the algorithms is enough, and what keys.json says of their states stays.
 //
 // A key is in one of four states, in this order:
 //   new        made; its record has not been seen. The first of its algorithm signs all the same, since nothing else could.
@@ -29,8 +31,9 @@ import type { Algorithm, SigningKey } from './signature.ts';
 export type KeptKey = Pick<ListedKey, 'selector' | 'algorithm' | 'state'>;
 type KeysOptions = Pick<World, 'clock' | 'log'> &
   Readonly<{
-    /** SLIM_DATA/dkim, which exists. */
+    /** SLIM_DATA/dkim or SLIM_DKIM_KEYS, which exists. */
     folder: string;
+    isOnlyRead?: boolean;
     /** RSA first. */
     algorithms: readonly Algorithm[];
     /** The TXT records of a name. Rejects as `Dns` does. */
@@ -60,6 +63,7 @@ export class Keys {
     return this.#options.algorithms.flatMap(algorithm => {
       const selector = signerOf(keys, algorithm)?.selector ?? '';
       const key = privateKeys.get(selector);
+      if (selector === '' && this.#options.isOnlyRead) return [];
       if (key === undefined) throw unreadable(domain, `${selector || algorithm} is missing`);
       return { domain, selector, algorithm, key };
     });
@@ -83,6 +87,7 @@ export class Keys {
 
   /** Makes a further key of each algorithm. It signs once its record is seen. */
   rotate(domain: string): Promise<readonly ListedKey[]> {
+    if (this.#options.isOnlyRead) return Promise.reject(new Error(`${this.#options.folder} is only read: ${byHand}`));
     return this.#change(domain, async ring => {
       const waiting = ring.keys.filter(({ state }) => state === 'new' || state === 'published');
       if (waiting.some(key => signerOf(ring.keys, key.algorithm) !== key))
@@ -146,7 +151,8 @@ export class Keys {
     const folder = join(this.#options.folder, domain);
     const ring: Ring = { keys: [], privateKeys: new Map() };
     try {
-      if (!existsSync(folder)) mkdirSync(folder, { mode: 0o700 });
+      const { isOnlyRead = false } = this.#options;
+      if (!isOnlyRead && !existsSync(folder)) mkdirSync(folder, { mode: 0o700 });
       ring.keys = readKept(join(folder, 'keys.json'));
       for (const { selector, state } of ring.keys)
         if (state !== 'retired') ring.privateKeys.set(selector, readKey(folder, selector));
@@ -158,8 +164,9 @@ export class Keys {
         ring.privateKeys.set(selector, key);
         ring.keys = [...ring.keys, { selector, algorithm, state: 'new' }];
       }
-      for (const algorithm of this.#options.algorithms)
-        if (!signerOf(ring.keys, algorithm)) await this.#make(domain, ring, algorithm);
+      const missing = this.#options.algorithms.filter(algorithm => !signerOf(ring.keys, algorithm));
+      if (!isOnlyRead) for (const algorithm of missing) await this.#make(domain, ring, algorithm);
+      else if (missing.length === this.#options.algorithms.length) throw new Error(`${folder} has no key: ${byHand}`);
       return ring;
     } catch (error) {
       throw unreadable(domain, error);
@@ -193,6 +200,8 @@ export class Keys {
     await sync(folder); // the domain's own folder may be new
   }
 }
+
+const byHand = 'put a key there as <domain>/<selector>.pem, and send SIGHUP';
 
 /** The key that signs: the active one, else the first that there was. */
 function signerOf(keys: readonly KeptKey[], algorithm: Algorithm): KeptKey | undefined {

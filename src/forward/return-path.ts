@@ -4,6 +4,7 @@
 //   the null reverse-path stays null.
 // - The secret is SLIM_SRS_SECRET, or one that is made at the first need and kept in SLIM_DATA/state/srs-secret, 0600.
 //   Before there is one, every address of SRS is forged; where nothing can be forwarded, it is an address as any other.
+//   Replicas make none, since the bounces of one would be forged for the others.
 // - Nothing is forwarded under an address that could not come back: a secret that cannot be kept is CannotTell.
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -18,6 +19,8 @@ export type ReturnPathOptions = Pick<World, 'clock' | 'random'> &
   Readonly<{
     /** SLIM_SRS_SECRET. */
     secret: string | undefined;
+    /** Whether several servers forward for the same domains: then a secret must be given. */
+    sharesQueue?: boolean;
     /** Whether the settings have forwards, or a source that may. */
     mayForward: boolean;
     /** SLIM_DATA/state. */
@@ -28,11 +31,12 @@ export type ReturnPathOptions = Pick<World, 'clock' | 'random'> &
   }>;
 
 export function openReturnPaths(options: ReturnPathOptions): ReturnPaths {
-  const { mayForward, folder, mainDomain, domains, clock, random } = options;
+  const { mayForward, sharesQueue = false, folder, mainDomain, domains, clock, random } = options;
   const path = join(folder, 'srs-secret');
-  let secret = options.secret ?? read(path);
+  let secret = options.secret ?? (sharesQueue ? undefined : read(path));
   const needSecret = (): string => {
     if (secret !== undefined) return secret;
+    if (sharesQueue) throw new CannotTell('replicas forward nothing without SLIM_SRS_SECRET', { status: '4.3.5' });
     const made = random.hex(24);
     try {
       replaceFileSync(path, `${made}\n`);

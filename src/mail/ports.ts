@@ -194,6 +194,16 @@ export interface Authenticator {
   begin(mechanism: string, client: string, binding: (type: string) => Buffer | undefined): Exchange;
 }
 
+/** Where replicas count failed logins together: a table, and how it is asked. Rejects while the database is down. */
+export interface FailureStore {
+  readonly table: string;
+  query(statement: {
+    readonly name: string;
+    readonly text: string;
+    readonly values: readonly unknown[];
+  }): Promise<{ readonly rows: readonly unknown[]; readonly rowCount: number }>;
+}
+
 /** What keeps messages that cannot be delivered at once. */
 export interface Queue {
   /**

@@ -148,7 +148,7 @@ export class TableDirectory implements Directory {
       } else if (!/^PAM$/i.test(backend)) {
         this.#complain(mailbox, `unknown backend '${backend}': PAM, MAILDIR or @NAME is wanted`, search);
       } else if (accounts === undefined) {
-        const reason = `${formatMailbox(mailbox)} is a Unix account, and only a server started as root delivers to those`;
+        const reason = `${formatMailbox(mailbox)} is a Unix account, and this server has none: it is not root, or a replica`;
         throw new CannotTell(reason, { status: '4.3.5' });
       } else {
         route = await accountRoute(accounts, mailbox.local, line => say(`PAM: ${line}`));

@@ -41,7 +41,7 @@ export async function openCapture(context: Context, isFirstStart: boolean, contr
   const { keep, folder } = capture;
   const roots = await openMailRoots(context, isFirstStart);
   const routing = await openRouting(context);
-  const chain = capture.users === 'listed' ? await openLogins(context, routing.tablePasswords) : undefined;
+  const chain = capture.users === 'listed' ? await openLogins(context, routing) : undefined;
   const authenticator = chain ?? everyLogin(settings.domains[0] ?? '');
   const chaos = new Chaos(system.random);
   let web: WebProcess | undefined;

@@ -1,4 +1,5 @@
 // What takes mail from the network: who may log in, the certificate, the listening sockets and their sessions.
+import { scryptSync } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
@@ -14,7 +15,7 @@ import { type ListenSocket, Listeners } from '../inbound/listener.ts';
 import { type Peer, clientKey, stranger } from '../inbound/peer.ts';
 import { answersBy, meet, termsFor } from '../inbound/policy.ts';
 import { isShared, matcher, sharedAddresses } from '../inbound/shared-addresses.ts';
-import type { Authenticator, Resolve, ReturnPaths } from '../mail/ports.ts';
+import type { Authenticator, FailureStore, Resolve, ReturnPaths } from '../mail/ports.ts';
 import { type SessionOptions, maxRecipients } from '../smtp/session.ts';
 import { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
@@ -24,15 +25,23 @@ import { openFilters, openSpamChecks } from './filtering.ts';
 import { openJudging } from './judging.ts';
 import { newId } from '../system/names.ts';
 
+type LoginParts = { readonly tablePasswords: TablePasswords | undefined; readonly failures: FailureStore | undefined };
+const differing =
+  'SLIM_SRS_SECRET is not set: replicas make up different challenges, by which strangers can tell which logins exist';
+
 /** Who may log in; undefined: nobody, and AUTH is not offered. */
-export async function openLogins({ settings, steward, log }: Context, tablePasswords: TablePasswords | undefined) {
-  const { users, domains, supports, dataFolder } = settings;
+export async function openLogins({ settings, steward, log }: Context, { tablePasswords, failures }: LoginParts) {
+  const { users, domains, supports, dataFolder, sharesQueue, srsSecret } = settings;
   if (users.length === 0) return undefined;
   const offered = supports.find(({ name }) => name === 'AUTH')?.parameter?.split(' ');
   const sources = { users, steward, tablePasswords, mainDomain: domains[0] ?? '', folder: join(dataFolder, 'state') };
   // While logins cannot be checked, anybody can make it write a line for each attempt.
   const gathered = new Gatherer(log).asLog('logins');
-  return createAuthenticator({ ...sources, offered, isShared, clientKey, ...system, log: gathered });
+  if (sharesQueue && srsSecret === undefined) log.warn({}, differing);
+  // Slow to derive, because what is drawn from it is shown to strangers.
+  const commonSecret = sharesQueue && srsSecret ? scryptSync(srsSecret, 'challenges', 20).toString('hex') : undefined;
+  const throttle = { isShared, clientKey, failures };
+  return createAuthenticator({ ...sources, offered, commonSecret, ...throttle, ...system, log: gathered });
 }
 
 type Parts = Pick<AcceptOptions, 'storages' | 'queue' | 'report'> & {

@@ -6,6 +6,7 @@ import { TableDomains } from '../postgres/domains.ts';
 import { openDatabase } from '../postgres/pool.ts';
 import { TableDirectory } from '../postgres/routes.ts';
 import { indexMaker } from '../postgres/schema.ts';
+import { openFailureTable } from '../postgres/failures.ts';
 import { openTablePasswords } from '../postgres/users.ts';
 import { openReturnPaths } from '../forward/return-path.ts';
 import { accountDirectory } from '../routing/accounts.ts';
@@ -15,9 +16,10 @@ import { type Context, system } from './context.ts';
 
 /** `ask`: whether an LMTP server has a mailbox; unset: nobody can tell. */
 export async function openRouting({ settings, steward, log }: Context, ask?: AskMailbox) {
-  const { storages, mailRoot, dataFolder, subaddress, domains: own } = settings;
+  const { storages, mailRoot, dataFolder, subaddress, domains: own, sharesQueue } = settings;
   const { places } = storages;
-  const accounts = steward?.accounts;
+  // Any replica may get the mail, and a home is on one machine.
+  const accounts = sharesQueue ? undefined : steward?.accounts;
   const onUp = storages.postgresql ? { onUp: indexMaker(log) } : {};
   const database = settings.database && (await openDatabase({ settings: settings.database, log, ...onUp }));
   const directories: Directory[] = [addressDirectory(places, accounts, ask)];
@@ -42,6 +44,7 @@ export async function openRouting({ settings, steward, log }: Context, ask?: Ask
     returnPaths,
     resolve: createResolver({ directories, domains, subaddress, returnPaths, mainDomain }),
     tablePasswords: database && openTablePasswords(database.query, log),
+    failures: database && sharesQueue ? openFailureTable(database.query, system.clock) : undefined,
     database: (): Answers['health']['database'] => {
       if (database === undefined) return 'off';
       return database.isUp ? 'up' : 'down';

@@ -1,5 +1,6 @@
 // What signs outgoing mail, and seals what is forwarded: the keys, the signer and the sealer. Loaded only where SLIM_DKIM is
 // on, or where judged mail may be forwarded.
+import { accessSync, constants } from 'node:fs';
 import { join } from 'node:path';
 import type { Answers, RequestOf } from '../control/requests.ts';
 import type { Domains, Signer } from '../mail/ports.ts';
@@ -9,15 +10,19 @@ import { type Context, system } from './context.ts';
 const [firstLookMs, lookEveryMs] = [60_000, 10 * 60_000];
 
 export async function openSigning({ settings, dns, log, onReload }: Context, domains: Domains) {
-  const { storages, verify, hostname } = settings;
+  const { storages, verify, hostname, dkimKeys, sharesQueue } = settings;
   const forwards = storages.places.some(each => 'forward' in each);
-  const seals = verify !== 'off' && (forwards || storages.postgresql);
+  // Replicas without common keys leave forwards unsealed: nobody could find the keys of each.
+  const hasKeys = !sharesQueue || dkimKeys !== undefined;
+  const seals = verify !== 'off' && (forwards || storages.postgresql) && hasKeys;
   if (!settings.dkim && !seals) return undefined;
   const [{ Keys }, { createSigner }] = await Promise.all([import('../dkim/keys.ts'), import('../dkim/signer.ts')]);
   // A relay such as SES refuses mail with two signatures.
   const algorithms = settings.relay ? (['rsa'] as const) : (['rsa', 'ed25519'] as const);
   const txt = async (name: string): Promise<readonly string[]> => (await dns.txt(name)).records;
-  const keys = new Keys({ folder: join(settings.dataFolder, 'dkim'), algorithms, txt, ...system, log });
+  const folder = dkimKeys ?? join(settings.dataFolder, 'dkim');
+  const isOnlyRead = sharesQueue || !isWritable(folder);
+  const keys = new Keys({ folder, isOnlyRead, algorithms, txt, ...system, log });
   onReload(() => keys.forget());
   const mainDomain = settings.domains[0] ?? '';
   const signer = settings.dkim ? createSigner({ keys, domains, ...system, log }) : undefined;
@@ -32,7 +37,7 @@ export async function openSigning({ settings, dns, log, onReload }: Context, dom
       const look = (): void => {
         timer = setTimeout(() => void keys.look().then(look), timer ? lookEveryMs : firstLookMs).unref();
       };
-      look();
+      if (!isOnlyRead) look();
       void (async () => {
         // Whether the table has forwards shows with the first of them.
         const first = forwards ? [mainDomain] : [];
@@ -46,6 +51,15 @@ export async function openSigning({ settings, dns, log, onReload }: Context, dom
   };
 }
 export type Signing = NonNullable<Awaited<ReturnType<typeof openSigning>>>;
+
+function isWritable(folder: string): boolean {
+  try {
+    accessSync(folder, constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
 
 /** Seals forwards of what came from outside, and signs what is ours. */
 const either = (sealer: Signer, signer: Signer | undefined): Signer => ({

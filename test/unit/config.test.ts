@@ -589,6 +589,38 @@ test('several hosts become a URL each, with one port for all or one for each', (
   assert.equal(described(several, 'DATABASE_URL')?.[0], 'postgres://me:***@one:1,two:2/mail');
 });
 
+test('replicas cannot have what each would make, keep or know by itself, and are told why', () => {
+  const replica = { SLIM_QUEUE: '@POSTGRESQL', PGHOST: 'db', SLIM_DKIM: 'off' };
+  assert.equal(load(replica).sharesQueue, true);
+  assert.equal(load({}).sharesQueue, false);
+  const forward = { SLIM_STORAGES: 'anton@example.com=anton@example.org' };
+  for (const [variables, start] of [
+    [{ PGHOST: '' }, 'SLIM_QUEUE="@POSTGRESQL": DATABASE_URL or PGHOST is not set'],
+    [
+      { SLIM_USERS: 'a:@GENERATE,b:secret' },
+      'SLIM_USERS: with SLIM_QUEUE="@POSTGRESQL" each replica would make its own password for a:',
+    ],
+    [{ SLIM_USERS: '@PAM' }, 'SLIM_USERS="@PAM": with SLIM_QUEUE="@POSTGRESQL" there are no Unix accounts'],
+    [{ SLIM_STORAGES: '@PAM' }, 'SLIM_STORAGES="@PAM": with SLIM_QUEUE="@POSTGRESQL" there are no Unix accounts'],
+    [{ SLIM_ACCOUNTS: 'anton' }, 'SLIM_ACCOUNTS: with SLIM_QUEUE="@POSTGRESQL" there are no Unix accounts'],
+    [
+      { SLIM_DKIM: '' },
+      'SLIM_DKIM_KEYS is not set: with SLIM_QUEUE="@POSTGRESQL" each replica would sign with keys of its own',
+    ],
+    [forward, 'SLIM_SRS_SECRET is not set: with SLIM_QUEUE="@POSTGRESQL" a bounce to mail that SLIM_STORAGES forwards'],
+  ] as const) {
+    const given = { ...replica, ...variables };
+    const found = problems(given);
+    assert.ok(found.length === 1 && found[0]?.startsWith(start), found.join('\n'));
+    // A server by itself has no trouble with it.
+    assert.deepEqual(problems({ ...given, SLIM_QUEUE: 'disk', PGHOST: 'db' }), []);
+  }
+  assert.deepEqual(problems({ ...replica, SLIM_DKIM: 'on', SLIM_DKIM_KEYS: '/keys' }), []);
+  assert.deepEqual(problems({ ...replica, SLIM_DKIM: '', SLIM_RELAY_HOST: 'relay.example' }), [], 'a relay signs');
+  assert.deepEqual(problems({ ...replica, ...forward, SLIM_SRS_SECRET: 'a common secret' }), []);
+  assert.match(problems({ SLIM_QUEUE: 'POSTGRESQL' })[0] ?? '', /^SLIM_QUEUE="POSTGRESQL": one of disk, @POSTGRESQL/);
+});
+
 test('PGSSLMODE and sslmode mean what they mean to libpq: require encrypts, and verifies where there is a root', () => {
   const PGHOST = 'db';
   const root = file('CA');

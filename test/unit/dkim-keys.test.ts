@@ -53,6 +53,21 @@ describe('the keys of a domain', () => {
     assert.deepEqual(keys.domains(), [domain]);
   });
 
+  it('in a folder that is only read are the operator’s: one algorithm is enough, and nothing is made or moved on', async () => {
+    const keys = open({ isOnlyRead: true });
+    const absent = /4\.7\.5|has no key|ENOENT/;
+    await assert.rejects(keys.signing(domain), absent);
+    assert.deepEqual(readdirSync(folder), [], 'nothing is made');
+    mkdirSync(join(folder, domain));
+    await assert.rejects(keys.signing(domain), /has no key: put a key there as <domain>\/<selector>\.pem/);
+    const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
+    writeFileSync(join(folder, domain, 'mine.pem'), privateKey.export({ type: 'pkcs8', format: 'pem' }));
+    assert.equal(await signers(keys), 'mine rsa');
+    assert.equal(await states(keys), 'mine new*');
+    await assert.rejects(keys.rotate(domain), /is only read/);
+    assert.deepEqual(readdirSync(join(folder, domain)), ['mine.pem']);
+  });
+
   it('are made once, however many ask, and are the same after a start', async () => {
     const keys = open();
     const all = await Promise.all(Array.from({ length: 5 }, () => keys.signing(domain)));

@@ -1,7 +1,7 @@
 // SRS: what is rewritten comes back, and nothing else does; whose address is rewritten, and where the secret is kept.
 // With VECTORS=FOLDER in the environment the public vectors (postsrsd) are tried as well.
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
@@ -101,10 +101,11 @@ describe('the reverse-path of a forward', () => {
       return ['example.com', 'example.org'].includes(domain);
     },
   };
-  const open = (secret?: string, at = folder, mayForward = true) =>
+  const open = (secret?: string, at = folder, mayForward = true, sharesQueue = false) =>
     openReturnPaths({
       secret,
       mayForward,
+      sharesQueue,
       folder: at,
       mainDomain: 'example.com',
       domains,
@@ -112,6 +113,19 @@ describe('the reverse-path of a forward', () => {
       random,
     });
   const parse = (text: string) => parseAddress(text) ?? assert.fail(text);
+
+  it('of replicas needs a secret that is given: none is made, and none that lies there counts', async () => {
+    const at = mkdtempSync(join(tmpdir(), 'srs-'));
+    after(() => rmSync(at, { recursive: true }));
+    const paths = open(undefined, at, true, true);
+    await assert.rejects(paths.forForward('anna@example.net'), { name: 'CannotTell', status: '4.3.5' });
+    assert.equal(await paths.forForward('berta@example.org'), 'berta@example.org', 'one of ours is not rewritten');
+    assert.ok(!existsSync(join(at, 'srs-secret')));
+    writeFileSync(join(at, 'srs-secret'), 'of one replica alone\n');
+    await assert.rejects(open(undefined, at, true, true).forForward('anna@example.net'), { status: '4.3.5' });
+    const sentAs = await open('a common secret', at, true, true).forForward('anna@example.net');
+    assert.ok(typeof open('a common secret', at, true, true).wayBack(parse(sentAs)) === 'object');
+  });
 
   it('is rewritten of a foreign sender alone, and only then a secret is made, which stays', async () => {
     const paths = open();

@@ -51,7 +51,9 @@ CREATE TABLE slimsmtp_destination (
   blocked_until timestamptz NOT NULL DEFAULT '-infinity', reason json
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX slimsmtp_destination_due ON slimsmtp_destination (next_due);
-CREATE INDEX slimsmtp_destination_idle ON slimsmtp_destination (name) WHERE first_at = 'infinity';`,
+CREATE INDEX slimsmtp_destination_idle ON slimsmtp_destination (name) WHERE first_at = 'infinity';
+-- Failed logins, as rate-limiter-flexible counts them; \`expire\` is in ms since 1970.
+CREATE TABLE slimsmtp_failures (key varchar(255) PRIMARY KEY, points int NOT NULL DEFAULT 0, expire bigint);`,
 ];
 /** The version of this server, and the oldest one that can work with its tables. */
 const [version, oldest] = [steps.length, 1];
