@@ -18,7 +18,7 @@ const size = (name: string, all: number, sample: number): number =>
   Number(process.env[`REPLICAS_${name}`] ?? (isAll ? all : sample));
 const [messages, kills, pauses] = [size('MESSAGES', 20_000, 600), size('KILLS', 60, 3), size('PAUSES', 20, 1)];
 const [pauseMs, restarts, cuts] = [size('PAUSE_MS', 90_000, 65_000), size('RESTARTS', 5, 1), size('CUTS', 3, 1)];
-const [promotions, seconds] = [size('PROMOTIONS', 1, 0), size('SECONDS', 2400, 70)];
+const [promotions, seconds] = [size('PROMOTIONS', 1, 0), size('SECONDS', 2400, 20)];
 const names = ['one', 'two', 'three'];
 const maxSessions = 20;
 /** What happens to a replica explains what was under way with it then, and for so long afterwards. */
