@@ -21,7 +21,7 @@ const environment = {
 };
 
 /** Of the torture, a part that takes minutes: these look at TORTURE, and take a sample without it. */
-const sampled = ['crash', 'crash-trust', 'power', 'security-docs'].map(name => `torture/${name}.test.ts`);
+const sampled = ['crash', 'crash-trust', 'power', 'replicas', 'security-docs'].map(name => `torture/${name}.test.ts`);
 const withContainers = '--import=./test/setup/no-grpc.mjs';
 
 const stages = {

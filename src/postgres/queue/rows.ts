@@ -1,12 +1,11 @@
 // The rows of the queue's tables, as they go to PostgreSQL and as they come back. Pure.
-import type { Message } from '../../mail/message.ts';
-import { nextHopKey } from '../../mail/message.ts';
-import { inMemory } from '../../mail/message.ts';
+import { type Message, inMemory, nextHopAt } from '../../mail/message.ts';
 import type { JobPlan, LeasedJob, StoredEntry } from '../../mail/queue-store.ts';
 
 /** What only a job has of a record. */
 type Own = Pick<StoredEntry, 'recipients' | 'madeCopies'>;
-const [here, bytea] = [nextHopKey({ kind: 'here' }), 17];
+/** The type of octets at PostgreSQL. */
+const bytea = 17;
 
 /** What the store knows of a lease. */
 export type Lease = {
@@ -20,7 +19,8 @@ export type Lease = {
 export function columnsOf({ destination, record, state, waitMs, wakeMs }: JobPlan) {
   const { recipients, madeCopies } = record;
   const own: Own = { recipients, ...(madeCopies && { madeCopies }) };
-  const isNotice = record.from === '' && destination !== here;
+  const { kind } = nextHopAt(destination);
+  const isNotice = record.from === '' && (kind === 'domain' || kind === 'relay');
   return { destination, state, isNotice, wait: waitMs / 1000, wake: wakeMs / 1000, record: JSON.stringify(own) };
 }
 
