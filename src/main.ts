@@ -16,6 +16,7 @@ import { type Parts, startAll } from './system/lifecycle.ts';
 import { type FlushedLog, type Log, openLog, takeWarnings } from './system/log.ts';
 import { version } from './system/version.ts';
 import { trustAuthorities } from './tls/authorities.ts';
+import { openRenewals } from './wiring/acme.ts';
 import { type Context, system } from './wiring/context.ts';
 import { explain } from './wiring/explain.ts';
 import { openWatching } from './wiring/events.ts';
@@ -146,7 +147,7 @@ type Opened = Awaited<ReturnType<typeof open>> & Readonly<{ live: { journal?: Di
 function listParts(context: Context, opened: Opened): Parts {
   const { settings, log, watching } = context;
   const { dataFolder, drainMs } = settings;
-  const { lmtp, signing, sending, listeners, live } = opened;
+  const { lmtp, signing, sending, listeners, certificates, live } = opened;
   const { queue } = sending;
   const loaded = Promise.withResolvers<void>();
   const handlers = answers(context, opened, loaded.promise);
@@ -194,6 +195,11 @@ function listParts(context: Context, opened: Opened): Parts {
       await listeners.open();
       // Sessions and attempts end side by side: both have the one SLIM_DRAIN.
       return () => Promise.all([listeners.drain(drainMs), queue.stop(drainMs)]);
+    },
+    'certificate from an authority': async () => {
+      const renewals = await openRenewals(context, () => void certificates.check());
+      await renewals?.start();
+      return () => renewals?.stop();
     },
     'sweep of old files in tmp/': () => startSweep(settings, log),
   };

@@ -20,6 +20,7 @@ export function contradictions(clean: Partial<Clean>, known: Known): readonly st
   const mechanisms = supports?.find(({ name }) => name === 'AUTH')?.parameter?.split(' ') ?? ['PLAIN'];
   const isPlainRelay = clean.SLIM_RELAY_TLS === 'none';
   const relayParts = ['PORT', 'TLS', 'USER', 'PASSWORD'].map(part => `SLIM_RELAY_${part}`).filter(isSet);
+  const acmeParts = ['URL', 'NAMES', 'HTTP'].map(part => `SLIM_ACME_${part}`).filter(isSet);
   const needsStartTls = clean.SLIM_TLS_REQUIRE === 'all' && sockets?.some(({ kind }) => kind !== 'submissions');
   const has = (extension: string): boolean => supports?.some(({ name }) => name === extension) === true;
   // A database hosts domains of its own.
@@ -31,6 +32,9 @@ export function contradictions(clean: Partial<Clean>, known: Known): readonly st
       portCount > 1 && !isSet('DATABASE_URL') && portCount !== (clean.PGHOST ?? '').split(/[\n,]/).length,
     [`SLIM_STORAGES: not in any of SLIM_DOMAINS: ${strangers.join(', ')}`]: strangers.length > 0,
     'SLIM_TLS_CERT, SLIM_TLS_KEY: only one is set': !clean.SLIM_TLS_CERT !== !clean.SLIM_TLS_KEY,
+    'SLIM_ACME, SLIM_TLS_CERT: the certificate comes from one of them; take one away':
+      isSet('SLIM_ACME') && isSet('SLIM_TLS_CERT'),
+    [`${acmeParts.join(', ')}: SLIM_ACME is not set`]: acmeParts.length > 0 && !isSet('SLIM_ACME'),
     'SLIM_TLS_REQUIRE="all": nobody could send without STARTTLS in SLIM_SUPPORTS':
       needsStartTls && supports && !has('STARTTLS'),
     'SLIM_SUPPORTS: SMTPUTF8 needs 8BITMIME (RFC 6531): take away both, or none': has('SMTPUTF8') && !has('8BITMIME'),

@@ -72,9 +72,10 @@ function load(environment: Environment) {
 
   const ownName = environment.hostname.includes('.') ? toDomain(environment.hostname) : undefined;
   const storages = sortStorages(clean.SLIM_STORAGES);
+  const hostname = clean.SLIM_HOSTNAME ?? ownName ?? `mail.${clean.SLIM_DOMAINS[0]}`;
   const settings = {
     domains: clean.SLIM_DOMAINS, // A-labels, lower case
-    hostname: clean.SLIM_HOSTNAME ?? ownName ?? `mail.${clean.SLIM_DOMAINS[0]}`,
+    hostname,
     listen: clean.SLIM_LISTEN,
     tls: {
       cert: pem(sources.get('SLIM_TLS_CERT')), // with its key, or neither
@@ -82,6 +83,7 @@ function load(environment: Environment) {
       minVersion: clean.SLIM_TLS_MIN,
       require: clean.SLIM_TLS_REQUIRE,
     },
+    acme: clean.SLIM_ACME === undefined ? undefined : acme(clean, clean.SLIM_ACME, hostname),
     extraAuthorities: clean.NODE_EXTRA_CA_CERTS, // a file
     users: clean.SLIM_USERS ?? [],
     senderCheck: clean.SLIM_SENDER_CHECK,
@@ -128,6 +130,17 @@ function load(environment: Environment) {
 /** Whose logins are right, how much is kept and where. */
 const capture = ({ SLIM_CAPTURE: mode, SLIM_CAPTURE_KEEP: keep }: Clean, folder = '') =>
   mode === 'off' ? undefined : { users: mode === 'on' ? ('all' as const) : ('listed' as const), keep, folder };
+
+const acme = (
+  { SLIM_ACME_URL: directoryUrl, SLIM_ACME_NAMES = [], SLIM_ACME_HTTP: http }: Clean,
+  email: string,
+  hostname: string,
+) => ({
+  email,
+  directoryUrl,
+  names: [...new Set([hostname, ...SLIM_ACME_NAMES])],
+  http,
+});
 
 /** Many relays sign themselves, or refuse a signature of somebody else. */
 const signs = ({ SLIM_DKIM: asked, SLIM_RELAY_HOST: relayHost }: Clean): boolean =>

@@ -1,6 +1,7 @@
 // Every variable: what it is, how its value is read and checked, its default. What the values mean together:
 // settings.ts. A variable that is neither set nor has a default, here or in settings.ts, is unset.
 import { type CleanedEnv, makeExactValidator } from 'envalid';
+import * as acme from './acme.ts';
 import { databaseUrl, hidePassword, ports, sslMode } from './database.ts';
 import { externalTls } from './external-tls.ts';
 import { accounts, users } from './logins.ts';
@@ -41,6 +42,17 @@ export const table = {
     mask: hidden,
   }),
   SLIM_TLS_KEY: optional('The private key of the certificate, PEM.', String, { isLate: true, mask: hidden }),
+  SLIM_ACME: optional(
+    'The mail address of an account at an ACME authority, from which the certificate comes then.',
+    acme.address,
+  ),
+  SLIM_ACME_URL: required('The directory of the authority.', acme.directory, {
+    initially: 'https://acme-v02.api.letsencrypt.org/directory',
+  }),
+  SLIM_ACME_NAMES: optional('Further names of the certificate, besides SLIM_HOSTNAME.', values.domains, { separator }),
+  SLIM_ACME_HTTP: required('Where the authority comes to see that the names are ours (http-01).', httpSocket, {
+    initially: ':80',
+  }),
   SLIM_TLS_MIN: required('The oldest version of TLS that clients may use.', oneOf('TLSv1.2', 'TLSv1.3'), {
     initially: 'TLSv1.2',
   }),

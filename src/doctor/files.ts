@@ -3,13 +3,11 @@
 import fs from 'node:fs';
 import { join } from 'node:path';
 import type { Finding } from '../mail/admin.ts';
-import { type Owner, reasonOf } from '../system/folders.ts';
+import { type Owner, parts, reasonOf } from '../system/folders.ts';
 import type { MailRoot } from '../system/mail-roots.ts';
 
-/** What the network process writes. */
-const parts = ['queue', 'spool', 'journal', 'state', 'tls', 'dkim', 'run'];
 /** Private keys and secrets lie in these. */
-const secretParts = ['state', 'tls', 'dkim'];
+const secretParts = ['state', 'tls', 'dkim', 'acme'];
 const [leastBytes, leastShare] = [500 * 1024 * 1024, 0.05];
 
 /** `owner`: of the network process. */

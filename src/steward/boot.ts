@@ -18,6 +18,7 @@ type RootSettings = Readonly<{
   accounts: readonly Readonly<{ name: string; password?: string | undefined }>[];
   users: readonly Readonly<{ kind: string }>[];
   listen: readonly Readonly<{ host: string | undefined; port: number }>[];
+  acme?: { readonly http: Readonly<{ host: string | undefined; port: number }> } | undefined;
   tls: Readonly<Record<'cert' | 'key', { readonly file?: string } | undefined>>;
   drainMs: number;
   /** Every folder below which mail is kept. */
@@ -66,7 +67,9 @@ export async function boot({ settings, variables, argv, ...world }: BootOptions)
   try {
     return await runSteward({
       runAs,
-      sockets: settings.listen.filter(({ port }) => port < 1024).map(({ host, port }) => ({ host, port })),
+      sockets: [...settings.listen, ...(settings.acme ? [settings.acme.http] : [])]
+        .filter(({ port }) => port < 1024)
+        .map(({ host, port }) => ({ host, port })),
       spoolFolder: join(dataFolder, 'spool'),
       mailFolders: mailRoots.map(({ path }) => path),
       tlsFiles: { cert: tls.cert?.file, key: tls.key?.file },

@@ -8,7 +8,7 @@ import { whyNotRoots } from './parents.ts';
 export type Owner = { readonly uid: number; readonly gid: number };
 
 /** What the network process writes; its own, 0700. */
-const parts = ['queue', 'spool', 'journal', 'state', 'tls', 'dkim', 'history', 'run'];
+export const parts = ['queue', 'spool', 'journal', 'state', 'tls', 'dkim', 'acme', 'history', 'run'];
 
 /**
  * As root: SLIM_DATA is root's (who could rename `accounts/` in it could make himself root); its parts are given to the

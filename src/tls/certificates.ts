@@ -18,6 +18,8 @@ type CertificateOptions = World & {
   readonly hostname: string;
   /** Reads the configured pair (files, steward or settings) and rejects when it is not there; undefined: none is set. */
   readonly readPair: (() => Promise<Pair | undefined>) | undefined;
+  /** Whether the key of that pair is one that we have made, and keep. */
+  readonly isOurs?: boolean;
   readonly folder: string; // where the self-signed pair is kept; it must exist
   readonly minVersion: 'TLSv1.2' | 'TLSv1.3';
 };
@@ -72,12 +74,12 @@ export class Certificates {
 
   /** Looks whether there is a new pair: every minute, and on SIGHUP. Never rejects. */
   async check(): Promise<void> {
-    const { readPair, log } = this.#options;
+    const { readPair, isOurs, log } = this.#options;
     const seen = this.#seen;
     try {
       const pair = await readPair?.();
       if (pair) this.#seen = `${pair.cert}\n${pair.key}`;
-      if (pair && this.#seen !== seen) this.#take(pair);
+      if (pair && this.#seen !== seen) this.#take(pair, isOurs);
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
       if (this.#seen === seen) this.#seen = reason; // it could not be read at all
@@ -128,8 +130,8 @@ async function selfSigned(options: CertificateOptions): Promise<Pair> {
 export async function createCertificate({ hostname, clock, random }: Subject): Promise<Pair> {
   // tsyringe, inside @peculiar/x509, refuses to load where these are missing, and asks them only which classes have
   // metadata. None has: a polyfill (1,800 lines) would give the same answers.
-  for (const name of ['getMetadata', 'getOwnMetadata', 'defineMetadata'])
-    if (!Reflect.has(Reflect, name)) Reflect.set(Reflect, name, () => undefined);
+  const missing = ['getMetadata', 'getOwnMetadata', 'defineMetadata'].filter(name => !Reflect.has(Reflect, name));
+  for (const name of missing) Reflect.set(Reflect, name, () => undefined);
   const found = await import('@peculiar/x509');
   // In the split bundle, a package of CommonJS has its names in `default` alone.
   const x509 = ('default' in found ? found.default : found) as typeof found;
@@ -145,5 +147,7 @@ export async function createCertificate({ hostname, clock, random }: Subject): P
     extensions: [new x509.SubjectAlternativeNameExtension([{ type: 'dns', value: hostname }])],
   });
   const key = KeyObject.from(keys.privateKey).export({ type: 'pkcs8', format: 'pem' });
+  // acme-client brings that polyfill, which wants to find all of it or nothing.
+  for (const name of missing) Reflect.deleteProperty(Reflect, name);
   return { cert: certificate.toString('pem'), key: key.toString() };
 }

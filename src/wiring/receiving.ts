@@ -20,6 +20,7 @@ import { type SessionOptions, maxRecipients } from '../smtp/session.ts';
 import { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
 import { Certificates, type Pair } from '../tls/certificates.ts';
+import { certifiedPair } from './acme.ts';
 import { type Context, system } from './context.ts';
 import { openFilters, openSpamChecks } from './filtering.ts';
 import { openJudging } from './judging.ts';
@@ -68,7 +69,9 @@ export async function openInbound(context: Context, parts: Parts, capturing?: Ca
     const files = await steward?.readTlsFiles();
     return { cert: files?.cert ?? (await readPem(cert)), key: files?.key ?? (await readPem(key)) };
   };
-  const certificates = await Certificates.open({ ...common, readPair, folder: join(dataFolder, 'tls'), minVersion });
+  const readCertified = await certifiedPair(settings);
+  const source = readCertified ? { readPair: readCertified, isOurs: true } : { readPair };
+  const certificates = await Certificates.open({ ...common, ...source, folder: join(dataFolder, 'tls'), minVersion });
   onReload(() => void certificates.check());
 
   const mechanisms = authenticator?.mechanisms.join(' ') ?? '';

@@ -13,6 +13,8 @@ const unboundImage = 'slimsmtp-unbound:test';
 export type Host = { readonly id: string; readonly address: string };
 export type Internet = {
   readonly network: StartedNetwork;
+  /** Unbound's address. */
+  readonly resolver: string;
   /** Puts lines of a zone file, with names in full, in the place of those that were published under that title before. */
   publish(title: string, lines: readonly string[]): Promise<void>;
   /** A container with that script as its main program. */
@@ -65,6 +67,7 @@ export async function openInternet(stage: Stage): Promise<Internet> {
   let serial = 0;
   return {
     network,
+    resolver: unbound.address,
     run,
     async publish(title, lines) {
       published.set(title, lines);

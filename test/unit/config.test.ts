@@ -507,6 +507,8 @@ test('settings that contradict each other are errors', () => {
     [{ SLIM_ACCOUNTS: 'anton anton:x' }, 'SLIM_ACCOUNTS="anton": it is listed twice'],
     [{ SLIM_RUN_AS: 'root' }, 'SLIM_RUN_AS="root": '],
     [{ SLIM_TLS_CERT: 'pem' }, 'SLIM_TLS_CERT, SLIM_TLS_KEY: only one'],
+    [{ SLIM_ACME: 'a@b.example', SLIM_TLS_CERT: 'pem', SLIM_TLS_KEY: 'key' }, 'SLIM_ACME, SLIM_TLS_CERT: '],
+    [{ SLIM_ACME_NAMES: 'www.example.com' }, 'SLIM_ACME_NAMES: SLIM_ACME is not set'],
     [{ SLIM_TLS_KEY_FILE: '/key.pem' }, 'SLIM_TLS_CERT, SLIM_TLS_KEY: only one'],
     [{ SLIM_TLS_REQUIRE: 'all', SLIM_SUPPORTS: 'default,-STARTTLS' }, 'SLIM_TLS_REQUIRE="all": '],
   ] as const satisfies readonly (readonly [Variables, string, More?])[]) {
@@ -821,6 +823,35 @@ test('SLIM_RESOLVER lists DNS servers by address or name, each with a port or th
   );
   for (const wrong of ['[unbound]:53', '192.0.2.53:70000', '2001:db8::x', 'a b:53:53', 'https://dns.example', '[::1'])
     assert.match(problems({ SLIM_RESOLVER: wrong }).join(), /SLIM_RESOLVER=/, wrong);
+});
+
+test('SLIM_ACME asks for a certificate for the host and further names', () => {
+  assert.equal(load({}).acme, undefined);
+  const variables = {
+    SLIM_ACME: 'a@example.com',
+    SLIM_HOSTNAME: 'mx.example.com',
+    SLIM_ACME_NAMES: 'WWW.example.com mx.example.com',
+  };
+  assert.deepEqual(load(variables).acme, {
+    email: 'a@example.com',
+    directoryUrl: 'https://acme-v02.api.letsencrypt.org/directory',
+    names: ['mx.example.com', 'www.example.com'],
+    http: { host: undefined, port: 80 },
+  });
+  const other = load({
+    SLIM_ACME: 'a@b.example',
+    SLIM_ACME_HTTP: '[::1]:8080',
+    SLIM_ACME_URL: 'https://ca.example/x',
+  }).acme;
+  assert.deepEqual([other?.http, other?.directoryUrl], [{ host: '::1', port: 8080 }, 'https://ca.example/x']);
+  for (const [name, wrong] of [
+    ['SLIM_ACME', 'hostmaster'],
+    ['SLIM_ACME_URL', 'http://ca.example'],
+    ['SLIM_ACME_HTTP', '80'],
+    ['SLIM_ACME_HTTP', ':70000'],
+    ['SLIM_ACME_NAMES', 'a b@c'],
+  ] as const)
+    assert.match(problems({ SLIM_ACME: 'a@b.example', [name]: wrong }).join(), new RegExp(`^${name}=`), wrong);
 });
 
 test('SLIM_EXTERNAL_TLS is a policy, then the domains that have another one', () => {

@@ -15,6 +15,7 @@ import type { Finding, QueuedMessage } from '../../src/mail/admin.ts';
 import { CannotTell } from '../../src/mail/ports.ts';
 import { checkDatabase } from '../../src/postgres/health.ts';
 import type { Database, Statement } from '../../src/postgres/pool.ts';
+import { parts } from '../../src/system/folders.ts';
 import { systemClock, systemRandom as random } from '../../src/system/world.ts';
 import { createCertificate } from '../../src/tls/certificates.ts';
 import { answerOf, noSuch, nullDns } from '../contract/null-dns.ts';
@@ -27,8 +28,7 @@ describe('on the disk', () => {
   const folder = mkdtempSync(join(tmpdir(), 'doctor-'));
   after(() => rmSync(folder, { recursive: true }));
   const [data, mail] = [join(folder, 'data'), join(folder, 'mail')];
-  for (const part of ['queue', 'spool', 'journal', 'state', 'tls', 'dkim', 'run'])
-    mkdirSync(join(data, part), { recursive: true, mode: 0o700 });
+  for (const part of parts) mkdirSync(join(data, part), { recursive: true, mode: 0o700 });
   mkdirSync(mail, { mode: 0o700 });
   const root = { setting: 'SLIM_MAIL_ROOT', path: mail };
   const trouble = (...asked: Parameters<typeof checkFiles>): readonly string[] =>

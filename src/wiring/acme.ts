@@ -1,0 +1,26 @@
+// The certificate from an authority (SLIM_ACME). Nothing of it is loaded where that is not set.
+import { join } from 'node:path';
+import type { Settings } from '../config/settings.ts';
+import type { Pair } from '../tls/certificates.ts';
+import { type Context, system } from './context.ts';
+
+const folderOf = (dataFolder: string): string => join(dataFolder, 'acme');
+
+/** What reads the pair that the authority has certified; undefined: none is asked for. */
+export async function certifiedPair(settings: Settings): Promise<(() => Promise<Pair | undefined>) | undefined> {
+  if (settings.acme === undefined) return undefined;
+  const { readCertified } = await import('../acme/renewals.ts');
+  return async () => readCertified(folderOf(settings.dataFolder));
+}
+
+/** Asks for certificates as long as the server runs; `onNew` takes up the new one. */
+export async function openRenewals({ settings, steward, log }: Context, onNew: () => void) {
+  const { acme, dataFolder } = settings;
+  if (acme === undefined) return undefined;
+  const { Renewals } = await import('../acme/renewals.ts');
+  const inherited = (await steward?.started)?.sockets ?? [];
+  const { host, port } = acme.http;
+  const socket = { host, port, ...inherited.find(each => each.port === port && each.host === host) };
+  const selfSigned = join(dataFolder, 'tls', 'self-signed.pem');
+  return new Renewals({ ...acme, socket, folder: folderOf(dataFolder), selfSigned, onNew, ...system, log });
+}
