@@ -5,6 +5,7 @@ import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { chmod, mkdir, rename, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { promisify } from 'node:util';
 
 const run = promisify(execFile);
@@ -14,11 +15,22 @@ export type Disk = {
   readonly folder: string;
   /** Keeps what is synced now, for the next cut: where the power fails before those who write have ended. */
   keep(): Promise<void>;
-  /** The power fails (at the last `keep`, else now), and comes back: what was not synced is gone. Nobody may have a file open. */
+  /** The power fails (at the last `keep`, else now), and comes back: what was not synced is gone. Whoever has a file open must end soon. */
   cut(): Promise<void>;
   /** Anew, with nothing on it. */
   wipe(): Promise<void>;
 };
+
+/** A child of the server that was killed may end a moment after it. */
+async function unmounted(folder: string): Promise<void> {
+  for (let tries = 1; ; tries += 1)
+    try {
+      return void (await run('umount', [folder]));
+    } catch (error) {
+      if (tries === 100 || !String(error).includes('busy')) throw error;
+      await setTimeout(100);
+    }
+}
 
 export async function openDisk(
   after: (undo: () => Promise<void>) => void,
@@ -54,7 +66,7 @@ export async function openDisk(
     async cut() {
       if (!existsSync(kept)) await keep();
       // Its own last words go into a file that nobody reads again.
-      await run('umount', [folder]);
+      await unmounted(folder);
       await rename(kept, image);
       await mount();
     },
