@@ -179,4 +179,7 @@ it('an authority that refuses is told in its own words', async t => {
   const { port } = server.address() as AddressInfo;
   const asked = { email: 'a@example.com', names: ['a.example'], accountKey: made.key, key: made.key };
   await assert.rejects(order({ ...asked, directoryUrl: `http://127.0.0.1:${port}/` }, challenges));
+  const startedAt = Date.now();
+  await assert.rejects(order({ ...asked, directoryUrl: `http://127.0.0.1:${await freePort()}/` }, challenges));
+  assert.ok(Date.now() - startedAt < 15_000, 'one that is not there is given up soon');
 });
