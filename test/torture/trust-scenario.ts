@@ -30,8 +30,8 @@ function signed(text: string): string {
 }
 
 /** Where the machine is so busy that judging takes 15 s, it is temperror, as promised. */
-const verdicts = String.raw`(?:dkim=pass [^;]*;\s+dmarc=pass [^;]*|spf=temperror [^;]*;\s+dkim=temperror [^;]*;\s+dmarc=temperror [^;]*)`;
-const results = String.raw`Authentication-Results: mx\.example\.com; *\n\t${verdicts}\n`;
+const judgement = String.raw`(?:dkim=pass [^;]*;\s+dmarc=pass [^;]*|spf=temperror [^;]*;\s+dkim=temperror [^;]*;\s+dmarc=temperror [^;]*)`;
+const results = String.raw`Authentication-Results: mx\.example\.com; *\n\t${judgement}\n`;
 const received = String.raw`Received: from [^]*\sid \w+[^]*; .* \+0000\n$`;
 const judged = new RegExp(String.raw`^Return-Path: <[^>]*>\n(?:Delivered-To: .*\n)*${results}${received}`);
 const sealed = new RegExp(String.raw`^ARC-Seal: i=1; cv=none;[^]*\nDelivered-To: .*\n${results}${received}`);
