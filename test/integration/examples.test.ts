@@ -1,11 +1,10 @@
-// That each of examples/ works as far as it can be tried here: relay-only hands mail to a relay, Dovecot shows by IMAP what the demo has delivered,
+// That each of examples/ works as far as it can be tried here: relay-only hands mail to a relay,
 // and the settings of the Kubernetes manifest start the image as its pod would.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { after, test } from 'node:test';
-import { connect } from 'node:tls';
 import { promisify } from 'node:util';
 import { createTransport } from 'nodemailer';
 import { deliver, dial, eventually } from './client.ts';
@@ -61,43 +60,6 @@ test('relay-only: an application logs in, and its mail is with the relay', async
   const client = await dial(port);
   assert.match(await client.say('MAIL FROM:<shop@example.com>'), /^530 5\.7\.0/);
 });
-
-test('dovecot: what the demo delivers is read by IMAP', async () => {
-  const files = ['compose.yaml', 'examples/dovecot/compose.yaml'];
-  const { compose } = await startCompose('dovecot', files, {
-    PORT_SMTP: '127.0.0.1:',
-    PORT_SUBMISSION: '127.0.0.1:',
-    PORT_SUBMISSIONS: '127.0.0.1:',
-    PORT_IMAPS: '127.0.0.1:',
-  });
-  const setPassword = 'echo a-password-for-imap | slimsmtp account passwd anton';
-  await compose('exec', '-T', 'slimsmtp', 'sh', '-c', setPassword);
-  const port = portOf(await compose('port', 'slimsmtp', '25'));
-  assert.match(await deliver(port, ['anton@example.com'], 'Subject: to be read\r\n\r\nhello\r\n'), /^250/);
-  const imaps = portOf(await compose('port', 'dovecot', '993'));
-  const read = (password: string): Promise<string> =>
-    imap(imaps, [`a LOGIN anton ${password}`, 'b SELECT INBOX', 'c FETCH 1 BODY.PEEK[HEADER.FIELDS (SUBJECT)]']);
-  await eventually('Dovecot shows it', async () => (await read('a-password-for-imap')).includes('to be read'), 20_000);
-  assert.match(await read('another'), /^a NO /m);
-});
-
-/** All that an IMAP server says to these commands, one after the other, each once the one before it is answered. */
-async function imap(port: number, commands: readonly string[]): Promise<string> {
-  const socket = connect({ port, host: '127.0.0.1', rejectUnauthorized: false }).setEncoding('latin1');
-  socket.setTimeout(10_000, () => socket.destroy()).on('error', () => {});
-  const left = [...commands, 'z LOGOUT'];
-  let said = '';
-  let answered = 0; // commands, and the greeting
-  for await (const text of socket) {
-    said += text;
-    const lines = said.split('\r\n').filter(line => /^(\* OK |[a-z] )/.test(line)).length;
-    if (lines <= answered) continue;
-    answered = lines;
-    const next = left.shift();
-    if (next !== undefined) socket.write(`${next}\r\n`);
-  }
-  return said;
-}
 
 test('kubernetes: the settings of the manifest start the image as a plain user on a read-only root', async () => {
   const manifest = readFileSync(`${root}examples/kubernetes/slimsmtp.yaml`, 'utf8');

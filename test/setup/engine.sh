@@ -102,7 +102,8 @@ postgres_image() {
 }
 
 dovecot_image() {
-  have_image dovecot/dovecot:2.4.2-root && return
+  # A stand-in of an earlier version has no LMTP.
+  have_image dovecot/dovecot:2.4.2-root && docker inspect --format '{{.Config.ExposedPorts}}' dovecot/dovecot:2.4.2-root | grep -q 24/tcp && return
   debian_image
   say 'building a stand-in for dovecot/dovecot:2.4.2-root'
   quietly docker build --tag dovecot/dovecot:2.4.2-root --file dovecot.Dockerfile .
