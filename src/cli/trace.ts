@@ -3,18 +3,22 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Settings } from '../config/settings.ts';
 import { becomeOwner } from '../control/client.ts';
-import { type Past, Search } from '../history/search.ts';
-import { type Flags, print } from './terminal.ts';
+import { type Past, Search, bare, idsIn } from '../history/search.ts';
+import { openHistoryTable } from '../wiring/events.ts';
+import { type Flags, print, standardError } from './terminal.ts';
 
 /** Of an address there may be thousands: the newest so many are shown, unless --all is given. */
 const usualLimit = 20;
+/** A forward of a notice of a forward … */
+const maxRounds = 10;
 
 export async function trace(wanted: string, flags: Flags, settings: Settings): Promise<number> {
   const folder = join(settings.dataFolder, 'history');
   if (!existsSync(folder)) throw new Error(`there is no history in ${folder}: has a server run there?`);
   becomeOwner(folder);
   const search = new Search(folder, wanted);
-  const { messages, refusals, more } = search.find(flags.all ? Infinity : usualLimit);
+  const others = settings.sharesQueue ? await readTable(wanted, settings) : [];
+  const { messages, refusals, more } = search.find(flags.all ? Infinity : usualLimit, others);
   if (more > 0 && !flags.json) console.log(`${more} older messages are left out: --all shows them\n`);
   for (const event of refusals) print(flags, event, tell);
   for (const [id, events] of messages) {
@@ -27,6 +31,20 @@ export async function trace(wanted: string, flags: Flags, settings: Settings): P
   if (messages.size + refusals.length > 0) return 0;
   const why = settings.historyMs === 0 ? 'SLIM_HISTORY is off' : 'older events are removed (SLIM_HISTORY)';
   throw new Error(`nothing is known of ${wanted}; ${why}`);
+}
+
+/** What all replicas have kept of it: the events that have this name, then those of their messages, and of what follows. */
+async function readTable(wanted: string, settings: Settings): Promise<readonly string[]> {
+  const table = await openHistoryTable(settings, standardError);
+  const lines = new Set(await table?.named(bare(wanted)));
+  const seen = new Set<string>();
+  for (let round = 0; round < maxRounds; round += 1) {
+    const next = [...lines].flatMap(idsIn).filter(id => !seen.has(id));
+    if (next.length === 0) break;
+    for (const id of next) seen.add(id);
+    for (const line of (await table?.lives([...new Set(next)])) ?? []) lines.add(line);
+  }
+  return [...lines];
 }
 
 const time = (at: number): string => new Date(at).toISOString().slice(0, 19).replace('T', ' ');

@@ -12,12 +12,22 @@ import { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
 import type { Clock } from '../system/world.ts';
 import { filesIn, nameFor } from './file-names.ts';
+import { namesOf } from './search.ts';
+
+/** What all replicas have of the history. Both reject where it cannot be reached. */
+export interface Shared {
+  append(events: readonly SharedEvent[]): Promise<void>;
+  prune(before: number): Promise<void>;
+}
+type SharedEvent = Readonly<{ at: number; message: string; names: readonly string[]; line: string }>;
 
 export type HistoryOptions = Readonly<{
   folder: string;
   /** SLIM_HISTORY. */
   lifetimeMs: number;
   maxBytes: number;
+  /** Where replicas keep it together, besides. */
+  table?: Shared | undefined;
   /** Whom the bound on refusals counts. */
   clientKey: (client: string) => string;
   clock: Clock;
@@ -41,13 +51,15 @@ export class History {
   #length = 0;
   #file: Open | undefined;
   #writing: Promise<void> | undefined;
+  #forAll: SharedEvent[] = [];
+  #sharing: Promise<void> | undefined;
   #complainedAt = -Infinity;
   /** Events that could not be written. */
   lost = 0;
 
   constructor(options: HistoryOptions) {
     this.#options = options;
-    const keep = (event: object): void => this.#add(event);
+    const keep = (event: object): void => this.#add(event as Event);
     this.#refusals = new Gatherer({ debug: keep, info: keep, warn: keep, error: keep });
     this.#timers = [
       setInterval(() => void this.write(), writeEveryMs).unref(),
@@ -87,20 +99,30 @@ export class History {
     for (const timer of this.#timers) clearInterval(timer);
     await this.#writing;
     await this.write();
+    await this.#sharing;
     if (this.#file) fs.closeSync(this.#file.fd);
     this.#file = undefined;
   }
 
-  #add(event: object): void {
+  #add(event: Event): void {
     if (this.#length > maxWaitingLength) return void (this.lost += 1);
+    const at = this.#options.clock.now();
     // Not `{ at, ...event }`: that copies each event.
-    const line = `{"at":${this.#options.clock.now()},${JSON.stringify(event).slice(1)}\n`;
+    const line = `{"at":${at},${JSON.stringify(event).slice(1)}\n`;
     this.#lines.push(line);
+    if (this.#options.table)
+      this.#forAll.push({
+        at,
+        message: 'message' in event ? event.message : '',
+        names: namesOf(event),
+        line: line.trimEnd(),
+      });
     this.#length += line.length;
   }
 
   async #writeAll(): Promise<void> {
     if (this.#length === 0) return;
+    this.#share();
     const count = this.#lines.length;
     const octets = Buffer.from(this.#lines.join(''));
     this.#lines = [];
@@ -127,9 +149,24 @@ export class History {
     this.#options.log.warn({ lost: this.lost, error: String(error) }, 'the history cannot be written now');
   }
 
+  /** Does not wait: a database that hangs holds up no file. What comes meanwhile is lost for the others. */
+  #share(): void {
+    const events = this.#forAll.splice(0);
+    if (events.length === 0) return;
+    if (this.#sharing) return void (this.lost += events.length);
+    this.#sharing = this.#options.table
+      ?.append(events)
+      .catch((error: unknown) => {
+        this.lost += events.length;
+        this.#complain(error);
+      })
+      .finally(() => (this.#sharing = undefined));
+  }
+
   /** Also where nothing happens any more, what is too old goes. */
   #prune(): void {
-    const { folder, lifetimeMs, maxBytes, clock } = this.#options;
+    const { folder, lifetimeMs, maxBytes, clock, table } = this.#options;
+    table?.prune(clock.now() - lifetimeMs).catch((error: unknown) => this.#complain(error));
     try {
       prune(folder, clock.now() - lifetimeMs, maxBytes);
     } catch (error) {

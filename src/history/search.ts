@@ -36,24 +36,32 @@ export class Search {
     this.#needle = JSON.stringify(this.#wanted).slice(1, -1);
   }
 
-  /** What is known by now, of the newest `limit` messages and refusals. */
-  find(limit: number): Traced {
+  /**
+   * What is known by now, of the newest `limit` messages and refusals. `others`: lines of other replicas; some of them may
+   * be in the files, too.
+   */
+  find(limit: number, others: readonly string[] = []): Traced {
     const paths = filesIn(this.#folder);
+    const known = new Set(others);
+    for (const line of others) this.#look(line);
     for (const path of paths) for (const line of read(path).lines) this.#look(line);
     const ids = [...this.#ids];
     const messages = new Map<string, Past[]>(ids.slice(-limit).map(id => [id, []]));
     const refusals: Past[] = [];
+    const keep = (line: string): void => {
+      const id = idOf(line);
+      const events = id === undefined ? refusals : messages.get(id);
+      const event = events && this.#meant(line, id);
+      if (event) events.push(event);
+    };
+    for (const line of known) keep(line);
     for (const path of paths) {
       const { lines, end } = read(path);
       this.#path = path;
       this.#end = end;
-      for (const line of lines) {
-        const id = idOf(line);
-        const events = id === undefined ? refusals : messages.get(id);
-        const event = events && this.#meant(line, id);
-        if (event) events.push(event);
-      }
+      for (const line of lines) if (!known.has(line)) keep(line);
     }
+    refusals.sort((a, b) => a.at - b.at);
     for (const [id, events] of messages) {
       if (events.length === 0) messages.delete(id);
       events.sort((a, b) => beganAt(a) - beganAt(b));
@@ -100,12 +108,19 @@ export class Search {
   #match(line: string): Past | undefined {
     if (!line.toLowerCase().includes(this.#needle)) return undefined;
     const event = parse(line);
-    return event && names(event).some(name => name !== '' && bare(name) === this.#wanted) ? event : undefined;
+    return event && namesOf(event).includes(this.#wanted) ? event : undefined;
   }
 }
 
-const bare = (text: string): string => text.replace(/^<(.*)>$/s, '$1').toLowerCase();
+/** As names are compared. */
+export const bare = (text: string): string => text.replace(/^<(.*)>$/s, '$1').toLowerCase();
 const idOf = (line: string): string | undefined => /"message":"([^"]+)"/.exec(line)?.[1];
+/** The message of a line, and the one that follows from it. */
+export function idsIn(line: string): readonly string[] {
+  const event = parse(line);
+  const ids = event && 'message' in event ? [event.message] : [];
+  return event && 'as' in event && event.as !== undefined ? [...ids, event.as] : ids;
+}
 /** An attempt may end before the line of its message is written. */
 const beganAt = (event: Past): number => (event.kind === 'message' ? event.at - event.ms : event.at);
 
@@ -136,8 +151,10 @@ function parse(line: string): Past | undefined {
   }
 }
 
-/** All by which an event can be found. */
-function names(event: Past): readonly string[] {
+/** All by which an event can be found, in lower case. */
+export const namesOf = (event: Event): readonly string[] => [...new Set(names(event).filter(Boolean).map(bare))];
+
+function names(event: Event): readonly string[] {
   switch (event.kind) {
     case 'refused':
       return [event.session, event.from, event.to ?? ''];

@@ -53,9 +53,19 @@ export async function openWatching(settings: Settings, log: Log): Promise<Watchi
 }
 
 /** Captured mail has a list of its own. */
-async function openHistory({ historyMs: lifetimeMs, capture, dataFolder }: Settings, log: Log) {
+async function openHistory(settings: Settings, log: Log) {
+  const { historyMs: lifetimeMs, capture, dataFolder, sharesQueue } = settings;
   if (lifetimeMs === 0 || capture !== undefined) return undefined;
+  const table = sharesQueue ? await openHistoryTable(settings, log) : undefined;
   const { History } = await import('../history/history.ts');
   const folder = join(dataFolder, 'history');
-  return new History({ folder, lifetimeMs, maxBytes: maxHistoryBytes, clientKey, clock: system.clock, log });
+  return new History({ folder, table, lifetimeMs, maxBytes: maxHistoryBytes, clientKey, clock: system.clock, log });
+}
+
+/** What all replicas know of mail; undefined without a database. */
+export async function openHistoryTable({ database: at }: Pick<Settings, 'database'>, log: Log) {
+  if (at === undefined) return undefined;
+  const { openDatabase } = await import('../postgres/pool.ts');
+  const { historyTable } = await import('../postgres/history.ts');
+  return historyTable((await openDatabase({ settings: at, maxConnections: 1, log })).query);
 }

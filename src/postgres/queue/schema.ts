@@ -53,7 +53,12 @@ CREATE TABLE slimsmtp_destination (
 CREATE INDEX slimsmtp_destination_due ON slimsmtp_destination (next_due);
 CREATE INDEX slimsmtp_destination_idle ON slimsmtp_destination (name) WHERE first_at = 'infinity';
 -- Failed logins, as rate-limiter-flexible counts them; \`expire\` is in ms since 1970.
-CREATE TABLE slimsmtp_failures (key varchar(255) PRIMARY KEY, points int NOT NULL DEFAULT 0, expire bigint);`,
+CREATE TABLE slimsmtp_failures (key varchar(255) PRIMARY KEY, points int NOT NULL DEFAULT 0, expire bigint);
+-- What has happened to messages, for slimsmtp trace.
+CREATE TABLE slimsmtp_event (at timestamptz NOT NULL, message text COLLATE "C" NOT NULL, names text[] NOT NULL, event json NOT NULL);
+CREATE INDEX slimsmtp_event_at ON slimsmtp_event (at);
+CREATE INDEX slimsmtp_event_message ON slimsmtp_event (message);
+CREATE INDEX slimsmtp_event_names ON slimsmtp_event USING gin (names);`,
 ];
 /** The version of this server, and the oldest one that can work with its tables. */
 const [version, oldest] = [steps.length, 1];
