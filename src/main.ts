@@ -214,7 +214,8 @@ function answers(context: Context, opened: Opened, loaded: Promise<void>) {
     listening: listeners.isListening,
     sessions: listeners.sessions,
     database: routing.database(),
-    queued: await queue.size,
+    // The database of a shared queue may not answer: then it is degraded, and works.
+    queued: await Promise.resolve(queue.size).catch(() => undefined),
     writable: probe(join(settings.dataFolder, 'state')) === undefined,
     unwritable: roots.check(),
   });

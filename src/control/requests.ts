@@ -26,7 +26,8 @@ export type Health = {
   readonly listening: boolean;
   readonly sessions: number;
   readonly database: 'off' | 'up' | 'down';
-  readonly queued: number;
+  /** Unset where the database of a shared queue cannot tell. */
+  readonly queued: number | undefined;
   /** Whether SLIM_DATA can be written. */
   readonly writable: boolean;
   /** The roots of mail that cannot be written, with the reason. */
