@@ -51,7 +51,7 @@ export function usePostgres(): { url: string; admin: Client; container: StartedP
   return use;
 }
 
-const tables = ['chunk', 'job', 'message', 'seat', 'destination', 'replica', 'event', 'schema'];
+const tables = ['chunk', 'job', 'message', 'seat', 'destination', 'replica', 'event', 'failures', 'schema'];
 export async function clean(admin: Client): Promise<void> {
   await admin.query(`DROP TABLE IF EXISTS ${tables.map(name => `slimsmtp_${name}`).join(', ')}`);
 }
