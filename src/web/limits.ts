@@ -21,7 +21,7 @@ export const maxBodiesOctets = 160 * 1024 * 1024;
 export const askMs = 5_000;
 
 /** So long the HTTP process may take to listen, and to end. */
-export const startMs = 15_000;
+export const startMs = 30_000;
 export const stopMs = 1_000;
 /** Before a child that has ended is replaced; doubled up to the second, and as at first after a life of the third. */
 export const firstPauseMs = 500;

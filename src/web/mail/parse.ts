@@ -32,6 +32,24 @@ export type Parsed = Readonly<{
   parts: readonly Part[];
 }>;
 
+/**
+ * postal-mime joins the lines of each part by a Blob. Node's own costs more than all else that it does with a small message (0.8
+ * of 1.1 ms), because it is for what lies elsewhere; this one joins octets that are here.
+ */
+class Joined {
+  readonly #octets: Buffer;
+  constructor(parts: readonly (string | Uint8Array | ArrayBuffer)[]) {
+    const toOctets = (part: string | ArrayBuffer) =>
+      typeof part === 'string' ? Buffer.from(part) : new Uint8Array(part);
+    this.#octets = Buffer.concat(parts.map(part => (part instanceof Uint8Array ? part : toOctets(part))));
+  }
+  async arrayBuffer(): Promise<ArrayBuffer> {
+    return new Uint8Array(this.#octets).buffer;
+  }
+}
+
+Object.assign(globalThis, { Blob: Joined });
+
 export async function parseMail(octets: Buffer): Promise<Parsed> {
   const { default: PostalMime } = await import('postal-mime');
   const email = await PostalMime.parse(octets, { attachmentEncoding: 'arraybuffer' });
