@@ -1,6 +1,5 @@
 // `slimsmtp doctor`: what is wrong, and the line that mends it. Exit status 0 where there is nothing to do, else 1.
-import type { Settings } from '../config/settings.ts';
-import { SettingsError } from '../config/settings.ts';
+import { type Settings, SettingsError } from '../config/settings.ts';
 import type { Finding } from '../mail/admin.ts';
 import { controlPath } from '../main.ts';
 import { type Flags, print, standardError } from './terminal.ts';

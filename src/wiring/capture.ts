@@ -112,10 +112,8 @@ export async function openCapture(context: Context, isFirstStart: boolean, contr
 /** What an operator must know, who may have set SLIM_CAPTURE on a real server. */
 function tell({ dataFolder, capture }: Settings, messages: number, log: Context['log']): void {
   const facts = { folder: capture?.folder, messages, keep: capture?.keep };
-  log.warn(
-    facts,
-    'SLIM_CAPTURE: every message is taken and kept here, nothing is sent, and no 250 survives a power cut',
-  );
+  const what = 'every message is taken and kept here, nothing is sent, and no 250 survives a power cut';
+  log.warn(facts, `SLIM_CAPTURE: ${what}`);
   const queue = join(dataFolder, 'queue');
   const waiting = existsSync(queue) ? readdirSync(queue).filter(name => name.endsWith('.json')).length : 0;
   if (waiting > 0)

@@ -125,11 +125,8 @@ export async function openInbound(context: Context, parts: Parts, capturing?: Ca
 async function openIntroductions({ proxyNetworks: networks }: Settings, gatherer: Gatherer, log: Log) {
   if (networks.length === 0) return undefined;
   const refused = sharedAddresses().filter(matcher(networks));
-  if (refused.length > 0)
-    log.warn(
-      { addresses: refused },
-      'SLIM_PROXY_NETWORKS: connections from these addresses are closed (docs/docker.md)',
-    );
+  const closed = 'SLIM_PROXY_NETWORKS: connections from these addresses are closed (docs/docker.md)';
+  if (refused.length > 0) log.warn({ addresses: refused }, closed);
   const { openProxies } = await import('../inbound/proxy.ts');
   return openProxies({ networks, isShared, gatherer });
 }
