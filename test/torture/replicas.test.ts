@@ -53,8 +53,14 @@ test(`${names.length} replicas, ${messages} messages: ${kills} kills, ${pauses} 
   const network = await new Network().start();
   undo(async () => void (await network.stop()));
   const primary = await startPostgres(network, 'primary');
-  /** By its own address: a published port is another one after a restart. */
-  const addressOf = (at: StartedTestContainer) => ({ host: at.getIpAddress(network.getName()), port: 5432 });
+  /** By its own address: a published port is another one after a restart, and so the address may be. */
+  const addresses = new Map<StartedTestContainer, string>();
+  const locate = async (at: StartedTestContainer): Promise<void> => {
+    const format = `{{(index .NetworkSettings.Networks "${network.getName()}").IPAddress}}`;
+    addresses.set(at, (await docker('inspect', '-f', format, at.getId())).trim());
+  };
+  const addressOf = (at: StartedTestContainer) => ({ host: addresses.get(at) ?? '', port: 5432 });
+  await locate(primary);
   const sql = async (text: string, at = primary): Promise<Record<string, unknown>[]> => {
     const client = new Client({
       ...addressOf(at),
@@ -80,6 +86,7 @@ test(`${names.length} replicas, ${messages} messages: ${kills} kills, ${pauses} 
     );
     await sql('SELECT pg_reload_conf()');
     standby = await startPostgres(network, 'standby', 'primary');
+    await locate(standby);
     await sql(`ALTER SYSTEM SET synchronous_standby_names = '*'`);
     await sql('SELECT pg_reload_conf()');
   }
@@ -189,7 +196,9 @@ test(`${names.length} replicas, ${messages} messages: ${kills} kills, ${pauses} 
   );
   const restarting = often(restarts, async () => {
     happened('', 'restart');
-    await docker('restart', '--time', '0', current.getId());
+    const at = current;
+    await docker('restart', '--time', '0', at.getId());
+    await locate(at);
   });
   const promoting = often(promotions, async () => {
     if (standby === undefined) return;
