@@ -232,6 +232,18 @@ describe('SCRAM-SHA-256', () => {
   };
   const names = Array.from({ length: 60 }, (_, at) => `stranger${at}`);
 
+  test('replicas show the same challenge for any name, by their common secret', async t => {
+    const replica = async (commonSecret?: string): Promise<Chain> => (await openLogins(t, { commonSecret })).chain;
+    const [one, other] = [await replica('a common secret'), await replica('a common secret')];
+    const [another, alone] = [await replica('another secret'), await replica()];
+    for (const name of ['anton', 'nobody']) {
+      const own = await shown(one, name);
+      assert.equal(await shown(other, name), own);
+      assert.notEqual(await shown(another, name), own);
+      assert.notEqual(await shown(alone, name), own);
+    }
+  });
+
   test('where verifiers differ, unknown names are shown what real ones are, some of each, and always the same', async t => {
     const users: readonly User[] = await Promise.all(
       [
