@@ -11,7 +11,7 @@ import { inMemory } from '../mail/message.ts';
 import { parseAddress } from '../smtp/address.ts';
 import type { Destination } from '../inbound/policy.ts';
 import type { Envelope } from '../smtp/envelope.ts';
-import { formatReply } from '../smtp/reply.ts';
+import { formatReply } from '../mail/reply.ts';
 import { Gatherer } from '../system/gather.ts';
 import { systemClock } from '../system/world.ts';
 import { openJudges } from '../wiring/judging.ts';

@@ -11,7 +11,8 @@ import { type Message, type QueueEntry, type Route, routeKey } from '../mail/mes
 import { spamLine } from '../mail/header.ts';
 import { CannotTell, type Prepared, type Queue, type Report, type Storage } from '../mail/ports.ts';
 import type { Envelope } from '../smtp/envelope.ts';
-import { type Reply, formatReply, replies } from '../smtp/reply.ts';
+import { type Reply, replies } from '../smtp/reply.ts';
+import { formatReply } from '../mail/reply.ts';
 import type { Gatherer } from '../system/gather.ts';
 import type { Level } from '../system/log.ts';
 import { mailDate, messageId, newId } from '../system/names.ts';

@@ -1,5 +1,5 @@
-// The registry of SMTP extensions: all that can be announced, in EHLO's order. SLIM_SUPPORTS takes its names, and its
-// `default`, from here. CONTRIBUTING.md says what else a new extension needs.
+// The registry of SMTP extensions, in EHLO's order: SLIM_SUPPORTS takes its names, and its `default`, from here.
+// CONTRIBUTING.md says what else a new one needs.
 export const extensionNames = [
   'PIPELINING', // RFC 2920
   'SIZE', // RFC 1870

@@ -79,19 +79,9 @@ export const replies = {
   loop: (why: string): Reply => reply(554, '5.4.6', `${why}, the message loops`),
 } as const;
 
-/** A reply for people and logs. */
-export const formatReply = ({ code, status = '', text }: Reply): string => `${code} ${status} ${text}`;
-
 /** The octets of a reply, as a string of ASCII; without its enhanced status code where that was not announced. */
 export function encodeReply(answer: Reply, withStatus: boolean): string {
   const status = withStatus && answer.status !== undefined ? `${answer.status} ` : '';
   const lines = answer.text.split('\n');
   return lines.map((line, i) => `${answer.code}${i < lines.length - 1 ? '-' : ' '}${status}${line}\r\n`).join('');
-}
-
-/** How a login has ended; undefined: it has not, or its octets were no login. */
-export function loginResult({ code }: Reply): 'ok' | 'failed' | 'later' | undefined {
-  if (code === replies.loggedIn.code) return 'ok';
-  if (code === replies.loginFailed.code) return 'failed';
-  return code === replies.cannotLogin.code ? 'later' : undefined;
 }

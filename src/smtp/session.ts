@@ -38,8 +38,7 @@ export const maxRecipients = 1000;
 const [maxFailed, maxRefused, maxDiscarded] = [10, 100, 20]; // commands, recipients, messages that began
 const maxOutputOctets = 4096; // then 'flush': 64 KiB of EHLO make 3 MB of replies, and 11,000 NOOP hold up everyone
 const [maxLineOctets, maxLoginLineOctets] = [512, 4096]; // the second: AUTH, for which RFC 4954 §4 sets none
-/** SIZE, BODY and SMTPUTF8 add 53 octets to MAIL, AUTH 500, DSN up to 500 to both (RFC 1870, 6152, 6531, 4954 and 3461). */
-const maxPathLineOctets = maxLineOctets + 1060;
+const maxPathLineOctets = maxLineOctets + 1060; // SIZE, BODY, SMTPUTF8 add 53 to MAIL, AUTH and DSN 500 (RFC 1870 and others)
 const failures: ReadonlySet<number> = new Set([500, 501, 503, 504, 555]);
 const base64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
 const withoutArgument: ReadonlySet<string> = new Set(['DATA', 'QUIT', 'RSET', 'STARTTLS']);
@@ -49,7 +48,6 @@ type Chunk = { left: number; readonly isLast: boolean; readonly into: Body | Rep
 type Transaction<Ticket> = Sender & { readonly recipients: Accepted<Ticket>[]; content?: Body };
 const hidden = (o: SessionOptions, isSecure: boolean) => (isSecure || o.mayLoginInClear ? 'STARTTLS' : 'AUTH');
 const isOn = ({ extensions }: SessionOptions, name: ExtensionName): boolean => extensions.some(e => e.name === name);
-type Command = <Ticket>(session: Session<Ticket>, argument: string) => Action<Ticket> | undefined;
 
 export class Session<Ticket = unknown> {
   readonly #options: SessionOptions;
@@ -132,8 +130,7 @@ export class Session<Ticket = unknown> {
     return this.#isExtended && isOn(this.#options, extension);
   }
 
-  readonly #offersNow = (name: ExtensionName): boolean =>
-    name !== hidden(this.#options, this.#isSecure) && this.#offers(name);
+  readonly #offersNow = (name: ExtensionName) => name !== hidden(this.#options, this.#isSecure) && this.#offers(name);
 
   /** Forgets the transaction; its content too, when that had begun. */
   #reset(reply?: Reply): Action<Ticket> | undefined {
@@ -178,7 +175,7 @@ export class Session<Ticket = unknown> {
     return (Session.#commands.get(verb) ?? (s => s.#say(replies.unknownCommand)))(this, argument);
   }
 
-  static readonly #commands = new Map<string, Command>([
+  static readonly #commands = new Map<string, <T>(s: Session<T>, argument: string) => Action<T> | undefined>([
     ['EHLO', (s, argument) => s.#hello(argument, true)],
     ['HELO', (s, argument) => s.#hello(argument, false)],
     ['STARTTLS', s => s.#starttls()],
@@ -315,10 +312,8 @@ export class Session<Ticket = unknown> {
     if (data.length > 0) return { kind: 'chunk', data };
     this.#chunk = undefined;
     if (!(into instanceof Body)) return this.#say(into);
-    if (into.defect !== undefined)
-      return (
-        this.#say(into.defect === 'malformed' ? replies.bareLineEnd : replies.messageTooBig) ?? this.#reset(this.#said)
-      );
+    const defect = into.defect === 'malformed' ? replies.bareLineEnd : into.defect && replies.messageTooBig;
+    if (defect !== undefined) return this.#say(defect) ?? this.#reset(defect);
     if (!isLast) return this.#say(replies.ok);
     return this.#ask({ kind: 'commit' }, reply => {
       this.#transaction = undefined;

@@ -6,7 +6,8 @@ import { type Peer, stranger } from '../inbound/peer.ts';
 import { answerRecipient } from '../inbound/policy.ts';
 import type { Resolve, ReturnPaths } from '../mail/ports.ts';
 import { parseAddress } from '../smtp/address.ts';
-import { type Reply, formatReply, replies } from '../smtp/reply.ts';
+import { type Reply, replies } from '../smtp/reply.ts';
+import { formatReply } from '../mail/reply.ts';
 import { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
 
