@@ -207,8 +207,8 @@ export interface FailureStore {
 /** What keeps messages that cannot be delivered at once. */
 export interface Queue {
   /**
-   * Writes and syncs message and envelope, not yet visible, or rejects having left nothing. A `file` message stays the
-   * caller's to remove.
+   * Writes and syncs message and envelope, not yet visible, or rejects having left nothing. In a shared queue a small
+   * message is written only at its commit. A `file` message stays the caller's to remove.
    */
   prepare(entry: QueueEntry, message: Message): Promise<Prepared>;
 }
