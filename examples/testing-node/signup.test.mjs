@@ -1,7 +1,7 @@
 // Tests of a program that sends mail, with node:test and nodemailer. The mail server is started by the tests and ends
 // with them.
 //
-//   npm install --save-dev slimsmtp testcontainers nodemailer
+//   npm install --save-dev ./slimsmtp-0.2.0.tgz testcontainers nodemailer
 //   node --test
 import assert from 'node:assert/strict';
 import { after, before, beforeEach, test } from 'node:test';

@@ -56,7 +56,7 @@ test("a new volume is for everyone, so that the server may run as any user; the 
 });
 
 const ownersAndModes = `stat -c '%n %u:%g %a' /var/lib/slimsmtp /var/lib/slimsmtp/* /var/mail /var/mail/default`;
-const dataFolders = ['dkim', 'history', 'journal', 'queue', 'run', 'spool', 'state', 'tls'];
+const dataFolders = ['acme', 'dkim', 'history', 'journal', 'queue', 'run', 'spool', 'state', 'tls'];
 
 test("started as root on new volumes, SLIM_DATA is root's and its folders are slim's alone", async () => {
   const server = await stage.server();
