@@ -116,6 +116,13 @@ prometheus_image() {
   quietly docker build --tag prom/prometheus:v3.5.0 --file prometheus.Dockerfile .
 }
 
+haproxy_image() {
+  have_image haproxy:3.0 && return
+  debian_image
+  say 'building a stand-in for haproxy:3.0'
+  quietly docker build --tag haproxy:3.0 --file haproxy.Dockerfile .
+}
+
 docker info >/dev/null 2>&1 || start_engine
 command -v strace >/dev/null || install_packages strace # ends the server at chosen system calls
 # For the page; its fonts have Arabic, Hebrew and emoji.
@@ -126,3 +133,4 @@ node_image
 postgres_image
 dovecot_image
 prometheus_image
+haproxy_image
