@@ -84,7 +84,7 @@ function load(environment: Environment) {
       require: clean.SLIM_TLS_REQUIRE,
     },
     acme: clean.SLIM_ACME === undefined ? undefined : acme(clean, clean.SLIM_ACME, hostname),
-    extraAuthorities: clean.NODE_EXTRA_CA_CERTS, // a file
+    extraAuthorities: authorities(clean, sources),
     users: clean.SLIM_USERS ?? [],
     senderCheck: clean.SLIM_SENDER_CHECK,
     verify: clean.SLIM_VERIFY,
@@ -141,6 +141,10 @@ const acme = (
   names: [...new Set([hostname, ...SLIM_ACME_NAMES])],
   http,
 });
+
+/** A file of certificates. From the environment, Node itself has read it. */
+const authorities = ({ NODE_EXTRA_CA_CERTS: file }: Clean, sources: ReadonlyMap<string, Source>) =>
+  file === undefined ? undefined : { file, isNodes: sources.get('NODE_EXTRA_CA_CERTS')?.origin === 'environment' };
 
 /** Many relays sign themselves, or refuse a signature of somebody else. */
 const signs = ({ SLIM_DKIM: asked, SLIM_RELAY_HOST: relayHost }: Clean): boolean =>

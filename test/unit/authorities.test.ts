@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, test } from 'node:test';
-import { connect, createServer } from 'node:tls';
+import { connect, createServer, getCACertificates } from 'node:tls';
 import type { Log } from '../../src/system/log.ts';
 import { systemClock as clock, systemRandom as random } from '../../src/system/world.ts';
 import { trustAuthorities } from '../../src/tls/authorities.ts';
@@ -36,7 +36,7 @@ test('a server whose authority is added is trusted from then on; what others tru
   assert.notEqual(await reach(), 'trusted');
   const file = join(folder, 'ca.pem');
   writeFileSync(file, `its owner says:\n${pair.cert}`);
-  trustAuthorities(file, log);
+  trustAuthorities({ file, isNodes: false }, log);
   assert.equal(await reach(), 'trusted');
   assert.deepEqual(lines, []);
 });
@@ -50,11 +50,21 @@ test('a file that cannot be used is named', () => {
     ['broken.pem', /./],
   ] as const) {
     lines.length = 0;
-    trustAuthorities(join(folder, name), log);
+    trustAuthorities({ file: join(folder, name), isNodes: false }, log);
     const [line, ...more] = lines;
     assert.deepEqual(more, []);
     assert.equal(line?.text, 'NODE_EXTRA_CA_CERTS cannot be used: its authorities are not trusted');
     assert.equal(line.fields['file'], join(folder, name));
     assert.match(String(line.fields['error']), why);
   }
+});
+
+test('what Node has read itself is looked at, and not added again', () => {
+  lines.length = 0;
+  const before = getCACertificates('default');
+  trustAuthorities({ file: join(folder, 'ca.pem'), isNodes: true }, log);
+  assert.equal(lines.length, 0);
+  assert.deepEqual(getCACertificates('default'), before);
+  trustAuthorities({ file: join(folder, 'gone.pem'), isNodes: true }, log);
+  assert.match(String(lines[0]?.fields['error']), /ENOENT/);
 });

@@ -294,7 +294,9 @@ test('.env is read as Compose reads it; a $ that Compose would replace is told, 
 
 test('NODE_EXTRA_CA_CERTS may stand in .env, because Node itself reads the environment only', () => {
   const { extraAuthorities } = load({}, { dotenvFile: file('NODE_EXTRA_CA_CERTS=./ca.pem') });
-  assert.equal(extraAuthorities, resolve('ca.pem'));
+  assert.deepEqual(extraAuthorities, { file: resolve('ca.pem'), isNodes: false });
+  const given = load({ NODE_EXTRA_CA_CERTS: '/etc/ca.pem' }).extraAuthorities;
+  assert.deepEqual(given, { file: '/etc/ca.pem', isNodes: true });
 });
 
 test('PEM in a variable may have its line ends written out', () => {
