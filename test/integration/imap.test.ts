@@ -117,7 +117,8 @@ test('LMTP: Dovecot says at RCPT who has a mailbox, keeps the mail, and may stop
     t.diagnostic(
       `p98 of mail for a Maildir: ${usual.toFixed(1)} ms before, ${now.toFixed(1)} ms while Dovecot is ${what}`,
     );
-    assert.ok(now < Math.max(2 * usual, 60), `${now} ms`);
+    // Whoever waits for Dovecot waits for seconds; a busy machine costs less than this.
+    assert.ok(now < Math.max(2 * usual, 1000), `${now} ms`);
   };
   await docker('stop', '--time', '1', dovecot);
   assert.match(

@@ -327,9 +327,9 @@ test('a deposit that is taken back before it is prepared leaves nothing', async 
   fs.writeFileSync(`${spoolFolder}/early`, Buffer.alloc(5_000_000));
   fs.chownSync(`${spoolFolder}/early`, runAs.uid, runAs.gid);
   const targets = [{ account: 'anton', folder: 'Maildir/.early' }];
-  const prepare = { id: 900, kind: 'prepare', spool: 'early', targets };
-  await steward.ask({ ask: 'raws', messages: [prepare, { id: 901, kind: 'abort', token: 900 }] });
-  const { error } = await steward.ask({ ask: 'raw', message: { id: 902, kind: 'commit', token: 900 } });
+  const prepare = { id: 1_000_900, kind: 'prepare', spool: 'early', targets };
+  await steward.ask({ ask: 'raws', messages: [prepare, { id: 1_000_901, kind: 'abort', token: 1_000_900 }] });
+  const { error } = await steward.ask({ ask: 'raw', message: { id: 1_000_902, kind: 'commit', token: 1_000_900 } });
   assert.match(String(error), /no such deposit/);
   for (const folder of ['tmp', 'new']) assert.deepEqual(fs.readdirSync(`/home/anton/Maildir/.early/${folder}`), []);
   fs.unlinkSync(`${spoolFolder}/early`);

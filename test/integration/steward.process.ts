@@ -54,13 +54,18 @@ if (process.argv[2] === 'steward') {
   const tickets = new Map<string, Prepared>();
   const storage = steward.storage(settings.spoolFolder, systemRandom);
 
-  /** The last reply, once there are as many as messages. */
+  /**
+   * The last of the replies to these messages, once all have come. Each is known by its message's id (0, where that is
+   * no number): replies to other questions, and orders, come at any time.
+   */
   const sendRaw = (messages: readonly unknown[]): Promise<unknown> =>
     new Promise(resolve => {
-      let left = messages.length;
+      const left = messages.map(idOf);
       const listen = (reply: unknown): void => {
-        left -= 1;
-        if (left > 0) return;
+        const at = 'kind' in (reply as object) ? -1 : left.indexOf(idOf(reply));
+        if (at < 0) return;
+        left.splice(at, 1);
+        if (left.length > 0) return;
         process.removeListener('message', listen);
         resolve(reply);
       };
@@ -137,6 +142,12 @@ if (process.argv[2] === 'steward') {
     });
     server.listen({ fd }, () => print({ port: (server.address() as AddressInfo).port }));
   }
+}
+
+/** The id of a message, or 0, as the steward answers where it has none. */
+function idOf(message: unknown): number {
+  const { id } = (message ?? {}) as { readonly id?: unknown };
+  return Number.isInteger(id) ? Number(id) : 0;
 }
 
 /** As the log's last lines are written: also where the pipe is full for a moment. */
