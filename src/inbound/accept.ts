@@ -17,8 +17,9 @@ import type { Gatherer } from '../system/gather.ts';
 import type { Level } from '../system/log.ts';
 import { mailDate, messageId, newId } from '../system/names.ts';
 import type { World } from '../system/world.ts';
-import { type Check, ReceivedLines, runChecks } from './checks.ts';
-import { type Found, findFields, messageIdIn } from './fields.ts';
+import { type Check, runChecks } from './checks.ts';
+import { type Found, findFields } from './fields.ts';
+import { HeaderLines } from './header-lines.ts';
 import { type Peer, clientKey } from './peer.ts';
 import {
   type Plan,
@@ -67,11 +68,10 @@ export class Incoming {
   #plan: Plan;
   #arrival: Arrival; // for the log and for whoever listens
   #why: string | undefined; // a check's reason
-  #messageId: string | undefined;
   readonly #verdicts: Verdict[] = []; // while somebody listens
   readonly #spool: Spool;
   readonly #header: SubmittedHeader | undefined; // of a message that its author hands in
-  readonly #received = new ReceivedLines();
+  readonly #headerLines = new HeaderLines();
   #sizeBytes = 0;
   #isAscii = true;
   #failure: unknown; // of the spool: told when the message is whole
@@ -131,11 +131,13 @@ export class Incoming {
     this.#sizeBytes += data.length;
     if (this.#failure !== undefined || this.#refusal !== undefined) return undefined;
     this.#isAscii &&= isAscii(data);
-    this.#received.pass(data);
     const content = this.#header === undefined ? data : this.#header.pass(data, isEnd);
     if (content === 'too long') this.#refusal = replies.headerTooLong;
     else if (content === 'no room') this.#refusal = replies.notStored('4.3.1');
-    else if (content.length > 0) return this.#spool.write(content)?.catch(error => void (this.#failure = error));
+    else if (content.length > 0) {
+      this.#headerLines.pass(content);
+      return this.#spool.write(content)?.catch(error => void (this.#failure = error));
+    }
     return undefined;
   }
 
@@ -183,14 +185,13 @@ export class Incoming {
       envelope: this.#envelope,
       peer: this.#peer,
       receivedAt: this.startedAt,
-      receivedLines: this.#received.count,
+      receivedLines: this.#headerLines.receivedCount,
       header: () => this.#spool.header(maxHeaderOctets),
       fields: () => (found ??= this.#spool.content().then(findFields)),
       content: () => this.#spool.content(),
       overwrite: (at: number, octets: string) => this.#spool.overwrite(at, octets),
     };
     const { checks, listen } = this.#options;
-    if (listen) this.#messageId = messageIdIn(await arrived.fields());
     const verdict = await runChecks(checks, arrived, listen && (each => this.#verdicts.push(each)));
     this.#why = verdict.why;
     if ('code' in verdict) return verdict;
@@ -277,7 +278,7 @@ export class Incoming {
       reply,
       sizeBytes: this.#sizeBytes,
       ms: this.#options.clock.now() - this.startedAt,
-      messageId: this.#messageId,
+      messageId: this.#headerLines.messageId,
       verdicts: this.#verdicts,
     });
   }

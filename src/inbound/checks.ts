@@ -87,8 +87,6 @@ async function judge({ name, deadlineMs, judge: ask }: Check, arrived: Arrived):
 }
 
 const maxReceivedLines = 100; // no way through honest servers makes more
-/** How much of a message is searched for Received lines: 100 of 650 octets fit. */
-const maxHeadOctets = 64 * 1024;
 
 /** A message that goes round in circles (RFC 5321 §6.3). */
 export const loopCheck: Check = {
@@ -97,26 +95,3 @@ export const loopCheck: Check = {
   judge: ({ receivedLines }) =>
     receivedLines > maxReceivedLines ? replies.loop('Too many Received lines') : undefined,
 };
-
-/** Counts the Received lines of a header while it passes, in pieces of any size; keeps no more than the start of a line. */
-export class ReceivedLines {
-  count = 0;
-  #start = '';
-  #leftOctets = maxHeadOctets;
-
-  pass(data: Buffer): void {
-    let at = 0;
-    while (this.#leftOctets > 0 && at < data.length) {
-      const lf = data.indexOf(10, at);
-      const end = lf < 0 ? data.length : lf;
-      const missing = 'received:'.length - this.#start.length;
-      if (missing > 0) this.#start += data.toString('latin1', at, Math.min(end, at + missing));
-      this.#leftOctets -= end + 1 - at;
-      at = end + 1;
-      if (lf < 0) return;
-      if (this.#start === '') this.#leftOctets = 0; // an empty line ends the header
-      if (this.#start.toLowerCase() === 'received:') this.count += 1;
-      this.#start = '';
-    }
-  }
-}

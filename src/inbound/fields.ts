@@ -15,12 +15,11 @@ const overlapOctets = 8 * 1024;
 const maxTextOctets: Readonly<Record<string, number>> = {
   from: 8192,
   'authentication-results': 512,
-  'message-id': 1024,
 };
 /** A message with more of these fields is refused (judging.ts). */
 export const maxFields = 5000;
 const wanted =
-  /^(from|list-id|message-id|dkim-signature|arc-seal|arc-message-signature|arc-authentication-results|authentication-results)[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*/gim;
+  /^(from|list-id|dkim-signature|arc-seal|arc-message-signature|arc-authentication-results|authentication-results)[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*/gim;
 
 export async function findFields({ message, start }: Content): Promise<Found> {
   const fields: Field[] = [];
@@ -45,10 +44,6 @@ export async function findFields({ message, start }: Content): Promise<Found> {
     await turn();
   }
 }
-
-/** The first Message-ID, with its brackets, on one line (RFC 5322 §3.6.4). */
-export const messageIdIn = ({ fields }: Found): string | undefined =>
-  /<[!-~]+>/.exec(fields.find(({ name }) => name === 'message-id')?.text ?? '')?.[0];
 
 /** A string of its own: a part of a longer one would keep all of that in memory. */
 const copy = (text: string): string => Buffer.from(text, 'latin1').toString('latin1');

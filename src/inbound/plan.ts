@@ -23,22 +23,18 @@ export type Plan = {
 /** `unmade`: the keys of copies that cannot be made now. */
 export function plan(envelope: Envelope<Destination>, unmade: ReadonlySet<string> = new Set()): Plan {
   const copies = copiesOf(envelope.recipients);
-  const isUnmade = (route: Route): boolean => unmade.has(routeKey(route));
+  const isUnmade = (route: Route): boolean => unmade.size > 0 && unmade.has(routeKey(route));
   const waiting: QueueRecipient[] = [];
   const forwards: PlannedEntry[] = [];
   for (const accepted of envelope.recipients) {
-    const routes = destinationOf(accepted).found?.routes;
+    const { routes, lmtp = [] } = destinationOf(accepted).found ?? {};
     const forward = forwardOf(envelope, accepted);
     if (forward) forwards.push(forward);
-    const handedOver = (destinationOf(accepted).found?.lmtp ?? []).map(lmtp => ({
-      ...toQueue(accepted, undefined),
-      lmtp,
-    }));
-    waiting.push(...handedOver);
+    for (const mailbox of lmtp) waiting.push({ ...toQueue(accepted, undefined), lmtp: mailbox });
     const left = routes?.filter(isUnmade).map(route => copies.get(routeKey(route)) ?? route);
     if (left?.length !== 0) waiting.push(toQueue(accepted, left));
     // 250 would lose its mail.
-    else if (routes?.length === 0 && !forward && handedOver.length === 0)
+    else if (routes?.length === 0 && !forward && lmtp.length === 0)
       throw new CannotTell(`${accepted.address.text} leads nowhere`);
   }
   return {

@@ -63,7 +63,7 @@ export interface Directory {
   /** As users write it: '@POSTGRESQL', 'SLIM_STORAGES', '@PAM', 'default'. */
   readonly name: string;
   /** The routes of this very mailbox; undefined: 'not mine'. Throws CannotTell, and never anything else on purpose. */
-  lookup(mailbox: Mailbox, explain?: Explain): Promise<Found | undefined>;
+  lookup(mailbox: Mailbox, explain?: Explain): Promise<Found | undefined> | Found | undefined;
 }
 
 /** What becomes of a recipient; `elsewhere` is a domain that is not ours. */
@@ -102,7 +102,7 @@ export interface ReturnPaths {
 /** The domains that are ours. */
 export interface Domains {
   /** Whether a domain (A-labels, lower case) is hosted. Throws CannotTell when no source can say so. */
-  hosts(domain: string): Promise<boolean>;
+  hosts(domain: string): Promise<boolean> | boolean;
 }
 
 /** A Unix account that may receive mail: uid 1000-59999, an existing home, not the server's own user. */

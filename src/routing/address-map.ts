@@ -66,7 +66,7 @@ type Places = Readonly<{
   servers: readonly string[];
   via: Found['via'];
 }>;
-type Helpers = Readonly<{
+type Askable = Readonly<{
   /** undefined where there is no steward. */
   accounts?: Accounts | undefined;
   /** undefined where no entry names an LMTP server. */
@@ -78,39 +78,45 @@ type Helpers = Readonly<{
 function placeDirectory(
   name: string,
   find: (mailbox: Mailbox) => Places | undefined,
-  { accounts, ask = cannotAsk, top }: Helpers,
+  { accounts, ask = cannotAsk, top }: Askable,
 ): Directory {
+  // Where nobody has to be asked, the answer is the same each time.
+  const answers = new Map<Places, Found>();
   const toRoute = async (path: string, explain?: Explain): Promise<Route> => {
     const owner = accounts && (await accounts.owner(path));
     if (owner === undefined) return { kind: 'maildir', path, root: top ?? path };
     explain?.(`${path} lies in the home of ${owner.name}: delivered as that account`);
     return { kind: 'account', account: owner.name, folder: relative(owner.home, path) };
   };
+  const answer = async (places: Places, mailbox: Mailbox, explain?: Explain): Promise<Found | undefined> => {
+    const { paths, forwards, servers, via } = places;
+    const address = formatMailbox(mailbox);
+    const routes: Route[] = [];
+    for (const path of paths) {
+      explain?.(`${name}: ${address} is kept in ${path}`);
+      routes.push(await toRoute(path, explain));
+    }
+    for (const { address: to } of forwards) explain?.(`${name}: ${address} is forwarded to ${to}`);
+    const lmtp: LmtpMailbox[] = [];
+    for (const server of servers) {
+      const said = await ask({ server, address });
+      const words = typeof said === 'string' ? said : `refused (${said.refusal})`;
+      explain?.(`${name}: ${address} is kept by ${server}, which was asked: ${words}`);
+      if (said === 'taken') lmtp.push({ server, address });
+      // Mail for the postmaster is refused by nobody: RFC 5321 §4.5.1.
+      else if (said !== 'unknown' && mailbox.local !== 'postmaster') return { routes: [], refusal: said.refusal };
+    }
+    if (routes.length === 0 && forwards.length === 0 && lmtp.length === 0) return undefined;
+    const more = { ...(via && { via }), ...(forwards.length > 0 && { forwards }), ...(lmtp.length > 0 && { lmtp }) };
+    const found = { routes, ...more };
+    if (accounts === undefined && servers.length === 0) answers.set(places, found);
+    return found;
+  };
   return {
     name,
-    async lookup(mailbox, explain) {
-      const found = find(mailbox);
-      if (found === undefined) return undefined;
-      const { paths, forwards, servers, via } = found;
-      const address = formatMailbox(mailbox);
-      const routes: Route[] = [];
-      for (const path of paths) {
-        explain?.(`${name}: ${address} is kept in ${path}`);
-        routes.push(await toRoute(path, explain));
-      }
-      for (const { address: to } of forwards) explain?.(`${name}: ${address} is forwarded to ${to}`);
-      const lmtp: LmtpMailbox[] = [];
-      for (const server of servers) {
-        const said = await ask({ server, address });
-        const words = typeof said === 'string' ? said : `refused (${said.refusal})`;
-        explain?.(`${name}: ${address} is kept by ${server}, which was asked: ${words}`);
-        if (said === 'taken') lmtp.push({ server, address });
-        // Mail for the postmaster is refused by nobody: RFC 5321 §4.5.1.
-        else if (said !== 'unknown' && mailbox.local !== 'postmaster') return { routes: [], refusal: said.refusal };
-      }
-      if (routes.length === 0 && forwards.length === 0 && lmtp.length === 0) return undefined;
-      const more = { ...(via && { via }), ...(forwards.length > 0 && { forwards }), ...(lmtp.length > 0 && { lmtp }) };
-      return { routes, ...more };
+    lookup(mailbox, explain) {
+      const places = find(mailbox);
+      return places && ((explain === undefined ? answers.get(places) : undefined) ?? answer(places, mailbox, explain));
     },
   };
 }

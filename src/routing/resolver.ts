@@ -41,11 +41,12 @@ function foundBack(
   return { kind: 'local', routes: [], forwards: [back], isForBounces: true };
 }
 
-/** Without following forwards. */
+/** Without following forwards. It waits only for those that have to ask somebody: settings answer at once. */
 function createDecision({ directories, domains, subaddress }: ResolverOptions) {
   return async (whole: Mailbox, explain?: Explain): Promise<Resolution> => {
     const { local, domain } = whole;
-    if (!(await domains.hosts(domain))) {
+    const hosted = domains.hosts(domain);
+    if (!(hosted instanceof Promise ? await hosted : hosted)) {
       explain?.(`${domain} is not hosted here: mail for it would have to be relayed`);
       return { kind: 'elsewhere' };
     }
@@ -55,7 +56,8 @@ function createDecision({ directories, domains, subaddress }: ResolverOptions) {
     const base = end > 0 ? toMailbox({ local: local.slice(0, end), domain }) : undefined;
     for (const directory of directories)
       for (const mailbox of base === undefined ? [whole] : [whole, base]) {
-        const found = await directory.lookup(mailbox, explain);
+        const answer = directory.lookup(mailbox, explain);
+        const found = answer instanceof Promise ? await answer : answer;
         // An address with a subaddress is not the mailbox's own.
         if (found !== undefined) return { kind: 'local', ...(mailbox === base && { via: 'alias' }), ...found };
         explain?.(`${directory.name}: no entry for ${formatMailbox(mailbox)}`);

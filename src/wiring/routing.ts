@@ -23,7 +23,7 @@ export async function openRouting({ settings, steward, log }: Context, ask?: Ask
   const onUp = storages.postgresql ? { onUp: indexMaker(log) } : {};
   const database = settings.database && (await openDatabase({ settings: settings.database, log, ...onUp }));
   const directories: Directory[] = [addressDirectory(places, accounts, ask)];
-  let domains: Domains = { hosts: async domain => own.includes(domain) };
+  let domains: Domains = { hosts: domain => own.includes(domain) };
   if (database && storages.postgresql) {
     const table = new TableDomains({ database, settings: own, file: join(dataFolder, 'state', 'domains'), log });
     await table.start();

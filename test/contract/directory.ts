@@ -63,7 +63,7 @@ export function directoryContract(name: string, make: () => DirectoryCase): void
     const { broken, known } = make();
     if (broken === undefined) return;
     await assert.rejects(
-      broken.lookup(mailbox(known), () => {}),
+      async () => broken.lookup(mailbox(known), () => {}),
       error => {
         assert.ok(error instanceof CannotTell, String(error));
         assert.match(error.status, /^4\.\d+\.\d+$/);

@@ -1,7 +1,7 @@
 // The checks between the end of a message and its copies: refusals, lines, deadlines; and how Received lines are counted.
 import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
-import { type Arrived, type Check, ReceivedLines, loopCheck, runChecks } from '../../src/inbound/checks.ts';
+import { type Arrived, type Check, loopCheck, runChecks } from '../../src/inbound/checks.ts';
 import { stranger } from '../../src/inbound/peer.ts';
 import { replies } from '../../src/smtp/reply.ts';
 import { Client, type Running, startServer } from './inbound.harness.ts';
@@ -76,25 +76,4 @@ describe('a message', () => {
     assert.match(await client.ask('hello\r\n.'), /^451 4\.3\.0 /);
     assert.deepEqual(server.in('anton', 'new'), []);
   });
-});
-
-describe('Received lines', () => {
-  const count = (text: string, pieceOctets: number): number => {
-    const lines = new ReceivedLines();
-    const octets = Buffer.from(text);
-    for (let at = 0; at < octets.length; at += pieceOctets) lines.pass(octets.subarray(at, at + pieceOctets));
-    return lines.count;
-  };
-  for (const [text, wanted] of [
-    ['Received: a\n\tb\nX: y\nRECEIVED: c\n\nReceived: body\n', 2],
-    ['\nReceived: body\n', 0],
-    ['Received : a\nReceivedX: b\n Received: c\n', 0],
-    ['', 0],
-    [`${'Received: a\n'.repeat(150)}\n`, 150],
-    // Beyond the first 64 KiB nothing is counted: it costs time, and no honest way makes such a header.
-    [`X: ${'y'.repeat(70_000)}\nReceived: a\n\n`, 0],
-  ] as const)
-    it(`of ${JSON.stringify(text.slice(0, 30))} are ${wanted}, in pieces of any size`, () => {
-      for (const octets of [1, 2, 7, 100, 1_000_000]) assert.equal(count(text, octets), wanted, `${octets}`);
-    });
 });
