@@ -37,7 +37,14 @@ export const peers: Record<string, (place: Place) => Promise<Peer>> = {
   async slimsmtp(place) {
     // As it names the Maildirs of a table's rows.
     const [folder, mail] = ownFolders(place, 'slimsmtp', 'mail/bench.test');
-    const flags = ['--disallow-code-generation-from-strings', '--disable-proto=delete', '--max-semi-space-size=4'];
+    const flags = [
+      '--disallow-code-generation-from-strings',
+      '--disable-proto=delete',
+      '--max-semi-space-size=4',
+      '--initial-old-space-size=32',
+      '--no-parallel-scavenge',
+      '--invocation-count-for-turbofan=20000',
+    ];
     return {
       name: 'slimsmtp',
       port: 2606,

@@ -1,4 +1,4 @@
-#!/usr/bin/env -S node --disallow-code-generation-from-strings --disable-proto=delete --max-semi-space-size=4
+#!/usr/bin/env -S node --disallow-code-generation-from-strings --disable-proto=delete --max-semi-space-size=4 --initial-old-space-size=32 --no-parallel-scavenge --invocation-count-for-turbofan=20000
 // The entry: `slimsmtp VERB` in the image, `npx slimsmtp VERB` or `node src/cli.ts VERB` from the sources. The verbs
 // are in cli/verbs.ts.
 // Promise of the exit status: 0, 1 (no), 64 (usage), 69 (server not there), 78 (settings).

@@ -2,6 +2,8 @@
 // Knows nothing of SMTP. Whoever waits sleeps in event(), which ends when anything at all has happened to the socket,
 // and looks for itself whether it was the thing that it waits for: so no event is missed and no listener is left
 // behind.
+// What comes while nobody waits for it stops the socket: two reads of the kernel's are kept here, and what Node's own
+// buffer takes. Why not socket.read(): docs/decisions/speed.md.
 // Promises: output leaves in order, and together where it was written within one turn of the event loop; a client that
 // does not read costs a bounded amount of memory, because nothing more is read from it.
 import { hash } from 'node:crypto';
@@ -22,7 +24,10 @@ export class Wire {
   #socket: Socket;
   #output = '';
   #isClosing = false;
-  #wake = (): void => undefined;
+  /** What has come and was not read, in order. */
+  readonly #came: Buffer[] = [];
+  /** Ends the sleep of whoever is in event(). */
+  #wake: (() => void) | undefined;
   #timer: NodeJS.Timeout | undefined;
   /** TLS version and cipher, when TLS is up. */
   tls: string | undefined;
@@ -41,8 +46,12 @@ export class Wire {
   }
 
   #watch(socket: Socket): Socket {
-    const wake = (): void => this.#wake();
-    for (const event of ['readable', 'end', 'drain', 'secure', 'close']) socket.on(event, wake);
+    const wake = (): void => this.wake();
+    for (const event of ['end', 'drain', 'secure', 'close']) socket.on(event, wake);
+    socket.on('data', (octets: Buffer) => {
+      if (this.#came.push(octets) > 1 || this.#wake === undefined) socket.pause();
+      this.wake();
+    });
     return socket.on('error', error => void (this.end = error.message));
   }
 
@@ -52,7 +61,9 @@ export class Wire {
   }
 
   wake(): void {
-    this.#wake();
+    const wake = this.#wake;
+    this.#wake = undefined;
+    wake?.();
   }
 
   /** Replaces the deadline. */
@@ -68,7 +79,9 @@ export class Wire {
 
   /** What has come; null: nothing, or the end. */
   read(): Buffer | null {
-    return this.#socket.read() as Buffer | null;
+    const octets = this.#came.shift() ?? null;
+    if (this.#came.length === 0 && this.#socket.isPaused()) this.#socket.resume();
+    return octets;
   }
 
   /** Waits for more octets. When the client has closed its side, it gets its replies, and we close ours. */
@@ -122,13 +135,13 @@ export class Wire {
       this.#socket.write(output, 'latin1', () => queueMicrotask(() => this.#socket.destroy()));
     else this.#socket.end(output, 'latin1');
     this.deadline(closingTimeoutMs, () => this.#socket.destroy());
-    this.#wake();
+    this.wake();
   }
 
   /** Resolves when the socket is gone. */
   async gone(): Promise<void> {
     while (!this.#socket.closed) {
-      this.#socket.read(); // octets left unread would make the kernel drop the last words
+      while (this.read()); // octets left unread would make the kernel drop the last words
       await this.event();
     }
     clearTimeout(this.#timer);
@@ -136,7 +149,9 @@ export class Wire {
 
   /** Starts TLS. Nothing more in clear is read as SMTP: what has come already is read as part of the handshake. */
   async secure(secureContext: SecureContext): Promise<void> {
-    const secure = new TLSSocket(this.#socket, { isServer: true, secureContext });
+    const plain = this.#socket.pause().removeAllListeners('data');
+    for (const octets of this.#came.splice(0).toReversed()) plain.unshift(octets);
+    const secure = new TLSSocket(plain, { isServer: true, secureContext });
     secure.on('_tlsError', (error: Error) => {
       this.isTlsBroken = true;
       secure.destroy(error);
