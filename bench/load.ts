@@ -55,7 +55,7 @@ export class Sink {
   }
 }
 
-export class Client {
+class Client {
   #socket: Socket;
   #unread = '';
   #waiting: { resolve: (reply: string) => void; reject: (error: Error) => void } | undefined;

@@ -8,7 +8,7 @@ import { type Command, run } from './processes.ts';
 import { type Place, npmPeers, owner } from './setup.ts';
 
 export const sinkPort = 2699;
-export const users = ['u', ...Array.from({ length: 1000 }, (_, i) => `${i + 1}u`)];
+const users = ['u', ...Array.from({ length: 1000 }, (_, i) => `${i + 1}u`)];
 
 /** What a run asks of a server besides. */
 export type Wish = {

@@ -34,7 +34,7 @@ export function barChart(title: string, groups: readonly Group[]): string {
   return svg(720, y - 32, title, parts);
 }
 
-export type Line = { readonly title: string; readonly points: readonly (readonly [x: number, y: number])[] };
+type Line = { readonly title: string; readonly points: readonly (readonly [x: number, y: number])[] };
 
 /** The x axis is logarithmic, and 0 stands where 1 would; the y axis is so where `isLog`. */
 export function lineChart(

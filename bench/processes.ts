@@ -56,7 +56,7 @@ async function endWithin(over: Promise<unknown>, kill: (signal: NodeJS.Signals) 
   clearTimeout(timer);
 }
 
-export function ended(child: ChildProcess): Promise<number | NodeJS.Signals | null> {
+function ended(child: ChildProcess): Promise<number | NodeJS.Signals | null> {
   return new Promise((resolve, reject) => {
     child.on('close', (code, signal) => resolve(signal ?? code)).on('error', reject);
   });
@@ -150,6 +150,6 @@ function read(path: string): string {
   }
 }
 
-export function sum(numbers: readonly number[]): number {
+function sum(numbers: readonly number[]): number {
   return numbers.reduce((total, number) => total + number, 0);
 }

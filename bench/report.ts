@@ -9,7 +9,7 @@ import { type Figures, workloads } from './workloads.ts';
 
 /** All rounds of one server at one workload, or of one point of a series. */
 export type Results = Map<string, Figures[]>;
-export type Run = {
+type Run = {
   readonly rounds: number;
   readonly scale: number;
   readonly failures: number;

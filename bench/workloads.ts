@@ -13,7 +13,7 @@ import type { Place } from './setup.ts';
 
 /** By name: perSecond, processorMs, peakBytes, … */
 export type Figures = Record<string, number>;
-export type Workload = { readonly title: string; measure(place: Place, peer: Peer, share: number): Promise<Figures> };
+type Workload = { readonly title: string; measure(place: Place, peer: Peer, share: number): Promise<Figures> };
 
 const small = { sessions: 20, sizeBytes: 4096, recipients: 1 };
 const reused = { ...small, messages: 3000, reuse: true };

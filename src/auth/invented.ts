@@ -12,7 +12,7 @@ import type { Log } from '../system/log.ts';
 import { type Verifier, usualShape } from '../sasl/scram.ts';
 
 /** What a challenge shows of a verifier, apart from the salt itself. */
-export type Shape = Readonly<{ iterations: number; saltBytes: number }>;
+type Shape = Readonly<{ iterations: number; saltBytes: number }>;
 
 /** A table with more shapes than that was made to have them: each costs a hash for every login. */
 const mostShapes = 16;

@@ -172,5 +172,3 @@ class Reserved {
     if (entry.count === 0) this.#keys.delete(key);
   }
 }
-
-export type Throttle = Awaited<ReturnType<typeof openThrottle>>;

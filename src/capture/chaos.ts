@@ -2,9 +2,9 @@
 import type { Random } from '../system/world.ts';
 
 const names = ['Authentication', 'Recipient', 'Sender'] as const;
-export type ChaosName = (typeof names)[number];
-export type Trigger = { readonly ErrorCode: number; readonly Probability: number };
-export type Triggers = Readonly<Record<ChaosName, Trigger>>;
+type ChaosName = (typeof names)[number];
+type Trigger = { readonly ErrorCode: number; readonly Probability: number };
+type Triggers = Readonly<Record<ChaosName, Trigger>>;
 
 const off: Trigger = { ErrorCode: 451, Probability: 0 };
 const isBetween = (value: unknown, low: number, high: number): value is number =>

@@ -9,7 +9,7 @@
 //
 // A subaddress (reply-451+anything@) does not count, so that each test can have an address of its own.
 
-export type OnDemand =
+type OnDemand =
   | { readonly kind: 'reply' | 'data'; readonly code: number }
   | { readonly kind: 'slow'; readonly ms: number }
   | { readonly kind: 'drop' | 'greylist' };

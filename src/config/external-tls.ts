@@ -4,7 +4,7 @@ import { domain } from './values.ts';
 
 const policy = oneOf('required', 'opportunistic');
 type Policy = ReturnType<typeof policy>;
-export type ExternalTls = { readonly policy: Policy; readonly exceptions: Readonly<Record<string, Policy>> };
+type ExternalTls = { readonly policy: Policy; readonly exceptions: Readonly<Record<string, Policy>> };
 
 const exceptions = listOf(
   parser(

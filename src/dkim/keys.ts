@@ -28,7 +28,7 @@ import type { World } from '../system/world.ts';
 import { isRecordOf, recordOf } from './record.ts';
 import type { Algorithm, SigningKey } from './signature.ts';
 
-export type KeptKey = Pick<ListedKey, 'selector' | 'algorithm' | 'state'>;
+type KeptKey = Pick<ListedKey, 'selector' | 'algorithm' | 'state'>;
 type KeysOptions = Pick<World, 'clock' | 'log'> &
   Readonly<{
     /** SLIM_DATA/dkim or SLIM_DKIM_KEYS, which exists. */

@@ -14,7 +14,7 @@ const maxInstances = 50;
 const parts = ['arc-authentication-results', 'arc-message-signature', 'arc-seal'] as const;
 
 /** `authservId`: our name in Authentication-Results. `names`: the fields to sign, instead of those that DKIM would sign. */
-export type ToSeal = Signed & Readonly<{ authservId: string; names?: readonly string[] }>;
+type ToSeal = Signed & Readonly<{ authservId: string; names?: readonly string[] }>;
 
 /**
  * The three ARC fields that seal a message (RFC 8617 §4.1), each ending in LF; '' where there is no judgement of ours to

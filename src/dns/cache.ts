@@ -2,8 +2,8 @@
 // Promise: bounded in octets, and no answer older than a day. What was kept first goes first where there is no room.
 import type { Clock } from '../system/world.ts';
 
-export type Limits = { readonly maxBytes: number; readonly maxSeconds: number };
-export const usualLimits: Limits = { maxBytes: 8 * 2 ** 20, maxSeconds: 86_400 };
+type Limits = { readonly maxBytes: number; readonly maxSeconds: number };
+const usualLimits: Limits = { maxBytes: 8 * 2 ** 20, maxSeconds: 86_400 };
 /** What an entry costs beside its octets, roughly: objects, strings, the map. */
 const overheadBytes = 500;
 

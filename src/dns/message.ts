@@ -7,7 +7,7 @@ export type QuestionType = 'A' | 'AAAA' | 'MX' | 'NS' | 'PTR' | 'TLSA' | 'TXT';
 export type Question = { readonly name: string; readonly type: QuestionType };
 
 /** A record, with an alias among the types. `data` is as dns-packet has it for the type. */
-export type ResourceRecord = { readonly name: string; readonly type: string; readonly data: unknown };
+type ResourceRecord = { readonly name: string; readonly type: string; readonly data: unknown };
 export type Response = {
   /** NOERROR, NXDOMAIN, SERVFAIL, REFUSED … */
   readonly code: string;

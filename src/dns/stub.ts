@@ -28,7 +28,7 @@ const [maxTurns, turnMs] = [200, 250];
 const usualDeadlineMs = 30_000;
 const usualPatience = { timeoutMs: 1000, maxTimeoutMs: 8000, rounds: 6 };
 
-export type StubOptions = {
+type StubOptions = {
   /** SLIM_RESOLVER; else the servers of the configuration. */
   readonly servers?: readonly NamedServer[] | undefined;
   readonly configuration?: string;

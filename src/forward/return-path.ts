@@ -15,7 +15,7 @@ import { parseAddress } from '../smtp/address.ts';
 import type { World } from '../system/world.ts';
 import { type Plain, isMarked, restore, rewrite } from './srs.ts';
 
-export type ReturnPathOptions = Pick<World, 'clock' | 'random'> &
+type ReturnPathOptions = Pick<World, 'clock' | 'random'> &
   Readonly<{
     /** SLIM_SRS_SECRET. */
     secret: string | undefined;

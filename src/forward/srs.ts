@@ -13,7 +13,7 @@
 //   letters are guessed in a few minutes.
 import { createHmac, timingSafeEqual } from 'node:crypto';
 
-export type Srs = Readonly<{
+type Srs = Readonly<{
   secret: string;
   /** Letters of the hash. */
   hashLength?: number;

@@ -15,13 +15,13 @@ import { filesIn, nameFor } from './file-names.ts';
 import { namesOf } from './search.ts';
 
 /** What all replicas have of the history. Both reject where it cannot be reached. */
-export interface Shared {
+interface Shared {
   append(events: readonly SharedEvent[]): Promise<void>;
   prune(before: number): Promise<void>;
 }
 type SharedEvent = Readonly<{ at: number; message: string; names: readonly string[]; line: string }>;
 
-export type HistoryOptions = Readonly<{
+type HistoryOptions = Readonly<{
   folder: string;
   /** SLIM_HISTORY. */
   lifetimeMs: number;

@@ -10,7 +10,7 @@ import { filesIn } from './file-names.ts';
 /** An event with its time, in ms since 1970. */
 export type Past = Event & { readonly at: number };
 /** `messages`: the events of each message, by its id, in the order of time. `refusals`: of mail that never got an id. */
-export type Traced = Readonly<{
+type Traced = Readonly<{
   messages: ReadonlyMap<string, readonly Past[]>;
   refusals: readonly Past[];
   /** Messages beyond the limit: the oldest ones. */

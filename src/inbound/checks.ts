@@ -33,7 +33,7 @@ export type Arrived = Readonly<{
  * Lines for the header, each ending in LF. `junk`: the message goes to the folder for junk of its mailboxes, and where it
  * would only be forwarded it is refused with this reply. `isUnjudged`: the check could not be made, which is only counted.
  */
-export type Findings = { readonly lines: string; readonly junk?: Reply; readonly isUnjudged?: true };
+type Findings = { readonly lines: string; readonly junk?: Reply; readonly isUnjudged?: true };
 /** A refusal, findings, or nothing to say; `why`: for the log; `results`: as in Authentication-Results. */
 export type Verdict =
   | ((Reply | Findings) & { readonly why?: string; readonly results?: readonly string[] })

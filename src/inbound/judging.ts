@@ -17,7 +17,7 @@ import { isFromOutside, saysNothing } from './policy.ts';
 const roomBytes = 1024;
 /** Two deadlines of the child, and the wait for one. */
 const deadlineMs = 60_000;
-/** A longer header is not parsed. The judging child has the same bound. */
+/** A longer header is not parsed: it would not fit into the first piece that the judging child gets. */
 const maxHeaderOctets = 64 * 1024;
 /** So much of the From fields of such a header counts. */
 const maxFromOctets = 16 * 1024;

@@ -6,7 +6,7 @@
 import { SocketAddress, isIPv4, isIPv6 } from 'node:net';
 
 /** Who the client is; `octets` is the length of the header, behind which the client's own octets begin. */
-export type ProxyHeader =
+type ProxyHeader =
   | { readonly kind: 'client'; readonly client: string; readonly octets: number }
   /** The proxy speaks for itself (a health check), or does not know its client. */
   | { readonly kind: 'nobody'; readonly octets: number };

@@ -8,7 +8,7 @@ import { maxFromOctets, maxHeaderLines, maxSignatures } from './limits.ts';
 import type { Ask, Questions } from './questions.ts';
 
 /** `header`: whole, LF line ends, without the empty line. `isCut`: only what the author's domain needs. */
-export type Mail = Readonly<{ facts: MailFacts; hostname: string; header: string; isCut: boolean }>;
+type Mail = Readonly<{ facts: MailFacts; hostname: string; header: string; isCut: boolean }>;
 
 type Status = {
   readonly result: AuthResult;

@@ -1,8 +1,9 @@
 // What a stranger's message may cost when it is judged: docs/security.md has the same numbers.
 
-/** A longer header is not parsed, because that is quadratic in its folded lines: SPF and the author's domain alone are judged. */
-export const maxHeaderOctets = 64 * 1024;
-/** The same holds for a header of more lines: 20,000 short ones in 60 KiB took 1.6 s. */
+/**
+ * A header of more lines is not parsed, because that is quadratic in its folded lines: 20,000 short ones in 60 KiB took
+ * 1.6 s. SPF and the author's domain alone are judged then. (src/inbound/judging.ts bounds the octets of a header.)
+ */
 export const maxHeaderLines = 2_500;
 /** So much of the From fields is parsed where nothing else is. */
 export const maxFromOctets = 16 * 1024;

@@ -101,5 +101,5 @@ export type Event =
   | Readonly<{ kind: 'child'; name: 'judge' | 'http'; state: 'started' | 'ended' }>;
 
 /** Of a notice: what it says of a recipient. */
-export type ToldOutcome = Readonly<{ action: Outcome['action']; to: string }>;
+type ToldOutcome = Readonly<{ action: Outcome['action']; to: string }>;
 export type Listen = (event: Event) => void;

@@ -2,7 +2,7 @@
 import type { Figures } from './figures.ts';
 
 /** A row: what it is about, and its facts, each short. */
-export type Row = readonly [about: string, ...facts: string[]];
+type Row = readonly [about: string, ...facts: string[]];
 
 /** Gives the sum of all samples of a metric that have these labels; undefined: there is no such metric. */
 type Find = (name: string, labels?: Readonly<Record<string, string>>) => number | undefined;

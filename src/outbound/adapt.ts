@@ -15,7 +15,7 @@ import type { Offers } from './replies.ts';
 /**
  * A line of a message has at most so many octets without its end (RFC 5321 §4.5.3.1.6), where a server insists on that.
  */
-export const maxLineOctets = 998;
+const maxLineOctets = 998;
 const maxHeaderBytes = 256 * 1024;
 
 export type Adapted =

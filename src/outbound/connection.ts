@@ -36,7 +36,7 @@ export const standardTimeouts = {
 };
 export type Timeouts = Readonly<typeof standardTimeouts>;
 
-export type ConnectionOptions = {
+type ConnectionOptions = {
   readonly server: Server;
   readonly terms: Terms;
   readonly secureContext: SecureContext;

@@ -7,7 +7,7 @@ import type { TlsaRecord } from '../system/dns.ts';
 /** The records of a host, at least one of them usable, and the names that a certificate may be for (RFC 7672 §3.2.2), the host's first. */
 export type Dane = { readonly records: readonly TlsaRecord[]; readonly names: readonly string[] };
 /** `depth`: which certificate has matched, the server's own being 0; -1 is none. */
-export type Verdict = { readonly isVerified: boolean; readonly depth: number; readonly reason: string };
+type Verdict = { readonly isVerified: boolean; readonly depth: number; readonly reason: string };
 
 const maxDepth = 10;
 const digestOctets: Readonly<Record<number, number>> = { 1: 32, 2: 64 };

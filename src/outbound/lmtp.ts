@@ -19,7 +19,7 @@ const questionMs = 10_000;
 const questionsAtOnce = 8;
 
 /** Keeps a message in the last home of the postmaster. */
-export type KeepForPostmaster = (message: Message) => Promise<void>;
+type KeepForPostmaster = (message: Message) => Promise<void>;
 type Answer = Awaited<ReturnType<AskMailbox>>;
 
 export class LmtpServers {

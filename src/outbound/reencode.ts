@@ -16,7 +16,7 @@ import { Base64, Base64Lines, type Encoder, QuotedPrintable } from './encodings.
 import { type Entity, type Event, Walker, isUnencoded, nameOf, splitFields } from './mime.ts';
 
 /** What the next hop takes. */
-export type Limits = {
+type Limits = {
   readonly is8BitOk: boolean;
   /** Of a line, without its end; Infinity where any line may go. */
   readonly maxLineOctets: number;

@@ -21,7 +21,7 @@ export type TlsPolicy = {
   readonly demand?: 'DANE' | 'MTA-STS';
 };
 
-export type ExternalTls = 'required' | 'opportunistic';
+type ExternalTls = 'required' | 'opportunistic';
 export type PolicyOptions = {
   readonly dns: Dns;
   readonly externalTls: ExternalTls;

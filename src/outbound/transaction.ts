@@ -25,7 +25,7 @@ export type Mail = Omit<QueueEntry, 'id' | 'receivedAt' | 'returnPathBytes'> & {
  * Our own limits, whatever the server offers: recipients of a transaction, and the transactions that this session has
  * left.
  */
-export type Limits = {
+type Limits = {
   readonly recipients: number;
   readonly transactions: number;
   /** After the final dot each recipient that was accepted has a reply of its own. */

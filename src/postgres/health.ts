@@ -3,7 +3,7 @@
 import type { Finding } from '../mail/admin.ts';
 import type { Database, Statement } from './pool.ts';
 
-export type Wanted = Readonly<{ smtp: boolean; users: boolean }>;
+type Wanted = Readonly<{ smtp: boolean; users: boolean }>;
 
 const about = 'database';
 const makeSmtp = `CREATE TABLE IF NOT EXISTS smtp (id bigserial PRIMARY KEY, mailbox varchar(255), domain varchar(255), account_backend varchar(20), UNIQUE (mailbox, domain));`;

@@ -4,7 +4,7 @@
 import type { Query, Statement } from './pool.ts';
 
 /** `names`: all by which it can be found. `line`: the event in JSON, with its time. */
-export type KeptEvent = Readonly<{ at: number; message: string; names: readonly string[]; line: string }>;
+type KeptEvent = Readonly<{ at: number; message: string; names: readonly string[]; line: string }>;
 
 const maxRows = 500_000; // about 256 MB
 const statement = (name: string, text: string): Statement => ({ name: `slimsmtp_history_${name}`, text });
@@ -49,4 +49,3 @@ export const historyTable = (query: Query) => ({
     return (await query(lives, [messages])).map(({ line }) => line ?? '');
   },
 });
-export type HistoryTable = ReturnType<typeof historyTable>;

@@ -15,7 +15,7 @@ export type DatabaseSettings = Readonly<{
 }>;
 
 /** A connection that is still to be opened. */
-export type MakeClient = (config: ClientConfig) => Client;
+type MakeClient = (config: ClientConfig) => Client;
 
 /** To connect, and for the one question. */
 const timeouts = { connectionTimeoutMillis: 3_000, query_timeout: 3_000, application_name: 'slimsmtp' };

@@ -21,7 +21,7 @@ export type Statement = Readonly<{
 /** Runs a prepared statement. Rejects with CannotTell only; its cause is PostgreSQL's own error. */
 export type Query = (statement: Statement, values?: readonly unknown[]) => Promise<readonly Row[]>;
 
-export type DatabaseOptions = Readonly<{
+type DatabaseOptions = Readonly<{
   settings: DatabaseSettings;
   /** Called, and not waited for, each time the database answers again. */
   onUp?: (database: Database) => void;

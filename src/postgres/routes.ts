@@ -15,7 +15,7 @@ import type { World } from '../system/world.ts';
 import type { Query } from './pool.ts';
 import { domainColumn, mailboxColumn } from './columns.ts';
 
-export type TableOptions = Pick<World, 'clock' | 'log'> &
+type TableOptions = Pick<World, 'clock' | 'log'> &
   Readonly<{
     query: Query;
     accounts: Accounts | undefined; // undefined: this server cannot deliver to Unix accounts at all

@@ -9,7 +9,7 @@ import type { ListedKey, WantedRecord } from '../mail/admin.ts';
 import { within } from '../system/deadline.ts';
 import { type Dns, type TlsaRecord, isNo } from '../system/dns.ts';
 
-export type Facts = Readonly<{
+type Facts = Readonly<{
   domain: string;
   hostname: string;
   /** Mail for others goes through a relay: then other servers never see this one. */

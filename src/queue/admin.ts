@@ -7,10 +7,10 @@ import type { QueueStore, StoredEntry, StoredRecipient } from '../mail/queue-sto
 import { isOver, pending } from './records.ts';
 
 /** Why a recipient is not tried now; undefined: its next attempt is planned. */
-export type Explain = (recipient: StoredRecipient) => string | undefined;
+type Explain = (recipient: StoredRecipient) => string | undefined;
 
 /** The recipients of a message that wait and are meant. */
-export function matching(record: StoredEntry, { domain, sender }: Selector): readonly StoredRecipient[] {
+function matching(record: StoredEntry, { domain, sender }: Selector): readonly StoredRecipient[] {
   if (sender !== undefined && record.from.toLowerCase() !== sender.toLowerCase()) return [];
   const wanted = domain && (toDomain(domain) ?? domain);
   return pending(record).filter(recipient => wanted === undefined || recipient.domain === wanted);

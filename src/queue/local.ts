@@ -21,7 +21,7 @@ import { toMailbox } from '../mail/address.ts';
 import { parseAddress } from '../smtp/address.ts';
 import type { Forwarding } from './forward.ts';
 
-export type LocalOptions = Readonly<{
+type LocalOptions = Readonly<{
   storages: Readonly<Record<Route['kind'], Storage>>;
   resolve: Resolve;
   /** For a recipient that turns out to be elsewhere. */

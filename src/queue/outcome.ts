@@ -12,7 +12,7 @@ export const jitterRange = 201;
 const leastThousandths = 900;
 
 export type Terms = Readonly<{ lifetimeMs: number; delayNoticeMs: number; retryMs: readonly number[] }>;
-export type Times = Readonly<{
+type Times = Readonly<{
   now: number;
   receivedAt: number;
   /** Below `jitterRange`. */
@@ -20,7 +20,7 @@ export type Times = Readonly<{
 }>;
 
 /** What is recorded of a recipient, and what its sender is to be told. */
-export type Judgement = Readonly<{
+type Judgement = Readonly<{
   changes: Pick<StoredRecipient, 'last' | 'attempts' | 'nextAt'>;
   action?: Outcome['action'] | undefined;
 }>;

@@ -7,7 +7,7 @@ import type { StoredEntry } from '../mail/queue-store.ts';
 import { mailDate, messageId, newId } from '../system/names.ts';
 import type { Clock, Random } from '../system/world.ts';
 
-export type PostmasterOptions = Readonly<{ hostname: string; queue: () => Queue; clock: Clock; random: Random }>;
+type PostmasterOptions = Readonly<{ hostname: string; queue: () => Queue; clock: Clock; random: Random }>;
 
 /** Tells the postmaster that a message is held because the server died three times while it was in flight alone. */
 export async function tellOfKiller({ id, from, sizeBytes }: StoredEntry, options: PostmasterOptions): Promise<void> {

@@ -8,7 +8,7 @@ import { type Forward, routeKey } from '../mail/message.ts';
 import { CannotTell, type Explain, type Found, type Resolution } from '../mail/ports.ts';
 
 /** So many addresses are followed for one recipient. */
-export const maxForwards = 1000;
+const maxForwards = 1000;
 
 /** `decide` looks an address up, without following anything. */
 export async function followForwards(

@@ -35,7 +35,7 @@ export async function findUser(name: string): Promise<{ readonly uid: number; re
  * Remembers each answer for a while, also the answer that there is no such thing. A question that is under way is not
  * asked twice.
  */
-export function remember<T>(ask: (key: string) => Promise<T>): (key: string) => Promise<T> {
+function remember<T>(ask: (key: string) => Promise<T>): (key: string) => Promise<T> {
   const known = new Map<string, Promise<T>>();
   return key => {
     const kept = known.get(key);

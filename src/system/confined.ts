@@ -2,7 +2,7 @@
 // none, and starts no process. Whatever strangers have written is parsed in such a child.
 import { type ChildProcess, fork } from 'node:child_process';
 
-export type Confined = Readonly<{
+type Confined = Readonly<{
   script: string;
   /** A path that ends in `/` is a folder with all below it. */
   mayRead: readonly string[];

@@ -9,7 +9,7 @@ export const withLineEnds = (pem: string): string => pem.replaceAll(/(?:\\r)?\\n
 export const certificatesIn = (pem: string): readonly string[] | null =>
   pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g);
 
-export type Chain = {
+type Chain = {
   /** The certificate of the key. */
   readonly leaf: X509Certificate;
   readonly pem: string;

@@ -16,7 +16,7 @@ import type { Clock } from '../system/world.ts';
 import * as limits from './limits.ts';
 import type { Answers, FromWeb, Reply, Start, ToWeb } from './protocol.ts';
 
-export type WebOptions = Readonly<{
+type WebOptions = Readonly<{
   /** The script of the child. */
   script: string;
   /** What the child may read. A path that ends in `/` is a folder with all below it. */

@@ -48,7 +48,7 @@ export type Questions = {
   keep(mail: Sent): string;
 };
 /** A message that somebody hands in over HTTP. `octets`: line ends LF. */
-export type Sent = Readonly<{
+type Sent = Readonly<{
   from: string;
   recipients: readonly string[];
   client: string;

@@ -9,7 +9,7 @@ import { toMailbox } from '../../src/mail/address.ts';
 import type { Directory } from '../../src/mail/ports.ts';
 import type { Mailbox } from '../../src/mail/address.ts';
 
-export type DirectoryCase = {
+type DirectoryCase = {
   readonly directory: Directory;
   readonly known: string;
   readonly unknown?: string;

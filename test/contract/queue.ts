@@ -10,7 +10,7 @@ import { MailQueue, type QueueOptions } from '../../src/queue/queue.ts';
 import { Suspects } from '../../src/queue/suspects.ts';
 import { memory, octetsOf } from './storage.ts';
 
-export type Store = {
+type Store = {
   /** A started queue on this store, as an hour after all that was before; all mail goes through the transport. */
   open(
     transport: Transport,

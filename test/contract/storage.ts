@@ -6,7 +6,7 @@ import { test } from 'node:test';
 import { type Message, type Route, inMemory, readMessage } from '../../src/mail/message.ts';
 import type { Storage } from '../../src/mail/ports.ts';
 
-export type Place = {
+type Place = {
   readonly storage: Storage;
   /** A route to the Maildir of that name, whose folders are not there yet. */
   route(name: string): Route;

@@ -11,7 +11,7 @@ export function kept(target: string): Buffer[] {
   return lines.filter(line => line.startsWith('"')).map(line => Buffer.from(JSON.parse(line) as string, 'latin1'));
 }
 
-export type Line = { readonly mark: string; readonly text: string };
+type Line = { readonly mark: string; readonly text: string };
 
 /** The lines of each golden dialogue in a folder of test/, as CONTRIBUTING.md describes them. */
 export function dialogues(folder: string): Line[][] {

@@ -17,7 +17,7 @@ export type Target = {
   /** One input, whole and in pieces that `random` cuts. `note`: a feature of what happened, for guidance. Throws on a find. */
   run(input: Buffer, random: Random, note: (feature: string) => void): void | Promise<void>;
 };
-export type Report = Readonly<Record<'executions' | 'seconds' | 'perSecond' | 'blocks' | 'features', number>> & {
+type Report = Readonly<Record<'executions' | 'seconds' | 'perSecond' | 'blocks' | 'features', number>> & {
   readonly name: string;
   /** New inputs that ran code which nothing before them did. */
   readonly lasting: readonly Buffer[];
@@ -58,7 +58,7 @@ export function cut(octets: Buffer, random: Random): Buffer[] {
 const oddOctets = [0, 9, 10, 13, 32, 46, 127, 128, 255];
 const oddNumbers = ['0', '1', '-1', '255', '4096', '65536', '999999999999999', '1000000000000000', '00000000001', ''];
 
-export function mutate(base: Buffer, random: Random, { words, maxOctets }: Target, other: Buffer): Buffer {
+function mutate(base: Buffer, random: Random, { words, maxOctets }: Target, other: Buffer): Buffer {
   const limit = random.below(50) === 0 ? 8 * maxOctets : maxOctets;
   let octets = base.subarray(0, limit);
   for (let times = 1 + random.below(5); times > 0; times -= 1)

@@ -24,7 +24,7 @@ export type Internet = {
   /** The reply to a message; `as`: from the address of that container, else from a new one. */
   send(to: StartedTestContainer, letter: Sent, as?: { readonly id: string }): Promise<string>;
 };
-export type Sent = Readonly<Record<'from' | 'to' | 'message', string>>;
+type Sent = Readonly<Record<'from' | 'to' | 'message', string>>;
 
 export async function openInternet(stage: Stage): Promise<Internet> {
   const [network] = await together([

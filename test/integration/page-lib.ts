@@ -99,7 +99,7 @@ export async function startBrowser(own: Own): Promise<Browser> {
   return chromium.connect(endpoint);
 }
 
-export type Look = Readonly<{ width?: number; height?: number; scheme?: 'dark' | 'light' }>;
+type Look = Readonly<{ width?: number; height?: number; scheme?: 'dark' | 'light' }>;
 
 /**
  * A new page at the address of the server; `complaints` are its exceptions and what its own CSP refused, not that of a

@@ -20,7 +20,7 @@ const kinds = {
   broken: ['smtpd_tls_protocols=<=TLSv1.1', 'smtpd_tls_ciphers=high'],
   old: ['smtpd_discard_ehlo_keywords=dsn,8bitmime,pipelining,chunking,smtputf8,size'],
 } as const satisfies Record<string, readonly string[]>;
-export type Kind = keyof typeof kinds;
+type Kind = keyof typeof kinds;
 
 export type Container = {
   readonly id: string;
@@ -28,7 +28,7 @@ export type Container = {
   /** Runs a script; its output, and what it complained of. Rejects when it fails. */
   shell(script: string, ...parameters: string[]): Promise<string>;
 };
-export type Peer = Container & {
+type Peer = Container & {
   /** The messages with this text in them, whole, without the lines that Postfix put on top. */
   mails(text: string): Promise<Buffer[]>;
   log(): Promise<string>;

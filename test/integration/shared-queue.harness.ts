@@ -75,7 +75,7 @@ export async function pass(admin: Client, interval: string): Promise<void> {
   );
 }
 
-export type Attempt = { readonly destination: string; readonly to: readonly string[]; readonly id: string };
+type Attempt = { readonly destination: string; readonly to: readonly string[]; readonly id: string };
 
 /** A replica that is not started yet. `answer`: what becomes of a recipient. */
 export async function replica(url: string, options: Partial<SharedQueueOptions> = {}, transport?: Transport) {

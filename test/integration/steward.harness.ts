@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Question } from './steward.process.ts';
 
-export type Line = Record<string, unknown>;
+type Line = Record<string, unknown>;
 
 export class RunningSteward {
   readonly process: ChildProcess;

@@ -11,7 +11,7 @@ import { cleanEnvironment, runSteward, type StewardOptions } from '../../src/ste
 import { systemClock, systemRandom } from '../../src/system/world.ts';
 
 /** A message as JSON can hold it: the octets in base64. */
-export type WrittenMessage = Extract<Message, { kind: 'file' }> | { readonly kind: 'memory'; readonly base64: string };
+type WrittenMessage = Extract<Message, { kind: 'file' }> | { readonly kind: 'memory'; readonly base64: string };
 export type Question =
   | { readonly ask: 'find' | 'owner'; readonly of: string }
   | { readonly ask: 'prepare' | 'deliver'; readonly routes: readonly Route[]; readonly message: WrittenMessage }

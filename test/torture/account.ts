@@ -26,7 +26,7 @@ export type Letter = {
 };
 
 /** Maildirs of example.com: `anton` and `berta` have their own. `far` is forwarded; `both` is forwarded and kept. */
-export const mailboxes = ['anton', 'berta', 'default'] as const;
+const mailboxes = ['anton', 'berta', 'default'] as const;
 export const mailSettings = (place: Place): Record<string, string> => ({
   SLIM_STORAGES: [
     ...['anton', 'berta'].map(name => `${name}@example.com=${join(place.folder, 'mail', name)}`),
@@ -257,7 +257,7 @@ export function age(place: Place): void {
 }
 
 /** The files in tmp/ of all Maildirs. */
-export function temporary(place: Place): string[] {
+function temporary(place: Place): string[] {
   return mailboxes.flatMap(name => list(join(place.folder, 'mail', name, 'tmp')));
 }
 

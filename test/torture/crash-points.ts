@@ -14,13 +14,13 @@ const calls = [
 /** A call of one kind of thread, and how often it was made. */
 export type Series = { readonly thread: string; readonly call: string; readonly count: number };
 export type Point = { readonly thread: string; readonly call: string; readonly at: number };
-export type Trace = {
+type Trace = {
   /** Lets the server go on without it; resolves with what was traced. */
   detach(): Promise<string>;
 };
 
 /** Traces one kind of thread, or all. Rejects with what to do where nothing can be traced. */
-export async function attach(server: Server, thread: string | undefined, options: readonly string[]): Promise<Trace> {
+async function attach(server: Server, thread: string | undefined, options: readonly string[]): Promise<Trace> {
   const pid = server.process.pid ?? 0;
   const ids = threadsOf(pid).flatMap(({ id, name }) => (name === thread ? [id] : []));
   const target = thread === undefined ? ['-f', '-p', `${pid}`] : ids.flatMap(id => ['-p', id]);

@@ -21,7 +21,7 @@ const wanted = new RegExp(process.env['TORTURE_CALLS'] ?? '');
 /** Calls are counted for each thread. */
 export const oneThread = { UV_THREADPOOL_SIZE: '1' };
 
-export type Sum = { runs: number; kills: number; acknowledged: number; copies: number; twice: number };
+type Sum = { runs: number; kills: number; acknowledged: number; copies: number; twice: number };
 export const nothing = (): Sum => ({ runs: 0, kills: 0, acknowledged: 0, copies: 0, twice: 0 });
 
 /** What the server does in the scenario, undisturbed. TORTURE_CALLS (`fsync|MainThread write`): of that alone. */

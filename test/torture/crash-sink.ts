@@ -4,7 +4,7 @@
 import { type Server, type Socket, createServer } from 'node:net';
 import { freePort } from './server.ts';
 
-export type Taken = { readonly to: string; readonly content: Buffer };
+type Taken = { readonly to: string; readonly content: Buffer };
 
 export class Sink {
   /** A copy for each recipient, in the order in which they were taken. */

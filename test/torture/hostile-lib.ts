@@ -23,7 +23,7 @@ export function usage(pid: number): { megabytes: number; cpuMs: number } {
 }
 
 /** One message of a good client, from 127.0.0.2: how long it took until its 250, in ms, or what happened instead. */
-export function good(port: number): Promise<number | string> {
+function good(port: number): Promise<number | string> {
   return new Promise(resolve => {
     const startedAt = performance.now();
     const socket = connect({ port, host: '127.0.0.1', localAddress: '127.0.0.2' });
@@ -77,7 +77,7 @@ export async function open(settings: Record<string, string> = {}): Promise<Targe
   return { place, server, tlsPort };
 }
 
-export type Seen = {
+type Seen = {
   slowestMs: number;
   megabytes: number;
   refusal?: string;
@@ -86,7 +86,7 @@ export type Seen = {
 };
 
 /** Attacks for some seconds, with a good client now and then. */
-export async function attack(
+async function attack(
   { place, server, tlsPort }: Target,
   kind: string,
   spread: string,

@@ -5,7 +5,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import { type Client, dial } from '../integration/client.ts';
 
 /** A message that the next hop has taken: when, and from which replica. */
-export type Taken = { readonly at: number; readonly replica: string };
+type Taken = { readonly at: number; readonly replica: string };
 
 /** A next hop that takes everything, remembers who sent it, and how many sessions were open at once with a message under way. */
 export class CountingHop {

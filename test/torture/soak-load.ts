@@ -32,7 +32,7 @@ const kinds: readonly Kind[] = [
 ];
 const lots = kinds.flatMap(kind => Array<Kind>(kind.share).fill(kind));
 
-export type Target = { readonly smtp: number; readonly submissions: number; readonly password: string };
+type Target = { readonly smtp: number; readonly submissions: number; readonly password: string };
 type Entry = { readonly kind: Kind; readonly sum: number; left: number; readonly seen: string[]; isKept: boolean };
 
 export class Load {

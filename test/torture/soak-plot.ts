@@ -1,6 +1,6 @@
 // The soak's figures as a picture: panels one below the other over the same minutes. Plain SVG, readable on light and dark ground.
-export type Line = { readonly name: string; readonly values: readonly number[] };
-export type Panel = { readonly title: string; readonly unit: string; readonly lines: readonly Line[] };
+type Line = { readonly name: string; readonly values: readonly number[] };
+type Panel = { readonly title: string; readonly unit: string; readonly lines: readonly Line[] };
 
 const [width, height, left, right, top, bottom, colours] = [900, 150, 56, 150, 30, 14, 4] as const;
 const style = `text{font:12px sans-serif;fill:#444}.t{font-weight:bold}.g{stroke:#ccc}.l{fill:none;stroke-width:1.5}

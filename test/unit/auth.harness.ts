@@ -13,8 +13,8 @@ import { systemClock, systemRandom } from '../../src/system/world.ts';
 
 export type Chain = Awaited<ReturnType<typeof createAuthenticator>>;
 
-export type Line = { readonly level: string; readonly message: string; readonly fields: Record<string, unknown> };
-export type Outcome = {
+type Line = { readonly level: string; readonly message: string; readonly fields: Record<string, unknown> };
+type Outcome = {
   readonly reply: Reply;
   readonly login: Login | undefined;
   readonly challenges: readonly string[];
@@ -56,7 +56,7 @@ export const bindings = {
   'tls-exporter': Buffer.alloc(32, 7),
   'tls-server-end-point': hash('sha256', 'a certificate', 'buffer'),
 };
-export const binding = (type: string): Buffer | undefined => bindings[type as keyof typeof bindings];
+const binding = (type: string): Buffer | undefined => bindings[type as keyof typeof bindings];
 
 /** Sends responses one after the other, each made of the challenge before it, until the server has no more challenges. */
 export async function converse(

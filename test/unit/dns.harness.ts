@@ -5,8 +5,8 @@ import { type AddressInfo, createServer } from 'node:net';
 import type { TestContext } from 'node:test';
 import packet, { type Answer, type Question } from 'dns-packet';
 
-export type Query = Question & { readonly id: number; readonly isTcp: boolean; readonly octets: Buffer };
-export type Words = {
+type Query = Question & { readonly id: number; readonly isTcp: boolean; readonly octets: Buffer };
+type Words = {
   readonly answers?: readonly Answer[];
   readonly authorities?: readonly Answer[];
   /** NXDOMAIN is 3, SERVFAIL 2. */
@@ -17,7 +17,7 @@ export type Words = {
 };
 /** What is said to a question: one answer after the other, whole messages or their parts; none is silence. */
 export type Answering = (query: Query) => readonly (Words | Buffer)[];
-export type NameServer = {
+type NameServer = {
   readonly host: string;
   readonly port: number;
   /** As `TYPE name`, with `over TCP` where it was. */

@@ -56,7 +56,7 @@ type Options = {
 export type Running = Awaited<ReturnType<typeof startServer>>;
 
 const extensions = extensionNames.filter(name => name !== 'AUTH' && name !== 'LIMITS');
-export const ok: Resolution['kind'] = 'local';
+const ok: Resolution['kind'] = 'local';
 
 /** Every local part has the Maildir of its name, at example.com. */
 export async function startServer(options: Options = {}) {
@@ -280,8 +280,6 @@ export async function until(isSo: () => boolean, what: string, client?: Client):
     });
   }
 }
-
-export const mailbox = (name: string): string => `${name}@example.com`;
 
 /** A self-signed pair as the server makes one. */
 export async function makeContext(folder: string): Promise<SecureContext> {

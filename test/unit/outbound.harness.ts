@@ -124,7 +124,7 @@ export async function serve(
   return { port: (server.address() as AddressInfo).port, visits, sockets };
 }
 
-export type Sending = {
+type Sending = {
   readonly transport: OutboundTransport;
   readonly lines: string[];
   readonly send: (

@@ -11,7 +11,7 @@ const chunkBytes = 256 * 1024;
 const maxSpooled = 10;
 
 /** Connections that large messages may have of those of the queue. */
-export const maxBodyQueries = 4;
+const maxBodyQueries = 4;
 
 /** The same query, so many at once. */
 export function limited(query: Query, max = maxBodyQueries): Query {

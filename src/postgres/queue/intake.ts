@@ -19,10 +19,10 @@ const maxForgotten = 10_000;
 const maxGroup = 200;
 
 /** A message, its jobs, and what is to be kept of each. */
-export type Newcomer = Readonly<{ record: StoredEntry; jobs: readonly LeasedJob[]; plans: readonly JobPlan[] }>;
+type Newcomer = Readonly<{ record: StoredEntry; jobs: readonly LeasedJob[]; plans: readonly JobPlan[] }>;
 type Small = Newcomer & Readonly<{ octets: Buffer; wantsSeats: boolean }>;
 
-export type IntakeOptions = Readonly<{
+type IntakeOptions = Readonly<{
   query: Query;
   /** The same for large messages. */
   bodies: Query;

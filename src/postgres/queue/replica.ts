@@ -17,7 +17,7 @@ const [renewMs, retryMs] = [5_000, 1_000];
 /** Every so many renewals the leftovers of crashes are looked for. */
 const sweepEvery = 2;
 
-export type ReplicaOptions = Readonly<{
+type ReplicaOptions = Readonly<{
   query: Query;
   /** Makes the tables where they are missing. */
   makeSchema: () => Promise<void>;

@@ -55,7 +55,7 @@ const [maxDestinations, maxOfDestination] = [50, 10];
  */
 const [lateMs, maxLate, farBack] = [1000, 20, 1e9];
 
-export type StoreOptions = Readonly<{
+type StoreOptions = Readonly<{
   database: Database;
   spoolFolder: string;
   /** SLIM_MAX_SESSIONS_OUT. */

@@ -6,7 +6,7 @@ import type { Opened } from './mailbox.ts';
 import { type Parsed, valuesOf } from './parse.ts';
 
 /** `Name` does not change from version to version; `Text` is for people. */
-export type Finding = { readonly Name: string; readonly Text: string };
+type Finding = { readonly Name: string; readonly Text: string };
 
 const maxLineOctets = 998;
 const maxHeaderOctets = 256 * 1024;

@@ -23,7 +23,7 @@ export type Item = {
   /** What is searched, in lower case; '' where there was no room for it. */
   searched: string;
 };
-export type Summary = Readonly<
+type Summary = Readonly<
   Pick<Parsed, 'to' | 'cc' | 'bcc' | 'replyTo' | 'subject' | 'messageId'> & {
     from: Person;
     snippet: string;
