@@ -14,6 +14,7 @@ import { openDns } from './dns/stub.ts';
 import { prepareData, probe } from './system/folders.ts';
 import { type Parts, startAll } from './system/lifecycle.ts';
 import { type FlushedLog, type Log, openLog, takeWarnings } from './system/log.ts';
+import { reasonOf } from './system/reason.ts';
 import { version } from './system/version.ts';
 import { trustAuthorities } from './tls/authorities.ts';
 import { openRenewals } from './wiring/acme.ts';
@@ -46,7 +47,7 @@ function tell(remarks: Settings['remarks'], log: Log): void {
 
 /** Says why the server cannot start, and gives the exit status. */
 function fail(log: FlushedLog, status: number, error: unknown): number {
-  log.error({}, error instanceof Error ? error.message : String(error));
+  log.error({}, reasonOf(error));
   log.flush();
   return status;
 }

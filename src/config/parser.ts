@@ -1,6 +1,7 @@
 // What a parser of a value is, and how parsers of single values become parsers of lists.
 // A parser turns text into plain data, or throws an error that says, a line for each mistake, what was written (no
 // secret) and what is wanted. It knows one value only, and reads nothing: no variable, no file, no clock.
+import { reasonOf } from '../system/reason.ts';
 
 export type Parser<T> = (text: string) => T;
 
@@ -35,7 +36,7 @@ export const listOf =
         if (values.has(key(value))) throw new Error(`"${key(value)}": it is listed twice; keep one`);
         values.set(mayRepeat ? values.size : key(value), value);
       } catch (error) {
-        mistakes.push(error instanceof Error ? error.message : String(error));
+        mistakes.push(reasonOf(error));
       }
     if (mistakes.length > 0) throw new Error(mistakes.join('\n'));
     return [...values.values()];

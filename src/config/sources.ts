@@ -8,6 +8,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { resolve } from 'node:path';
+import { reasonOf } from '../system/reason.ts';
 import { readSettingFile } from '../system/setting-file.ts';
 import { type Dotenv, parseDotenv } from './dotenv.ts';
 import { serviceLinks } from './service-links.ts';
@@ -135,7 +136,7 @@ function read(path: string, what: string, problems: string[]): string {
   try {
     return readSettingFile(path);
   } catch (error) {
-    problems.push(`${what} cannot be read: ${error instanceof Error ? error.message : String(error)}`);
+    problems.push(`${what} cannot be read: ${reasonOf(error)}`);
     return '';
   }
 }

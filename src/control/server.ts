@@ -11,6 +11,7 @@ import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
 import { Readable, pipeline } from 'node:stream';
 import { setTimeout as pause } from 'node:timers/promises';
+import { reasonOf } from '../system/reason.ts';
 import { type NoServer, dial } from './client.ts';
 import { type Answers, type RequestOf, type Verb, parseRequest } from './requests.ts';
 import { shorten } from './socket-path.ts';
@@ -99,6 +100,6 @@ async function* answer(line: string, handlers: Handlers): AsyncGenerator<string>
     for await (const item of items) yield `${JSON.stringify({ item })}\n`;
     yield `${JSON.stringify({ isEnd: true })}\n`;
   } catch (error) {
-    yield `${JSON.stringify({ error: error instanceof Error ? error.message : String(error) })}\n`;
+    yield `${JSON.stringify({ error: reasonOf(error) })}\n`;
   }
 }

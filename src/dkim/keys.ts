@@ -24,6 +24,7 @@ import { replaceFile } from '../durable/replace.ts';
 import type { ListedKey } from '../mail/admin.ts';
 import { CannotTell } from '../mail/ports.ts';
 import { keepNewest } from '../system/newest.ts';
+import { reasonOf } from '../system/reason.ts';
 import type { World } from '../system/world.ts';
 import { isRecordOf, recordOf } from './record.ts';
 import type { Algorithm, SigningKey } from './signature.ts';
@@ -244,6 +245,6 @@ function isKept(each: Partial<KeptKey> | null): each is KeptKey {
 }
 
 function unreadable(domain: string, cause: unknown): CannotTell {
-  const reason = cause instanceof Error ? cause.message : String(cause);
+  const reason = reasonOf(cause);
   return new CannotTell(`the DKIM keys of ${domain} cannot be read: ${reason}`, { status: '4.7.5', cause });
 }

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { type SecureContext, createSecureContext } from 'node:tls';
 import { inOrder, withLineEnds } from './pem.ts';
 import { replaceFile } from '../durable/replace.ts';
+import { reasonOf } from '../system/reason.ts';
 import type { World } from '../system/world.ts';
 
 /** Certificate (with its chain behind it) and private key, PEM. */
@@ -81,7 +82,7 @@ export class Certificates {
       if (pair) this.#seen = `${pair.cert}\n${pair.key}`;
       if (pair && this.#seen !== seen) this.#take(pair, isOurs);
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
+      const reason = reasonOf(error);
       if (this.#seen === seen) this.#seen = reason; // it could not be read at all
       if (this.#seen !== seen) log.warn({ reason }, 'the configured certificate cannot be used; it is looked at again');
     }

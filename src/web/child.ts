@@ -3,6 +3,7 @@
 // process does.
 import { join } from 'node:path';
 import type { Change } from '../mail/captured.ts';
+import { reasonOf } from '../system/reason.ts';
 import { healthRoutes } from './health.ts';
 import * as limits from './limits.ts';
 import { operateRoutes } from './operate.ts';
@@ -76,7 +77,7 @@ async function begin(start: Start): Promise<void> {
     early.splice(0).forEach(hear);
     say({ kind: 'listening' });
   } catch (error) {
-    const why = error instanceof Error ? error.message : String(error);
+    const why = reasonOf(error);
     process.send?.({ kind: 'failed', why } satisfies FromWeb, () => process.exit(1));
   }
 }

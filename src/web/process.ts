@@ -12,6 +12,7 @@ import type { Listen } from '../mail/event.ts';
 import { forkConfined } from '../system/confined.ts';
 import type { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
+import { reasonOf } from '../system/reason.ts';
 import type { Clock } from '../system/world.ts';
 import * as limits from './limits.ts';
 import type { Answers, FromWeb, Reply, Start, ToWeb } from './protocol.ts';
@@ -151,7 +152,7 @@ export class WebProcess {
       const answer = answers[name] as unknown as (...words: readonly unknown[]) => unknown;
       return { kind: 'reply', id, result: await answer(...about) };
     } catch (error) {
-      return { kind: 'reply', id, error: error instanceof Error ? error.message : String(error) };
+      return { kind: 'reply', id, error: reasonOf(error) };
     }
   }
 }

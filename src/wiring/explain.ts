@@ -10,6 +10,7 @@ import { type Reply, replies } from '../smtp/reply.ts';
 import { formatReply } from '../mail/reply.ts';
 import { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
+import { reasonOf } from '../system/reason.ts';
 
 type Explained = {
   readonly resolve: Resolve;
@@ -26,7 +27,7 @@ export async function explain(text: string, { resolve, settings, log }: Explaine
       isElsewhere = found.kind === 'elsewhere';
       return found;
     } catch (error) {
-      steps.push(`cannot tell: ${error instanceof Error ? error.message : String(error)}`);
+      steps.push(`cannot tell: ${reasonOf(error)}`);
       throw error;
     }
   };
