@@ -22,12 +22,17 @@ export async function find(desk: Desk, { inPath }: Request): Promise<Item> {
   return item;
 }
 
-/** An object; {} where the body is empty. */
-export async function readJson({ body }: Request): Promise<Readonly<Record<string, unknown>>> {
+export type Json = Readonly<Record<string, unknown>>;
+
+export const isObject = (value: unknown): value is Json =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+
+/** The body of the request, which must be an object; {} where it is empty. */
+export async function readJson({ body }: Request): Promise<Json> {
   const given = (await body()).toString();
   try {
     const value: unknown = given.trim() === '' ? {} : JSON.parse(given);
-    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+    if (isObject(value)) return value;
   } catch {
     // What is no JSON is no object either.
   }

@@ -7,7 +7,7 @@ import type { Duplex } from 'node:stream';
 import { type WebSocket, WebSocketServer } from 'ws';
 import * as limits from '../limits.ts';
 import type { Mailbox, Told } from './mailbox.ts';
-import { listItem } from './shapes.ts';
+import { countUnread, listItem } from './shapes.ts';
 
 const path = '/api/events';
 /** Figures are told so long after a change, once for all changes until then. */
@@ -27,7 +27,7 @@ export function openEvents(mailbox: Mailbox, version: string) {
   const tellStats = (): void => {
     stats = undefined;
     const items = mailbox.items();
-    tell('stats', { Total: items.length, Unread: items.filter(({ isRead }) => !isRead).length, Version: version });
+    tell('stats', { Total: items.length, Unread: countUnread(items), Version: version });
   };
   mailbox.listen(told => {
     if (listeners.size === 0) return;

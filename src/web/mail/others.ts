@@ -1,7 +1,7 @@
 // The smaller parts of Mailpit's API: info, tags, and failures by chance.
 import { type Answer, Problem, type Route, json } from '../server.ts';
 import { type Desk, ok, readJson, settled, toIds, toTags } from './desk.ts';
-import { allTags } from './shapes.ts';
+import { allTags, countUnread } from './shapes.ts';
 
 export function otherRoutes(desk: Desk): readonly Route[] {
   const { ask, mailbox, version, folder } = desk;
@@ -22,7 +22,7 @@ export function otherRoutes(desk: Desk): readonly Route[] {
           Database: folder,
           DatabaseSize: items.reduce((sum, { mail }) => sum + mail.sizeBytes, 0),
           Messages: items.length,
-          Unread: items.filter(({ isRead }) => !isRead).length,
+          Unread: countUnread(items),
           Tags: Object.fromEntries(allTags(items).map(tag => [tag, tags.filter(each => each === tag).length])),
           RuntimeStats: {
             Uptime: Math.floor(process.uptime() - startedAt),

@@ -1,9 +1,7 @@
 // POST /api/v1/send: a message as JSON, composed by nodemailer and kept as if it had come by SMTP. For tests that want mail
 // in the mailbox without a client of their own.
 import { Problem, type Route, json } from '../server.ts';
-import { type Desk, readJson, toTags } from './desk.ts';
-
-type Json = Readonly<Record<string, unknown>>;
+import { type Desk, type Json, isObject, readJson, toTags } from './desk.ts';
 
 export const sendRoute = (desk: Desk): Route => ({
   method: 'POST',
@@ -47,9 +45,6 @@ async function compose(wanted: Json): Promise<{ octets: Buffer; from: string; re
   const octets = await message.compile().build();
   return { octets, from: from.address, recipients };
 }
-
-const isObject = (value: unknown): value is Json =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 function listOf(value: unknown, name: string): readonly unknown[] {
   if (value === undefined || value === null) return [];

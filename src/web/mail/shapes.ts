@@ -28,18 +28,19 @@ export function listItem({ mail, isRead, tags, summary }: Item) {
 /** `found`: what matches; `all`: every message. */
 export function list(found: readonly Item[], all: readonly Item[], start: number, limit: number) {
   const messages = found.slice(start, start + limit).map(listItem);
-  const unread = (items: readonly Item[]): number => items.filter(({ isRead }) => !isRead).length;
   return {
     total: all.length,
-    unread: unread(all),
+    unread: countUnread(all),
     count: messages.length,
     messages_count: found.length,
-    messages_unread: unread(found),
+    messages_unread: countUnread(found),
     start,
     tags: allTags(all),
     messages,
   };
 }
+
+export const countUnread = (items: readonly Item[]): number => items.filter(({ isRead }) => !isRead).length;
 
 export const allTags = (items: readonly Item[]): readonly string[] =>
   [...new Set(items.flatMap(({ tags }) => tags))].toSorted((one, other) => one.localeCompare(other));
