@@ -7,7 +7,7 @@ import { reasonOf } from '../system/reason.ts';
 import { healthRoutes } from './health.ts';
 import * as limits from './limits.ts';
 import { operateRoutes } from './operate.ts';
-import { pageRoutes, statusRoutes } from './page.ts';
+import { readPages } from './page.ts';
 import type { Ask, FromWeb, Questions, Reply, Start, ToWeb } from './protocol.ts';
 import { Problem, openServer } from './server.ts';
 
@@ -63,14 +63,15 @@ export function runWeb(): Promise<never> {
 
 async function begin(start: Start): Promise<void> {
   const { capture, version } = start;
-  const others = [...healthRoutes(ask), ...operateRoutes(ask), ...statusRoutes(pageFolder, capture === undefined)];
+  const pages = readPages(pageFolder, capture !== undefined);
+  const others = [...healthRoutes(ask), ...operateRoutes(ask), ...pages.status];
   const onReading = (id?: string): void => say({ kind: 'reading', ...(id !== undefined && { id }) });
   const onTrouble = (request: string, error: unknown): void =>
     say({ kind: 'trouble', request, error: error instanceof Error ? (error.stack ?? error.message) : String(error) });
   try {
     const captured =
       capture && (await import('./mail/routes.ts')).openCaptured({ capture, version, ask, onReading, others });
-    const routes = captured ? [...others, ...captured.routes, ...pageRoutes(pageFolder)] : others;
+    const routes = captured ? [...others, ...captured.routes, ...pages.mail] : others;
     await openServer({ ...start, routes, onTrouble, ...(captured && { onUpgrade: captured.onUpgrade }) });
     captured?.begin();
     hear = change => captured?.hear(change);

@@ -1,6 +1,5 @@
-// The page: the files that lie in page/, beside this code or beside the bundle. They are read once, and nothing else
-// can be asked for. Promise: the page loads nothing from elsewhere, and may be framed by nobody (Content Security
-// Policy).
+// The pages: the files that lie in page/, beside this code or beside the bundle. Each is read once, and nothing else can
+// be asked for. Promise: a page loads nothing from elsewhere, and may be framed by nobody (Content Security Policy).
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { extname, join } from 'node:path';
 import type { Route } from './server.ts';
@@ -25,25 +24,28 @@ const policy = [
   "require-trusted-types-for 'script'",
 ].join('; ');
 
-/** `/` is index.html. */
-export function pageRoutes(folder: string): readonly Route[] {
+/** The files of the status page. All others belong to the page of captured mail. */
+const statusFiles: ReadonlySet<string> = new Set(['status.html', 'status.js', 'status.css', 'base.css', 'dom.js']);
+
+/**
+ * The routes of both pages, each file read once. The page of captured mail is at `/`, and the status page at `/status`.
+ * Without captured mail the status page is at `/` too, and the other files are not read.
+ */
+export function readPages(folder: string, hasMail: boolean): Readonly<Record<'status' | 'mail', readonly Route[]>> {
   const names = existsSync(folder) ? readdirSync(folder).filter(name => extname(name) in types) : [];
-  return names.map(name => {
-    const body = readFileSync(join(folder, name));
-    const headers = { 'Content-Type': types[extname(name)] ?? '', 'Content-Security-Policy': policy };
-    return {
-      method: 'GET',
-      path: name === 'index.html' ? '/' : `/${name}`,
-      about: 'The page.',
-      answer: () => ({ status: 200, headers, body }),
-    };
-  });
+  const ofStatus = names.filter(name => statusFiles.has(name));
+  const ofMail = hasMail ? names.filter(name => !statusFiles.has(name)) : [];
+  const statusPaths = hasMail ? ['/status.html', '/status'] : ['/status.html', '/status', '/'];
+  return {
+    status: ofStatus.flatMap(name => toRoutes(join(folder, name), name === 'status.html' ? statusPaths : [`/${name}`])),
+    mail: ofMail.flatMap(name => toRoutes(join(folder, name), [name === 'index.html' ? '/' : `/${name}`])),
+  };
 }
 
-/** The status page; where no mail is captured it is also at `/`. */
-export function statusRoutes(folder: string, isAlone: boolean): readonly Route[] {
-  const files = pageRoutes(folder).filter(({ path }) => path.startsWith('/status.'));
-  const page = files.find(({ path }) => path === '/status.html');
-  const paths = isAlone ? ['/status', '/'] : ['/status'];
-  return [...files, ...(page ? paths.map(path => ({ ...page, path })) : [])];
+/** The same file at each of these paths. */
+function toRoutes(file: string, paths: readonly string[]): readonly Route[] {
+  const body = readFileSync(file);
+  const headers = { 'Content-Type': types[extname(file)] ?? '', 'Content-Security-Policy': policy };
+  const answer = () => ({ status: 200, headers, body });
+  return paths.map(path => ({ method: 'GET', path, about: 'The page.', answer }));
 }

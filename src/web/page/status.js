@@ -1,31 +1,22 @@
 // The status page: asks for the figures every two seconds, and shows them. Nothing is loaded from elsewhere.
-// @ts-check
+import { byId, element } from './dom.js';
 
 const everyMs = 2000;
-const byId = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
-const format = (/** @type {number} */ value) => value.toLocaleString('en');
+/** @param {number} value */
+const format = value => value.toLocaleString('en');
 
 /**
- * @param {string} name
- * @param {string} text
- * @param {string} [className]
- */
-function element(name, text, className = '') {
-  const made = document.createElement(name);
-  made.textContent = text;
-  made.className = className;
-  return made;
-}
-
-/** A bar for each minute of the last hour, as high as what happened in it.
+ * A bar for each minute of the last hour, as high as what happened in it.
  * @param {string} about
  * @param {readonly number[]} values
  */
 function chart(about, values) {
   const most = Math.max(...values);
   const sum = values.reduce((total, value) => total + value, 0);
-  const figure = element('figure', '', `chart ${about}`);
-  figure.append(element('figcaption', `${about}: ${format(sum)} in the last hour, at most ${format(most)} a minute`));
+  const figure = element('figure', { className: `chart ${about}` });
+  figure.append(
+    element('figcaption', {}, `${about}: ${format(sum)} in the last hour, at most ${format(most)} a minute`),
+  );
   const name = 'http://www.w3.org/2000/svg';
   const drawing = document.createElementNS(name, 'svg');
   drawing.setAttribute('viewBox', '0 0 60 20');
@@ -52,13 +43,11 @@ function show({ version, hostname, health, troubles, minutes, tiles, rows }) {
   byId('health').className = health;
   document.title = `${health}: ${hostname}`;
   byId('troubles').hidden = troubles.length === 0;
-  byId('troubles').replaceChildren(...troubles.map((/** @type {string} */ text) => element('li', text)));
+  byId('troubles').replaceChildren(...troubles.map((/** @type {string} */ text) => element('li', {}, text)));
   byId('tiles').replaceChildren(
-    ...tiles.map((/** @type {[string, string]} */ [about, value]) => {
-      const tile = element('div', '', 'tile');
-      tile.append(element('b', value), element('span', about));
-      return tile;
-    }),
+    ...tiles.map((/** @type {[string, string]} */ [about, value]) =>
+      element('div', { className: 'tile' }, element('b', {}, value), element('span', {}, about)),
+    ),
   );
   byId('hour').hidden = minutes.length === 0;
   byId('hour').replaceChildren(
@@ -70,13 +59,9 @@ function show({ version, hostname, health, troubles, minutes, tiles, rows }) {
     ),
   );
   byId('rows').replaceChildren(
-    ...rows.map((/** @type {string[]} */ [about, ...facts]) => {
-      const row = element('div', '');
-      const value = element('dd', '');
-      value.append(...facts.map(fact => element('span', fact)));
-      row.append(element('dt', about ?? ''), value);
-      return row;
-    }),
+    ...rows.map((/** @type {string[]} */ [about, ...facts]) =>
+      element('div', {}, element('dt', {}, about), element('dd', {}, ...facts.map(fact => element('span', {}, fact)))),
+    ),
   );
 }
 
