@@ -109,11 +109,10 @@ export async function openServer(options: ServerOptions): Promise<Server> {
     const carryOut = async (): Promise<Answer> => {
       if (requests > limits.maxRequests) throw new Problem(503, 'Too many requests at once; try again later.');
       refuseStrangers(request, hostname);
-      const { url, method, ...found } = find(request);
-      const isHead = method === 'HEAD';
+      const { url, ...found } = find(request);
       const gone = new AbortController();
       response.once('close', () => gone.abort());
-      const answer = await found.route.answer({
+      return found.route.answer({
         inPath: found.inPath,
         query: url.searchParams,
         headers: request.headers,
@@ -121,7 +120,6 @@ export async function openServer(options: ServerOptions): Promise<Server> {
         body: () => readBody(request, found.route.maxBodyOctets ?? limits.maxBodyOctets, bodies),
         gone: gone.signal,
       });
-      return isHead ? { status: answer.status, ...(answer.headers && { headers: answer.headers }) } : answer;
     };
     carryOut()
       .catch((error: unknown) => {
@@ -179,7 +177,7 @@ function parseUrl({ url = '/' }: IncomingMessage): URL {
   return parsed;
 }
 
-type Found = Readonly<{ route: Route; inPath: Readonly<Record<string, string>>; url: URL; method: string }>;
+type Found = Readonly<{ route: Route; inPath: Readonly<Record<string, string>>; url: URL }>;
 
 /** Finds the route of a request; throws 404 or 405 as a `Problem`. */
 function router(routes: readonly Route[]): (request: IncomingMessage) => Found {
@@ -193,7 +191,7 @@ function router(routes: readonly Route[]): (request: IncomingMessage) => Found {
     const path = url.pathname.length > 1 ? url.pathname.replace(/\/$/, '') : '/';
     const matches = compiled.filter(({ pattern }) => pattern.test(path));
     const match = matches.find(({ route }) => route.method === (method === 'HEAD' ? 'GET' : method));
-    if (match) return { route: match.route, inPath: decode(match.pattern.exec(path)?.groups ?? {}), url, method };
+    if (match) return { route: match.route, inPath: decode(match.pattern.exec(path)?.groups ?? {}), url };
     if (matches.length === 0) throw new Problem(404, `There is nothing at ${path.slice(0, 100)}.`);
     throw new Problem(405, `${method} is not possible at ${path.slice(0, 100)}.`);
   };
@@ -234,13 +232,15 @@ async function send({ status, headers, body = '' }: Answer, request: IncomingMes
   const isUnread = !request.complete;
   const octets = typeof body === 'string' ? Buffer.from(body) : body;
   const isWhole = Buffer.isBuffer(octets);
+  const isHead = request.method === 'HEAD';
   response.writeHead(status, {
     ...usualHeaders,
     // RFC 9110 §8.6: a 204 has no length.
-    ...(isWhole && status !== 204 && request.method !== 'HEAD' && { 'Content-Length': octets.length }),
+    ...(isWhole && status !== 204 && !isHead && { 'Content-Length': octets.length }),
     ...(isUnread && { Connection: 'close' }),
     ...headers,
   });
-  if (isWhole) response.end(octets);
+  if (isHead) response.end();
+  else if (isWhole) response.end(octets);
   else await pipeline(Readable.from(octets), response);
 }
