@@ -64,9 +64,12 @@ export const isFromOutside = (peer: Peer): boolean => !isOurs(peer);
 export const saysNothing = ({ client, isShared }: Peer): boolean =>
   isShared || client === '::1' || client.startsWith('127.');
 
-/** A client has connected: what takes time about it begins. Waits for nothing. */
+/** Whether that peer is looked up in the block lists: its address must say something, and we do not answer for it. */
+const isListable = (peer: Peer): boolean => isFromOutside(peer) && !saysNothing(peer);
+
+/** Begins, for a client that has connected, what takes time: the look-up in the block lists. Waits for nothing. */
 export function meet(peer: Peer, { filters }: Policy): void {
-  if (isFromOutside(peer) && !saysNothing(peer)) void filters?.findListing?.(peer.client);
+  if (isListable(peer)) void filters?.findListing?.(peer.client);
 }
 
 /** Decides on one recipient of mail with that reverse-path, '' being the null one. */
@@ -76,9 +79,9 @@ export const answerRecipient = (address: Address, peer: Peer, reversePath: strin
 async function filterRecipient(...[address, peer, reversePath, policy]: Parameters<typeof decide>): Promise<Answer> {
   const { findListing, countRecipient } = policy.filters ?? {};
   const { client, login } = peer;
-  // Who is listed by mistake must be able to tell somebody (RFC 5321 §4.5.1).
-  const isListable = isFromOutside(peer) && !saysNothing(peer) && toMailbox(address)?.local !== 'postmaster';
-  const listed = isListable ? await findListing?.(client) : undefined;
+  // A client that is listed by mistake must be able to tell the postmaster (RFC 5321 §4.5.1).
+  const isAsked = isListable(peer) && toMailbox(address)?.local !== 'postmaster';
+  const listed = isAsked ? await findListing?.(client) : undefined;
   if (listed) return { reply: listed };
   const answer = await decide(address, peer, reversePath, policy);
   if (login === undefined || answer.reply.code >= 400) return answer;
