@@ -27,12 +27,13 @@ export function plan(envelope: Envelope<Destination>, unmade: ReadonlySet<string
   const waiting: QueueRecipient[] = [];
   const forwards: PlannedEntry[] = [];
   for (const accepted of envelope.recipients) {
-    const { routes, lmtp = [] } = destinationOf(accepted).found ?? {};
-    const forward = forwardOf(envelope, accepted);
+    const destination = destinationOf(accepted);
+    const { routes, lmtp = [] } = destination.found ?? {};
+    const forward = forwardOf(envelope, accepted, destination);
     if (forward) forwards.push(forward);
-    for (const mailbox of lmtp) waiting.push({ ...toQueue(accepted, undefined), lmtp: mailbox });
+    for (const mailbox of lmtp) waiting.push({ ...toQueue(accepted, destination, undefined), lmtp: mailbox });
     const left = routes?.filter(isUnmade).map(route => copies.get(routeKey(route)) ?? route);
-    if (left?.length !== 0) waiting.push(toQueue(accepted, left));
+    if (left?.length !== 0) waiting.push(toQueue(accepted, destination, left));
     // 250 would lose its mail.
     else if (routes?.length === 0 && !forward && lmtp.length === 0)
       throw new CannotTell(`${accepted.address.text} leads nowhere`);
@@ -47,10 +48,14 @@ export function plan(envelope: Envelope<Destination>, unmade: ReadonlySet<string
  * A second envelope for a recipient whose mail is forwarded, even where another leads to the same address: each has its
  * own line.
  */
-function forwardOf(envelope: Envelope<Destination>, accepted: Accepted<Destination>): PlannedEntry | undefined {
-  const { found, sentAs } = destinationOf(accepted);
+function forwardOf(
+  envelope: Envelope<Destination>,
+  accepted: Accepted<Destination>,
+  destination: Destination,
+): PlannedEntry | undefined {
+  const { found, sentAs } = destination;
   if (!found?.forwards?.length) return undefined;
-  const { recipients, ...more } = toForwarded(toQueue(accepted, undefined), found.forwards);
+  const { recipients, ...more } = toForwarded(toQueue(accepted, destination, undefined), found.forwards);
   const entry = entryFor(envelope, recipients);
   return { ...entry, ...more, ...(sentAs !== undefined && sentAs !== entry.from && { sentAs }) };
 }
@@ -117,13 +122,14 @@ export function successes(envelope: Envelope<Destination>, unmade: ReadonlySet<s
   const delivery = { kind: 'delivered', status: '2.0.0', text: 'delivered to its mailbox' } as const;
   return envelope.recipients.flatMap((accepted): Outcome[] => {
     if (!accepted.wishes.notify?.includes('SUCCESS')) return [];
-    const { routes, forwards, lmtp, via } = destinationOf(accepted).found ?? {};
+    const destination = destinationOf(accepted);
+    const { routes, forwards, lmtp, via } = destination.found ?? {};
     // The queue tells of that, once the LMTP server has it.
     if (lmtp !== undefined) return [];
     // The server to which it is forwarded tells of that. Of a shared mailbox one notice tells, here.
     if (routes?.length === 0 && forwards !== undefined && via !== 'shared') return [];
     if (routes?.some(route => unmade.has(routeKey(route))) !== false) return [];
-    const recipient = toQueue(accepted, routes);
+    const recipient = toQueue(accepted, destination, routes);
     return [{ recipient, action: recipient.isShared ? 'expanded' : 'delivered', delivery }];
   });
 }
@@ -152,9 +158,11 @@ function addressesOf(key: string, recipients: readonly Accepted<Destination>[]):
 }
 
 /** A recipient as the queue keeps it, with these copies that stay here. */
-function toQueue(accepted: Accepted<Destination>, routes: readonly Copy[] | undefined): QueueRecipient {
-  const { domain, found } = destinationOf(accepted);
-  const { address, wishes } = accepted;
+function toQueue(
+  { address, wishes }: Accepted<Destination>,
+  { domain, found }: Destination,
+  routes: readonly Copy[] | undefined,
+): QueueRecipient {
   const isShared = found?.via === 'shared';
   return { address: address.text, domain, ...(routes && { routes }), ...(isShared && { isShared }), ...wishes };
 }
