@@ -16,7 +16,7 @@ type OnDemand =
 
 const maxSlowSeconds = 60;
 
-/** undefined: nothing is asked for, or nothing that there is. */
+/** undefined: the local part asks for nothing, or for something that is not in the table above. */
 export function onDemand(local: string): OnDemand | undefined {
   const name = local.toLowerCase().replace(/\+.*$/s, '');
   const [, kind, code] = /^(reply|data)-([45]\d\d)$/.exec(name) ?? [];
@@ -26,7 +26,7 @@ export function onDemand(local: string): OnDemand | undefined {
   return name === 'drop' || name === 'greylist' ? { kind: name } : undefined;
 }
 
-/** Pairs of sender and recipient that are remembered; the oldest is forgotten. */
+/** So many pairs of sender and recipient are remembered; beyond that the oldest is forgotten. */
 const maxPairs = 10_000;
 
 export class Greylist {
@@ -37,8 +37,8 @@ export class Greylist {
     const pair = `${from}\n${to}`.toLowerCase();
     if (this.#deferred.delete(pair)) return false;
     this.#deferred.add(pair);
-    if (this.#deferred.size > maxPairs)
-      for (const oldest of [...this.#deferred].slice(0, 1)) this.#deferred.delete(oldest);
+    const [oldest = ''] = this.#deferred;
+    if (this.#deferred.size > maxPairs) this.#deferred.delete(oldest);
     return true;
   }
 }
