@@ -155,7 +155,8 @@ export class Incoming {
     }
     const reply = replies.kept(kept, this.#id);
     // A message that was kept has cost its sender time, and has its line in any case.
-    const [told, said] = [kept.toLowerCase() as 'delivered' | 'queued', `${reply.code} ${reply.status}`];
+    const told = kept === 'Delivered' ? 'delivered' : 'queued';
+    const said = `${reply.code} ${reply.status}`;
     this.#options.log.info(this.#fields(said), `message ${told}`);
     this.#tell(told, said);
     return reply;
@@ -261,13 +262,17 @@ export class Incoming {
     );
   }
 
+  /** How long ago its content began. */
+  get #ms(): number {
+    return this.#options.clock.now() - this.startedAt;
+  }
+
   #log(sentence: string, reply?: string): void {
     this.#gather('info', this.#fields(reply), sentence);
   }
 
   #fields(reply: string | undefined): Record<string, unknown> {
-    const ms = this.#options.clock.now() - this.startedAt;
-    return { ...this.#arrival, why: this.#why, size: this.#sizeBytes, reply, ms };
+    return { ...this.#arrival, why: this.#why, size: this.#sizeBytes, reply, ms: this.#ms };
   }
 
   #tell(result: Extract<Event, { kind: 'message' }>['result'], reply?: string): void {
@@ -277,7 +282,7 @@ export class Incoming {
       result,
       reply,
       sizeBytes: this.#sizeBytes,
-      ms: this.#options.clock.now() - this.startedAt,
+      ms: this.#ms,
       messageId: this.#headerLines.messageId,
       verdicts: this.#verdicts,
     });
