@@ -17,7 +17,7 @@ import type { Service } from '../inbound/connection.ts';
 import type { ListenSocket } from '../inbound/listener.ts';
 import type { Answers } from '../inbound/policy.ts';
 import { emptySpool } from '../inbound/spool.ts';
-import { toMailbox } from '../mail/address.ts';
+import { formatMailbox, toMailbox } from '../mail/address.ts';
 import type { Captured, Change } from '../mail/captured.ts';
 import { inMemory } from '../mail/message.ts';
 import { type Authenticator, CannotTell, type Storage } from '../mail/ports.ts';
@@ -156,7 +156,6 @@ function capturing({ keeper, chaos, folder, root }: Kept): Capturing {
       const check: Check = {
         name: 'capture',
         deadlineMs: 1000,
-        linesBytes: () => 0,
         judge({ id, envelope, peer, receivedAt }) {
           const { reversePath, recipients, helo, wishes } = envelope;
           const wanted = recipients.map(({ address }) => onDemand(address.local)).find(each => each?.kind === 'data');
@@ -170,7 +169,7 @@ function capturing({ keeper, chaos, folder, root }: Kept): Capturing {
             client,
             tls,
             login: login?.name,
-            loginAddress: login && `${login.address.local}@${login.address.domain}`,
+            loginAddress: login && formatMailbox(login.address),
             isUtf8: wishes.isUtf8,
             receivedAt,
           };

@@ -2,6 +2,7 @@
 import type { Check } from '../inbound/checks.ts';
 import { clientKey } from '../inbound/peer.ts';
 import { isFromOutside, saysNothing } from '../inbound/policy.ts';
+import { spamLine } from '../mail/header.ts';
 import type { Filters } from '../mail/ports.ts';
 import { replies } from '../smtp/reply.ts';
 import type { Gatherer } from '../system/gather.ts';
@@ -28,10 +29,7 @@ export async function openFilters({ settings, dns }: Context, gatherer: Gatherer
 export async function openSpamChecks({ settings, dns }: Context, gatherer: Gatherer): Promise<readonly Check[]> {
   const { rspamd: server, hostname } = settings;
   if (server === undefined) return [];
-  const [{ openRspamd }, { spamLine }] = await Promise.all([
-    import('../filters/rspamd.ts'),
-    import('../mail/header.ts'),
-  ]);
+  const { openRspamd } = await import('../filters/rspamd.ts');
   const ask = openRspamd({ server, hostname, dns, gatherer });
   return [
     {
