@@ -1,5 +1,5 @@
 // What is counted of the life events of messages and sessions. docs/metrics.md explains each name; a test compares.
-// Promises: labels are bounded, and hold nothing that comes from the network; an event costs about a microsecond.
+// Promise: labels are bounded, and hold nothing that comes from the network.
 import type { Event } from '../mail/event.ts';
 import type { Metric } from '../mail/figures.ts';
 import { Counter, Histogram } from './family.ts';
