@@ -1,8 +1,8 @@
-// Addresses as they stand in MAIL and RCPT. Only this parser makes an Address.
+// Addresses as they stand in MAIL and RCPT (RFC 5321 §4.1.2 and §4.5.3.1, RFC 6531 §3.3). Only this parser makes one.
 // Promise: linear time, never throws; a local part has no quotes or escapes left, so that "a.b"@x and a.b@x are equal.
-// Source routes are parsed and dropped (RFC 5321 §3.6.1, appendix C). Domains are checked for shape only. RFC 5321 §4.1.2 and §4.5.3.1, RFC 6531 §3.3.
-// More liberal than the RFC where real mail is: local parts of more than 64 octets (VERP, SRS, confirmations of lists), two
-// dots in a row or a dot before the @ (old phone addresses), an empty quoted local part, a path without its brackets.
+// Source routes are parsed and dropped (RFC 5321 appendix C). Domains are checked for shape only. Real mail passes that
+// the RFC forbids: local parts over 64 octets (VERP, SRS, lists), two dots in a row or one before the @ (old phones), an
+// empty quoted local part, a path without its brackets.
 
 declare const parsed: unique symbol;
 

@@ -1,6 +1,6 @@
-// The envelope of a message, and the arguments of MAIL and RCPT that build it.
-// Promise: a parameter that was not announced, is unknown, malformed or doubled never passes silently, and nothing but
-// ASCII passes where SMTPUTF8 was not asked for. RFC 5321 §4.1.1.11, 1870 (SIZE), 6152 (BODY), 6531 (SMTPUTF8), 4954 §5 (AUTH), 3461 §4 (RET, ENVID, NOTIFY, ORCPT).
+// The envelope of a message, and the arguments of MAIL and RCPT that build it (RFC 5321 §4.1.1.11, RFC 1870, 6152, 6531,
+// 4954 §5, 3461 §4). Promise: a parameter that was not announced, is unknown, malformed or doubled never passes
+// silently, and nothing but ASCII passes where SMTPUTF8 was not asked for.
 import { type Address, parseAddress, splitPath } from './address.ts';
 import type { ExtensionName } from './extensions.ts';
 import { type Reply, replies } from './reply.ts';

@@ -1,6 +1,6 @@
 // Replies: the one table of everything this server can say to a client, and how a reply becomes octets.
-// Promise: every line is ASCII, ends in CRLF and stays within 512 octets (RFC 5321 §4.5.3.1.5), and none of it depends on configuration or
-// on anything a client sent, but for the host name, the queue id and what a block list says. RFC 5321 §4.2 and §4.3.2, RFC 2034 and 3463, RFC 5248 (enhanced codes).
+// Promise: every line is ASCII, ends in CRLF, has at most 512 octets (RFC 5321 §4.5.3.1.5), and holds nothing that was
+// configured or sent, but the host name, the queue id and what a block list says. RFC 5321 §4.2, RFC 2034, 3463, 5248.
 
 export type Reply = {
   readonly code: number;

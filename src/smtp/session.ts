@@ -1,8 +1,7 @@
-// The server's side of an SMTP dialogue, as a pure state machine: octets in, actions and replies out. No sockets,
-// timers, clock or promises, so that every dialogue is a function of its input, however that was cut into pieces.
-// How to drive it: receive(octets), then next() until it says 'read' (send output(), wait for more) or 'close'. Actions
-// marked * are questions: call answer(reply) before next(). Never throws on remote input and never grows with it.
-// RFC 5321, 2920 (PIPELINING), 1870 (SIZE), 3030 (CHUNKING), 3207 (STARTTLS), 4954 (AUTH), 6531 (SMTPUTF8), 9422.
+// The server's side of an SMTP dialogue (RFC 5321) as a pure state machine: octets in, actions and replies out. No
+// sockets, timers, clock or promises: a dialogue is a function of its input, however that was cut into pieces. How to
+// drive it: receive(octets), then next() until 'read' (send output(), wait for more) or 'close'. Actions marked * are
+// questions: call answer(reply) before next(). Never throws on remote input and never grows with it.
 import { Body, CR, LF, nothing } from './body.ts';
 import { type Accepted, type Envelope, type Recipient, type Sender, parseRecipient, parseSender } from './envelope.ts';
 import type { ExtensionName } from './extensions.ts';
@@ -35,7 +34,7 @@ export type Action<Ticket = unknown> =
   | { readonly kind: 'close'; readonly hasQuit: boolean }; // send output(), then close
 
 export const maxRecipients = 1000;
-const [maxFailed, maxRefused, maxDiscarded] = [10, 100, 20]; // commands, recipients, messages that began
+const [maxFailed, maxRefused, maxDiscarded, maxIdle] = [10, 100, 20, 1000]; // commands, recipients, messages; NOOPs
 const maxOutputOctets = 4096; // then 'flush': 64 KiB of EHLO make 3 MB of replies, and 11,000 NOOP hold up everyone
 const [maxLineOctets, maxLoginLineOctets] = [512, 4096]; // the second: AUTH, for which RFC 4954 §4 sets none
 const maxPathLineOctets = maxLineOctets + 1060; // SIZE, BODY, SMTPUTF8 add 53 to MAIL, AUTH and DSN 500 (RFC 1870 and others)
@@ -62,7 +61,7 @@ export class Session<Ticket = unknown> {
   #chunk: Chunk | undefined; // while octets are content; else they are commands
   #login: 'none' | 'begun' | 'done' = 'none';
   #lastReply: Reply | undefined; // the dialogue has ended with it
-  readonly #counts = { failed: 0, refused: 0, discarded: 0 };
+  readonly #counts = { failed: 0, refused: 0, discarded: 0, idle: 0 };
   answer: (reply: Reply, ticket?: Ticket) => void = () => undefined; // to the question that next() has just asked
 
   constructor(options: SessionOptions) {
@@ -160,8 +159,7 @@ export class Session<Ticket = unknown> {
     const isLogin = isResponse || /^AUTH /i.test(line);
     const maxOctets = isLogin ? maxLoginLineOctets : /^(?:MAIL|RCPT) /i.test(line) ? maxPathLineOctets : maxLineOctets;
     if (lf + 1 > maxOctets) return this.#say(replies.lineTooLong);
-    // U+2028 and U+2029 too: they end lines for much software that reads headers and logs. Only a name in EHLO may be in
-    // another charset, say: whoever writes it somewhere makes it harmless there.
+    // U+2028 and U+2029 end lines for much software. A name in EHLO may be in any charset: trace.ts makes it harmless.
     if (/[\p{Cc}\p{Zl}\p{Zp}\ufffd]/u.test(line) && !/^(?:EHLO|HELO) [^\p{Cc}\p{Zl}\p{Zp}]*$/iu.test(line))
       return this.#say(replies.badCharacter);
     if (!isResponse) return this.#command(line);
@@ -171,6 +169,7 @@ export class Session<Ticket = unknown> {
   #command(line: string): Action<Ticket> | undefined {
     const [word = ''] = line.split(' ', 1);
     const [verb, argument] = [word.toUpperCase(), line.slice(word.length).trim()];
+    if (!this.#transaction && ++this.#counts.idle > maxIdle) return this.end(replies.tooMany('idle commands'));
     if (argument !== '' && withoutArgument.has(verb)) return this.#say(replies.noParameterHere);
     return (Session.#commands.get(verb) ?? (s => s.#say(replies.unknownCommand)))(this, argument);
   }
@@ -317,6 +316,7 @@ export class Session<Ticket = unknown> {
     if (!isLast) return this.#say(replies.ok);
     return this.#ask({ kind: 'commit' }, reply => {
       this.#transaction = undefined;
+      this.#counts.idle = 0;
       this.#say(reply);
     });
   }

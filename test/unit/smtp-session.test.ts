@@ -125,7 +125,7 @@ describe('a session', () => {
 
   it('works off pipelined commands by portions: their replies are sent, and others have their turn', () => {
     const session = new Session(options);
-    session.receive(Buffer.from('EHLO a\r\n'.repeat(8000)));
+    session.receive(Buffer.from('EHLO a\r\n'.repeat(900)));
     let [replied, portions] = [0, 0];
     for (let action = session.next(); ; action = session.next()) {
       const output = session.output();
@@ -135,8 +135,30 @@ describe('a session', () => {
       assert.equal(action.kind, 'flush');
       portions += 1;
     }
-    assert.equal(replied, 8000);
-    assert.ok(portions > 100);
+    assert.equal(replied, 900);
+    assert.ok(portions > 30, `${portions}`);
+  });
+
+  it('ends with 421 after 1,000 commands that no message comes of; a message that was kept begins anew', () => {
+    const session = new Session(options);
+    const say = (text: string): string => {
+      session.receive(Buffer.from(text));
+      let said = '';
+      for (;;) {
+        const action = session.next();
+        said += session.output();
+        if (action.kind === 'read' || action.kind === 'close') return said;
+        if (action.kind === 'sender') session.answer(replies.senderOk);
+        if (action.kind === 'recipient') session.answer(replies.recipientOk);
+        if (action.kind === 'begin') session.answer(replies.sendMessage);
+        if (action.kind === 'commit') session.answer(replies.ok);
+      }
+    };
+    const message = 'MAIL FROM:<>\r\nRCPT TO:<a@example.com>\r\nDATA\r\nx\r\n.\r\n';
+    // Commands within a transaction do not count: RCPT and BDAT have bounds of their own.
+    assert.doesNotMatch(say(`EHLO a\r\n${'NOOP\r\n'.repeat(998)}${message}`), /^421/m);
+    assert.doesNotMatch(say('NOOP\r\n'.repeat(1000)), /^421/m);
+    assert.match(say('EHLO a\r\n'), /^421 4\.7\.0 Too many idle commands\r\n$/);
   });
 
   it('takes 1,000 recipients, and says 452 to the next', () => {
