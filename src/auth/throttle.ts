@@ -16,8 +16,8 @@
 // Replicas count failures together, in the database; while it is down, each counts alone. What is reserved each knows of
 // itself only: so for each replica one more guess may be judged at once.
 import { hash } from 'node:crypto';
-import type { RateLimiterMemory, RateLimiterPostgres } from 'rate-limiter-flexible';
-import type { FailureStore } from '../mail/ports.ts';
+import type { RateLimiterMemory } from 'rate-limiter-flexible';
+import type { CountLimits, CountStore, Counter } from '../mail/ports.ts';
 
 const failuresOfClient = { points: 10, duration: 600 };
 const failuresOfAccount = { points: 20, duration: 3600 };
@@ -30,7 +30,7 @@ export type ThrottleOptions = {
   /** An address behind which anyone may be (a container's gateway): never shut out as such. */
   readonly isShared: (client: string) => boolean;
   /** Where replicas count together; unset: in memory. */
-  readonly failures?: FailureStore | undefined;
+  readonly counts?: CountStore | undefined;
 };
 
 /** Of one failure, for one guess. Exactly one of the two is called; what is called later does nothing. */
@@ -41,15 +41,18 @@ export type Reservation = {
   countFailure(): Promise<void>;
 };
 
-export async function openThrottle({ clientKey, isShared, failures: store }: ThrottleOptions) {
+export async function openThrottle({ clientKey, isShared, counts }: ThrottleOptions) {
   // The package as a whole loads the clients of twenty databases: 11 MB of memory instead of 4.
   // @ts-expect-error Its types are those of the whole.
   const { default: Memory } = (await import('rate-limiter-flexible/lib/RateLimiterMemory.js')) as {
     default: typeof RateLimiterMemory;
   };
-  const count = store ? await counterIn(store) : (_: Limits, __: string, memory: RateLimiterMemory) => memory;
-  const clients = count(failuresOfClient, 'client', new Memory(failuresOfClient));
-  const accounts = count(failuresOfAccount, 'account', new Memory(failuresOfAccount));
+  const open = async (name: string, limits: CountLimits): Promise<Counter> => {
+    const memory = new Memory(limits);
+    return counts ? counts.open(name, limits, memory) : memory;
+  };
+  const clients = await open('client', failuresOfClient);
+  const accounts = await open('account', failuresOfAccount);
   const [byClients, byAccounts] = [new Reserved(), new Reserved()];
   // Strangers invent names without end; two that share a count only matter to clients that have failed themselves.
   const accountKey = (id: string): string => hash('sha256', id, 'base64').slice(0, 3);
@@ -123,19 +126,6 @@ export async function openThrottle({ clientKey, isShared, failures: store }: Thr
       }
     },
   };
-}
-
-type Limits = typeof failuresOfClient;
-
-/** Makes counters in the database, each with one in memory that takes over while the database is down. */
-async function counterIn(store: FailureStore) {
-  // @ts-expect-error As above.
-  const { default: Postgres } = (await import('rate-limiter-flexible/lib/RateLimiterPostgres.js')) as {
-    default: typeof RateLimiterPostgres;
-  };
-  const place = { storeClient: store, storeType: 'pool', tableName: store.table, tableCreated: true };
-  return (limits: Limits, keyPrefix: string, insuranceLimiter: RateLimiterMemory) =>
-    new Postgres({ ...limits, ...place, keyPrefix, insuranceLimiter });
 }
 
 type Decision =

@@ -1,5 +1,6 @@
 // The ports by which the rooms meet: interfaces with few verbs, and the one error that says 'I cannot tell'.
 // Promise: no room imports its neighbour; whatever two of them share is declared here.
+import type { RateLimiterAbstract } from 'rate-limiter-flexible';
 import type { Reply } from '../smtp/reply.ts';
 import type { Mailbox } from './address.ts';
 import type {
@@ -194,15 +195,15 @@ export interface Authenticator {
   begin(mechanism: string, client: string, binding: (type: string) => Buffer | undefined): Exchange;
 }
 
-/** Where replicas count failed logins together: a table, and how it is asked. Rejects while the database is down. */
-export interface FailureStore {
-  readonly table: string;
-  query(statement: {
-    readonly name: string;
-    readonly text: string;
-    readonly values: readonly unknown[];
-  }): Promise<{ readonly rows: readonly unknown[]; readonly rowCount: number }>;
+/** Where replicas count together: failed logins, and mail for SLIM_RATE_CLIENT and SLIM_RATE_LOGIN. */
+export interface CountStore {
+  /** Makes a counter. `name` tells its keys from those of another one; `alone` counts while the store cannot. */
+  open(name: string, limits: CountLimits, alone: Counter): Promise<Counter>;
 }
+/** So many points in so many seconds, which begin with the first of them. */
+export type CountLimits = { readonly points: number; readonly duration: number };
+/** A counter of rate-limiter-flexible, whichever store it has. */
+export type Counter = RateLimiterAbstract;
 
 /** What keeps messages that cannot be delivered at once. */
 export interface Queue {

@@ -3,18 +3,22 @@ import type { Check } from '../inbound/checks.ts';
 import { clientKey } from '../inbound/peer.ts';
 import { isFromOutside, saysNothing } from '../inbound/policy.ts';
 import { spamLine } from '../mail/header.ts';
-import type { Filters } from '../mail/ports.ts';
+import type { CountStore, Filters } from '../mail/ports.ts';
 import { replies } from '../smtp/reply.ts';
 import type { Gatherer } from '../system/gather.ts';
 import { type Context, system } from './context.ts';
 
 /** undefined: nothing has. */
-export async function openFilters({ settings, dns }: Context, gatherer: Gatherer): Promise<Filters | undefined> {
+export async function openFilters(
+  { settings, dns }: Context,
+  gatherer: Gatherer,
+  counts?: CountStore,
+): Promise<Filters | undefined> {
   const { rateOfClient: client, rateOfLogin: login, blockLists: zones } = settings;
   if (client === undefined && login === undefined && zones.length === 0) return undefined;
   let filters: Filters = {};
   if (client || login)
-    filters = await (await import('../filters/rates.ts')).openRates({ client, login, clientKey, gatherer });
+    filters = await (await import('../filters/rates.ts')).openRates({ client, login, counts, clientKey, gatherer });
   if (zones.length === 0) return filters;
   const { openBlockLists } = await import('../filters/dnsbl.ts');
   const find = openBlockLists({ zones, dns, ...system, gatherer });

@@ -15,7 +15,7 @@ import { type ListenSocket, Listeners } from '../inbound/listener.ts';
 import { type Peer, clientKey, stranger } from '../inbound/peer.ts';
 import { answersBy, meet, termsFor } from '../inbound/policy.ts';
 import { isShared, matcher, sharedAddresses } from '../inbound/shared-addresses.ts';
-import type { Authenticator, FailureStore, Resolve, ReturnPaths } from '../mail/ports.ts';
+import type { Authenticator, CountStore, Resolve, ReturnPaths } from '../mail/ports.ts';
 import { type SessionOptions, maxRecipients } from '../smtp/session.ts';
 import { Gatherer } from '../system/gather.ts';
 import type { Log } from '../system/log.ts';
@@ -26,12 +26,12 @@ import { openFilters, openSpamChecks } from './filtering.ts';
 import { openJudging } from './judging.ts';
 import { newId } from '../system/names.ts';
 
-type LoginParts = { readonly tablePasswords: TablePasswords | undefined; readonly failures: FailureStore | undefined };
+type LoginParts = { readonly tablePasswords: TablePasswords | undefined; readonly counts: CountStore | undefined };
 const differing =
   'SLIM_SRS_SECRET is not set: replicas make up different challenges, by which strangers can tell which logins exist';
 
 /** Who may log in; undefined: nobody, and AUTH is not offered. */
-export async function openLogins({ settings, steward, log }: Context, { tablePasswords, failures }: LoginParts) {
+export async function openLogins({ settings, steward, log }: Context, { tablePasswords, counts }: LoginParts) {
   const { users, domains, supports, dataFolder, sharesQueue, srsSecret } = settings;
   if (users.length === 0) return undefined;
   const offered = supports.find(({ name }) => name === 'AUTH')?.parameter?.split(' ');
@@ -41,7 +41,7 @@ export async function openLogins({ settings, steward, log }: Context, { tablePas
   if (sharesQueue && srsSecret === undefined) log.warn({}, differing);
   // Slow to derive, because what is drawn from it is shown to strangers.
   const commonSecret = sharesQueue && srsSecret ? scryptSync(srsSecret, 'challenges', 20).toString('hex') : undefined;
-  const throttle = { isShared, clientKey, failures };
+  const throttle = { isShared, clientKey, counts };
   return createAuthenticator({ ...sources, offered, commonSecret, ...throttle, ...system, log: gathered });
 }
 
@@ -49,6 +49,8 @@ type Parts = Pick<AcceptOptions, 'storages' | 'queue' | 'report'> & {
   readonly resolve: Resolve;
   readonly returnPaths: ReturnPaths;
   readonly authenticator: Authenticator | undefined;
+  /** Where replicas count together; unset: in memory. */
+  readonly counts?: CountStore | undefined;
 };
 /** What is different where mail is captured, for each session. */
 export type Capturing = {
@@ -59,7 +61,7 @@ export type Capturing = {
 /** What takes mail from the network. */
 export async function openInbound(context: Context, parts: Parts, capturing?: Capturing) {
   const { settings, steward, log, listen, onReload } = context;
-  const { resolve, returnPaths, storages, queue, report, authenticator } = parts;
+  const { resolve, returnPaths, storages, queue, report, authenticator, counts } = parts;
   const { hostname, maxSizeBytes, tls, dataFolder, senderCheck, maxSessions, maxSessionsPerClient } = settings;
   const { cert, key, minVersion } = tls;
   const common = { hostname, ...system, log };
@@ -81,7 +83,7 @@ export async function openInbound(context: Context, parts: Parts, capturing?: Ca
     .filter(({ name }) => name !== 'AUTH' || mechanisms !== '')
     .map(({ name }) => ({ name, parameter: parameters[name] ?? '' }));
   const gatherer = new Gatherer(log);
-  const filters = await openFilters(context, gatherer);
+  const filters = await openFilters(context, gatherer, counts);
   const policy = { resolve, returnPaths, senderCheck, gatherer, filters };
   /** In the order in which they are asked. */
   const checks = [loopCheck, forwardCheck, ...(await openJudging(settings, gatherer, { log, listen }))];

@@ -6,7 +6,7 @@ import { TableDomains } from '../postgres/domains.ts';
 import { openDatabase } from '../postgres/pool.ts';
 import { TableDirectory } from '../postgres/routes.ts';
 import { indexMaker } from '../postgres/schema.ts';
-import { openFailureTable } from '../postgres/failures.ts';
+import { openCountTable } from '../postgres/counts.ts';
 import { openTablePasswords } from '../postgres/users.ts';
 import { openReturnPaths } from '../forward/return-path.ts';
 import { accountDirectory } from '../routing/accounts.ts';
@@ -44,7 +44,7 @@ export async function openRouting({ settings, steward, log }: Context, ask?: Ask
     returnPaths,
     resolve: createResolver({ directories, domains, subaddress, returnPaths, mainDomain }),
     tablePasswords: database && openTablePasswords(database.query, log),
-    failures: database && sharesQueue ? openFailureTable(database.query, system.clock) : undefined,
+    counts: database && sharesQueue ? openCountTable(database.query, system.clock) : undefined,
     database: (): Answers['health']['database'] => {
       if (database === undefined) return 'off';
       return database.isUp ? 'up' : 'down';

@@ -52,7 +52,8 @@ CREATE TABLE slimsmtp_destination (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX slimsmtp_destination_due ON slimsmtp_destination (next_due);
 CREATE INDEX slimsmtp_destination_idle ON slimsmtp_destination (name) WHERE first_at = 'infinity';
--- Failed logins, as rate-limiter-flexible counts them; \`expire\` is in ms since 1970.
+-- Failed logins, and mail for SLIM_RATE_CLIENT and SLIM_RATE_LOGIN, as rate-limiter-flexible counts them;
+-- \`expire\` is in ms since 1970.
 CREATE TABLE slimsmtp_failures (key varchar(255) PRIMARY KEY, points int NOT NULL DEFAULT 0, expire bigint);
 -- What has happened to messages, for slimsmtp trace.
 CREATE TABLE slimsmtp_event (at timestamptz NOT NULL, message text COLLATE "C" NOT NULL, names text[] NOT NULL, event json NOT NULL);
