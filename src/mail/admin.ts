@@ -8,8 +8,7 @@ export type Selector = Readonly<{ id?: string | undefined; domain?: string | und
 export type QueueCounts = Readonly<{
   waiting: number;
   sending: number;
-  /** Unset where that cannot be counted: in a queue that replicas share. */
-  held: number | undefined;
+  held: number;
   oldestAt: number | undefined;
   /** Next hops that have mail; blocked: they back off. */
   destinations: Readonly<{ all: number; blocked: number }>;

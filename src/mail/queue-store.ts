@@ -130,9 +130,10 @@ export interface SharedStore {
   count(): Promise<SharedCounts>;
 }
 
-/** How many messages wait, when the oldest came (ms since 1970), and how many next hops have mail, or back off. */
+/** How many messages wait, how many of them are held, when the oldest came (ms since 1970), and how many next hops have mail, or back off. */
 export type SharedCounts = Readonly<{
   messages: number;
+  held: number;
   oldestAt: number | null;
   destinations: number;
   blocked: number;

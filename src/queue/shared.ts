@@ -71,10 +71,10 @@ export class SharedQueue implements Queue {
   /** The same for all replicas, but for what is being sent: that is what this one sends. */
   async count(): Promise<QueueCounts> {
     const { store } = this.#options;
-    const { messages, oldestAt, destinations: all, blocked } = await store.count();
+    const { messages, held, oldestAt, destinations: all, blocked } = await store.count();
     const sending = this.#running.size;
-    const waiting = Math.max(0, messages - sending);
-    return { waiting, sending, held: undefined, oldestAt: oldestAt ?? undefined, destinations: { all, blocked } };
+    const waiting = Math.max(0, messages - sending - held);
+    return { waiting, sending, held, oldestAt: oldestAt ?? undefined, destinations: { all, blocked } };
   }
 
   async start(): Promise<void> {

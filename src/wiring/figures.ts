@@ -90,7 +90,7 @@ function queueMetrics({ waiting, sending, held, oldestAt, destinations }: QueueC
       'Messages in the queue.',
       [waiting, { state: 'waiting' }],
       [sending, { state: 'sending' }],
-      ...(held === undefined ? [] : [[held, { state: 'held' }] as const]),
+      [held, { state: 'held' }],
     ),
     gauge('slimsmtp_queue_oldest_seconds', 'Age of the oldest message in the queue; 0 where there is none.', [
       oldestAt === undefined ? 0 : Math.max(0, now - oldestAt) / 1000,

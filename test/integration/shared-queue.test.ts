@@ -93,7 +93,7 @@ describe('replicas on one database', () => {
   it('make the tables once, however many start together', async () => {
     const all = await replicas(4);
     assert.equal(all.flatMap(({ lines }) => lines.filter(({ msg }) => /were made/.test(msg))).length > 0, true);
-    assert.deepEqual(await rows('SELECT version, oldest FROM slimsmtp_schema'), [{ version: 1, oldest: 1 }]);
+    assert.deepEqual(await rows('SELECT version, oldest FROM slimsmtp_schema'), [{ version: 2, oldest: 1 }]);
     await until('all have begun', async () => (await rows('SELECT FROM slimsmtp_replica')).length === 4);
   });
 
@@ -128,7 +128,7 @@ describe('replicas on one database', () => {
     assert.deepEqual(await two.queue.count(), {
       waiting: 0,
       sending: 0,
-      held: undefined,
+      held: 0,
       oldestAt: undefined,
       destinations: { all: 0, blocked: 0 },
     });
@@ -143,12 +143,23 @@ describe('replicas on one database', () => {
     });
     assert.equal((await two.queue.count()).oldestAt, receivedAt);
     assert.equal(await two.queue.act('hold', { id: 'a' }), 1);
+    const { waiting, held } = await one.queue.count();
+    assert.deepEqual([waiting, held], [1, 1]);
     const order = { kind: 'order', message: 'a', action: 'hold', by: 'operator', to: ['b@down.example'] };
     assert.deepEqual(
       heard.filter(({ kind }) => kind === 'order'),
       [order],
     );
     assert.equal(heard.filter(({ kind }) => kind === 'attempt').length, 2);
+    // A message waits while one of its recipients does.
+    await one.add('c', ['b@down.example', 'b@peer.example']);
+    await until('it waits', async () => (await two.queue.count()).waiting === 2);
+    await until(
+      'it is held in part',
+      async () => (await two.queue.act('hold', { id: 'c', domain: 'down.example' })) === 1,
+    );
+    const partly = await two.queue.count();
+    assert.deepEqual([partly.waiting, partly.held], [2, 1]);
   });
 
   it('back off together, and one probe finds out for all', async () => {
@@ -435,12 +446,12 @@ describe('replicas on one database', () => {
 
   it('run beside a newer version that says they may, and refuse tables that are too new', async () => {
     const [one] = (await replicas(1)) as [Replica];
-    await rows('UPDATE slimsmtp_schema SET version = 2, oldest = 1');
+    await rows('UPDATE slimsmtp_schema SET version = 3, oldest = 1');
     await one.add('a', ['b@peer.example']);
     const [two] = (await replicas(1)) as [Replica];
     await two.add('b', ['b@peer.example']);
     await settled();
-    await rows('UPDATE slimsmtp_schema SET version = 3, oldest = 2');
+    await rows('UPDATE slimsmtp_schema SET version = 4, oldest = 3');
     const [three] = (await replicas(1)) as [Replica];
     await assert.rejects(three.add('c', ['b@peer.example']), /cannot be reached/);
     assert.ok(three.lines.some(({ msg }) => /newer SlimSMTP/.test(msg)));

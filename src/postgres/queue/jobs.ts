@@ -1,9 +1,8 @@
-// Statements about many jobs at once: what became of them, whether they are leased still, and the list of all.
-import type { Selector } from '../../mail/admin.ts';
-import type { JobPlan, LeasedJob, SharedMessage, StoredEntry } from '../../mail/queue-store.ts';
+// Statements about many jobs at once: what became of them, and whether they are leased still.
+import type { JobPlan, LeasedJob } from '../../mail/queue-store.ts';
 import type { Query } from '../pool.ts';
 import { Replica } from './replica.ts';
-import { type Lease, columnsOf, recordOf } from './rows.ts';
+import { type Lease, columnsOf } from './rows.ts';
 import * as sql from './statements.ts';
 
 /** The name of a job. */
@@ -40,21 +39,4 @@ export async function checkJobs(query: Query, me: string | undefined, jobs: read
   const rows = await query(sql.check, [me, ...names, Replica.marginSeconds]);
   const mine = new Set(rows.map(({ message, destination }) => `${message} ${destination}`));
   return jobs.map(job => mine.has(nameOf(job)));
-}
-
-/** All messages, or that with an id, in pages. */
-export async function* pages(query: Query, { id }: Selector): AsyncGenerator<SharedMessage> {
-  type Job = SharedMessage['jobs'][number] & { readonly isLeased: boolean; readonly replica: string | null };
-  type Row = Readonly<{ id: string; envelope: StoredEntry; size: number; jobs: readonly Job[] | null }>;
-  for (let after: string | undefined = ''; after !== undefined;) {
-    const rows = (await query(sql.page, [after, id ?? null])) as unknown as readonly Row[];
-    for (const { id: own, envelope, size, jobs } of rows) {
-      const described = (jobs ?? []).map(({ record, isLeased, replica, ...job }) => {
-        const by = isLeased && { sender: replica ?? 'a replica that is gone' };
-        return { ...job, ...by, record: recordOf(envelope, size, record) };
-      });
-      yield { id: own, jobs: described };
-    }
-    after = id === undefined ? rows.at(-1)?.id : undefined;
-  }
 }

@@ -60,6 +60,9 @@ CREATE TABLE slimsmtp_event (at timestamptz NOT NULL, message text COLLATE "C" N
 CREATE INDEX slimsmtp_event_at ON slimsmtp_event (at);
 CREATE INDEX slimsmtp_event_message ON slimsmtp_event (message);
 CREATE INDEX slimsmtp_event_names ON slimsmtp_event USING gin (names);`,
+  `
+-- Held mail is counted, also where a million others wait.
+CREATE INDEX slimsmtp_job_held ON slimsmtp_job (message) WHERE state = 'held';`,
 ];
 /** The version of this server, and the oldest one that can work with its tables. */
 const [version, oldest] = [steps.length, 1];

@@ -40,7 +40,7 @@ const leased = (job: string, seat: string): string => `${job}.message AS id, ${j
   ${job}.deaths, ${job}.record, ${seat} AS seat, m.envelope, m.size::float8 AS size, m.is_single, m.body IS NULL AS is_chunked,
   CASE WHEN m.size <= 65536 THEN m.body END AS body`;
 
-const statement = (name: string, text: string, expected: readonly string[] = []) => ({
+export const statement = (name: string, text: string, expected: readonly string[] = []) => ({
   name: `slimsmtp_queue_${name}`,
   text,
   expected,
@@ -295,16 +295,6 @@ export const sweepWaiting = statement(
         next_due = greatest(least(d.next_due, excluded.next_due), d.blocked_until) WHERE d.first_at > excluded.first_at)
     SELECT max(destination) AS name, count(*)::int AS looked FROM walk`,
 );
-/** A page of the list: $1 after this id, $2 this id alone */
-export const page = statement(
-  'page',
-  `SELECT m.id, m.envelope, m.size::float8 AS size, (SELECT json_agg(json_build_object('destination', j.destination, 'state', j.state,
-      'replica', r.name, 'isLeased', j.owner IS NOT NULL, 'revision', j.revision, 'record', j.record, 'failures', d.failures,
-      'isBlocked', d.blocked_until > now(), 'reason', d.reason) ORDER BY j.destination)
-      FROM slimsmtp_job j LEFT JOIN slimsmtp_replica r ON r.id = j.owner LEFT JOIN slimsmtp_destination d ON d.name = j.destination
-      WHERE j.message = m.id) AS jobs
-    FROM slimsmtp_message m WHERE m.id > $1 AND m.uploader IS NULL AND ($2::text IS NULL OR m.id = $2) ORDER BY m.id LIMIT 200`,
-);
 /**
  * An operator's order: $1 messages, $2 destinations, $3 revisions, $4 states, $5 seconds to the next attempt, $6 to the wake, $7
  * records -> those that had this revision still
@@ -319,12 +309,4 @@ export const order = statement(
       RETURNING message, destination, slimsmtp_job.state, next_at, owner),
     w AS (SELECT destination, next_at FROM j WHERE state = 'waiting' AND owner IS NULL),
     woken AS (${wakeDestinations('w', '0')}) SELECT message, destination, owner IS NOT NULL AS is_leased FROM j`,
-);
-/** How many messages wait (exactly while they are few, else as the planner believes), since when, and for how many next hops. */
-export const count = statement(
-  'count',
-  `SELECT CASE WHEN n <= 10000 THEN n ELSE greatest(n, (SELECT reltuples::int FROM pg_class WHERE oid = 'slimsmtp_message'::regclass)) END AS messages,
-      (SELECT extract(epoch FROM received_at)::float8 * 1000 FROM slimsmtp_message WHERE uploader IS NULL ORDER BY id LIMIT 1) AS "oldestAt",
-      d.destinations, d.blocked FROM (SELECT count(*)::int AS destinations, (count(*) FILTER (WHERE blocked_until > now()))::int AS blocked FROM slimsmtp_destination) d,
-      (SELECT count(*)::int AS n FROM (SELECT FROM slimsmtp_message WHERE uploader IS NULL LIMIT 10001) few) counted`,
 );

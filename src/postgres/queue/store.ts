@@ -38,11 +38,12 @@ import { Spool, limited } from './bodies.ts';
 import { Group } from './group.ts';
 import { Intake } from './intake.ts';
 import { Listener } from './listener.ts';
+import { counts, pages } from './looking.ts';
 import { Replica } from './replica.ts';
 import { type Lease, type LeasedRow, columnsOf, toLeased } from './rows.ts';
 import { schemaMaker } from './schema.ts';
 import * as sql from './statements.ts';
-import { type Writing, checkJobs, nameOf, pages, writeJobs } from './jobs.ts';
+import { type Writing, checkJobs, nameOf, writeJobs } from './jobs.ts';
 
 const retryMs = 500;
 /** After a lost answer the database may work on for so long, before what it has left is looked for. */
@@ -264,9 +265,8 @@ export class PostgresStore implements SharedStore {
     return row !== undefined;
   }
 
-  async count(): Promise<SharedCounts> {
-    const [row] = await this.#ask<SharedCounts>(sql.count);
-    return row ?? { messages: 0, oldestAt: null, destinations: 0, blocked: 0 };
+  count(): Promise<SharedCounts> {
+    return counts(this.#options.database.query);
   }
 
   async has(id: string): Promise<boolean> {
