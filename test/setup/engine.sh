@@ -123,6 +123,13 @@ haproxy_image() {
   quietly docker build --tag haproxy:3.0 --file haproxy.Dockerfile .
 }
 
+rspamd_image() {
+  have_image rspamd/rspamd:3.12.1 && return
+  debian_image
+  say 'building a stand-in for rspamd/rspamd:3.12.1'
+  quietly docker build --tag rspamd/rspamd:3.12.1 --file rspamd.Dockerfile .
+}
+
 docker info >/dev/null 2>&1 || start_engine
 command -v strace >/dev/null || install_packages strace # ends the server at chosen system calls
 # For the page; its fonts have Arabic, Hebrew and emoji.
@@ -134,3 +141,4 @@ postgres_image
 dovecot_image
 prometheus_image
 haproxy_image
+rspamd_image
