@@ -8,6 +8,7 @@
 //   greylist@    the first RCPT of that sender for that recipient is 451, the next one is 250, and so on
 //
 // A subaddress (reply-451+anything@) does not count, so that each test can have an address of its own.
+import { keepNewest } from '../system/newest.ts';
 
 type OnDemand =
   | { readonly kind: 'reply' | 'data'; readonly code: number }
@@ -30,15 +31,13 @@ export function onDemand(local: string): OnDemand | undefined {
 const maxPairs = 10_000;
 
 export class Greylist {
-  readonly #deferred = new Set<string>();
+  readonly #deferred = new Map<string, true>();
 
   /** Whether this attempt is to be deferred. */
   defers(from: string, to: string): boolean {
     const pair = `${from}\n${to}`.toLowerCase();
     if (this.#deferred.delete(pair)) return false;
-    this.#deferred.add(pair);
-    const [oldest = ''] = this.#deferred;
-    if (this.#deferred.size > maxPairs) this.#deferred.delete(oldest);
+    keepNewest(this.#deferred, pair, true, maxPairs);
     return true;
   }
 }
