@@ -2,6 +2,7 @@
 // Promises:
 // - The newest so many messages stay (SLIM_CAPTURE_KEEP). Only files that this class has made are ever removed: a message has
 //   an envelope of its name beside it, and whatever else lies in the folder is left alone.
+// - A start removes from tmp/ what a crash has left there: files that have the name of a message.
 // - A message is visible whole, and with its envelope, or not at all. Nothing is synced: tests want speed, and a power cut may
 //   take what was captured (promise 1 of the server does not hold here).
 // - What was made of a message (read, tags) lasts until the server ends.
@@ -16,7 +17,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { create } from '../durable/sync.ts';
 import { linkOrCopy } from '../durable/link.ts';
 import type { Captured, Change, Kept, Marks } from '../mail/captured.ts';
@@ -27,6 +28,8 @@ import type { Log } from '../system/log.ts';
 type Options = Readonly<{ folder: string; keep: number; onChange: (change: Change) => void; log: Log }>;
 
 const isId = (name: string): boolean => /^[0-9a-z]{12,30}$/.test(name);
+/** Of the file in tmp/ that a message has between prepare() and commit(). */
+const suffix = '.captured';
 /** Files that are removed at once. */
 const removedAtOnce = 100;
 
@@ -43,6 +46,9 @@ export class Keeper {
     const { folder } = this.#options;
     for (const name of ['new', 'cur', 'tmp', 'envelopes'])
       mkdirSync(join(folder, name), { recursive: true, mode: 0o700 });
+    // `ID` is a large message that came in when the server crashed, `ID.captured` one that was prepared.
+    for (const entry of readdirSync(join(folder, 'tmp'), { withFileTypes: true }))
+      if (entry.isFile() && isId(basename(entry.name, suffix))) rmSync(join(folder, 'tmp', entry.name));
     const ids = readdirSync(join(folder, 'envelopes')).map(name => name.replace(/\.json$/, ''));
     // An id begins with its time.
     for (const id of ids.filter(isId).toSorted()) {
@@ -61,7 +67,7 @@ export class Keeper {
   async prepare(facts: Omit<Captured, 'sizeBytes'>, message: Message, tags: readonly string[] = []): Promise<Prepared> {
     const mail = { ...facts, sizeBytes: message.sizeBytes };
     const { id } = mail;
-    const temporary = join(this.#options.folder, 'tmp', `${id}.captured`);
+    const temporary = join(this.#options.folder, 'tmp', `${id}${suffix}`);
     try {
       writeFileSync(this.#envelope(id), JSON.stringify(mail), { flag: 'wx', mode: 0o600 });
       if (message.kind === 'memory') closeSync(create(temporary, message.octets.pieces));

@@ -222,6 +222,19 @@ describe('where captured mail is kept', () => {
     assert.deepEqual(fewer.files('new'), [id(2)]);
   });
 
+  it('a new start removes what a crash has left in tmp/, and nothing else there', async t => {
+    const first = open(t);
+    await first.put(1);
+    const { sizeBytes: _, ...more } = facts({ id: id(2) });
+    await first.keeper.prepare(more, inMemory(Buffer.from('prepared and never committed')));
+    writeFileSync(join(first.folder, 'tmp', id(3)), 'a large message of which half has come');
+    writeFileSync(join(first.folder, 'tmp', '1764374400.1.host'), 'of another program');
+    const again = open(t, 3, first.folder);
+    assert.deepEqual(again.files('tmp'), ['1764374400.1.host']);
+    assert.deepEqual(again.files('envelopes'), [`${id(1)}.json`]);
+    assert.deepEqual(again.files('new'), [id(1)]);
+  });
+
   it('marks are for messages that are there', async t => {
     const { keeper, put, changes } = open(t);
     await put(1);
