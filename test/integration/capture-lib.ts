@@ -1,22 +1,13 @@
 // A whole server that captures, started from the sources as people start it, with everything in a folder of its own.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
-import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
+import { freePort } from '../ports.ts';
 import { dial } from './client.ts';
 
 const root = new URL('../../', import.meta.url).pathname;
-
-/** So many ports that nothing listens on. */
-export async function freePorts(count: number): Promise<readonly number[]> {
-  const servers = Array.from({ length: count }, () => createServer().listen(0, '127.0.0.1'));
-  await Promise.all(servers.map(server => new Promise(resolve => server.once('listening', resolve))));
-  const ports = servers.map(server => (server.address() as AddressInfo).port);
-  for (const server of servers) server.close();
-  return ports;
-}
 
 export type Catcher = Awaited<ReturnType<typeof startCatcher>>;
 
@@ -30,7 +21,9 @@ type How = {
 /** Resolves when it is ready; rejects with its log when it ends before that. */
 export async function startCatcher(t: Pick<TestContext, 'after'>, { settings = {}, folder, prefix = [] }: How = {}) {
   const place = folder ?? mkdtempSync(join(tmpdir(), 'capture-'));
-  const [smtp = 0, submission = 0, http = 0] = await freePorts(3);
+  const smtp = await freePort();
+  const submission = await freePort();
+  const http = await freePort();
   const [program = '', ...words] = [
     ...prefix,
     process.execPath,

@@ -6,7 +6,9 @@ import { join } from 'node:path';
 import { after, before, describe, it, test } from 'node:test';
 import { createTransport } from 'nodemailer';
 import { dial, eventually } from './client.ts';
-import { type Catcher, freePorts, startCatcher } from './capture-lib.ts';
+import { catcherPort } from '../../src/config/sockets.ts';
+import { type Catcher, startCatcher } from './capture-lib.ts';
+import { openStage } from './compose-lib.ts';
 
 const undo: (() => unknown)[] = [];
 const suite = { after: (act: () => unknown): void => void undo.push(act) } as Parameters<typeof startCatcher>[0];
@@ -142,14 +144,12 @@ describe('SLIM_CAPTURE=on', () => {
 });
 
 test('the port of catchers has no STARTTLS, and logins in clear', async t => {
-  const [port = 0] = await freePorts(1);
-  // The real port may be taken on this machine; inside the image it is free.
-  const catcher = await startCatcher(t, {
-    settings: { SLIM_LISTEN: `smtp://127.0.0.1:1025 smtp://127.0.0.1:${port}` },
-  }).catch((error: Error) =>
-    /cannot listen on 127.0.0.1:1025/.test(error.message) ? undefined : Promise.reject(error),
-  );
-  if (catcher === undefined) return t.skip('another program has port 1025');
+  // In a container no other program has port 1025.
+  const server = await openStage(t.after.bind(t)).server({
+    environment: { SLIM_CAPTURE: 'on', SLIM_DOMAINS: 'capture.test' },
+    prepare: container => container.withExposedPorts(25, catcherPort),
+  });
+  const port = server.getMappedPort(catcherPort);
   const extensions = async (at: number): Promise<string> => {
     const { default: net } = await import('node:net');
     const socket = net.connect(at, '127.0.0.1');
@@ -158,20 +158,20 @@ test('the port of catchers has no STARTTLS, and logins in clear', async t => {
     for await (const piece of socket) said += String(piece);
     return said;
   };
-  const clear = await extensions(1025);
+  const clear = await extensions(port);
   assert.match(clear, /250-AUTH PLAIN LOGIN\r\n/);
   assert.doesNotMatch(clear, /STARTTLS/);
-  const usual = await extensions(port);
+  const usual = await extensions(server.getMappedPort(25));
   assert.match(usual, /STARTTLS/);
   assert.doesNotMatch(usual, /AUTH/);
-  const transport = createTransport({ host: '127.0.0.1', port: 1025, auth: { user: 'app', pass: 'x' } });
+  const transport = createTransport({ host: '127.0.0.1', port, auth: { user: 'app', pass: 'x' } });
   await transport.sendMail({ from: 'a@b.test', to: 'c@d.test', text: 'x' });
   transport.close();
-  const [file = ''] = catcher.files('envelopes');
-  const envelope = JSON.parse(readFileSync(join(catcher.captured, 'envelopes', file), 'utf8'));
+  const captured = async (folder: string): Promise<string> =>
+    (await server.exec(['sh', '-c', `cat /var/mail/captured/${folder}/*`])).output;
+  const envelope = JSON.parse(await captured('envelopes'));
   assert.deepEqual([envelope.login, envelope.loginAddress, envelope.tls], ['app', 'app@capture.test', undefined]);
-  const message = readFileSync(join(catcher.captured, 'new', envelope.id), 'utf8');
-  assert.match(message, /\tby \S+ with ESMTPA\n/);
+  assert.match(await captured('new'), /\tby \S+ with ESMTPA\n/);
 });
 
 test('SLIM_CAPTURE=users: only the logins of SLIM_USERS are right', async t => {

@@ -10,7 +10,7 @@ import { createInterface } from 'node:readline';
 import { text } from 'node:stream/consumers';
 import { after, describe, it } from 'node:test';
 import { openControl } from '../../src/control/server.ts';
-import { freePort } from '../torture/server.ts';
+import { freePort } from '../ports.ts';
 import { deliver } from './client.ts';
 
 const root = join(import.meta.dirname, '../..');

@@ -3,14 +3,13 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { cpSync, existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { after, test } from 'node:test';
 import { promisify } from 'node:util';
 import { deliver, eventually } from './client.ts';
 import { openStage, root } from './compose-lib.ts';
+import { freePort } from '../ports.ts';
 
 const stage = openStage(after);
 
@@ -21,15 +20,6 @@ function freshCopy(): string {
   const made = new Set(['.git', 'node_modules', 'dist', 'data', '.env'].map(name => join(root, name)));
   cpSync(root, folder, { recursive: true, filter: path => !made.has(path) });
   return folder;
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
 }
 
 function start(folder: string): { process: ChildProcess; said(): string } {

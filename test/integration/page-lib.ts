@@ -2,14 +2,13 @@
 import { fork, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type SendMailOptions, createTransport } from 'nodemailer';
 import { type Browser, type Page, chromium } from 'playwright-core';
 import { eventually } from './client.ts';
 import { root } from './compose-lib.ts';
+import { freePort } from '../ports.ts';
 
 type Own = (undo: () => Promise<unknown>) => void;
 
@@ -21,20 +20,12 @@ export type Capture = Readonly<{
   restart(): Promise<void>;
 }>;
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
-}
-
 /** A server with SLIM_CAPTURE=on. It ends with what `own` undoes. */
 export async function startCapture(own: Own, settings: Record<string, string> = {}): Promise<Capture> {
   const folder = mkdtempSync(join(tmpdir(), 'slimsmtp-page-'));
   own(async () => rmSync(folder, { recursive: true }));
-  const [smtpPort, httpPort] = [await freePort(), await freePort()];
+  const smtpPort = await freePort();
+  const httpPort = await freePort();
   const environment = {
     PATH: process.env['PATH'] ?? '',
     SLIM_CAPTURE: 'on',

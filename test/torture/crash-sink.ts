@@ -2,7 +2,7 @@
 // Promises: what it answered 250 is in `taken` before that reply leaves. It refuses recipients that begin with `refused` (550).
 // It can be down: then its port takes no connections, and those that were open are cut.
 import { type Server, type Socket, createServer } from 'node:net';
-import { freePort } from './server.ts';
+import { freePort } from '../ports.ts';
 
 type Taken = { readonly to: string; readonly content: Buffer };
 

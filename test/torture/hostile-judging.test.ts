@@ -11,7 +11,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { dial } from '../integration/client.ts';
 import { fresh, signedBy } from './hostile-judging-mail.ts';
 import { type Target, open, usage } from './hostile-lib.ts';
-import { freePort } from './server.ts';
+import { freePort } from '../ports.ts';
 
 const [boundMegabytes, boundOfChildMegabytes] = [200, 300];
 /** Where waits are this short, twice as long means nothing. */

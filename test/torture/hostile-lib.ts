@@ -8,7 +8,8 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { after } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
-import { type Place, type Server, freePort, openPlace } from './server.ts';
+import { freePort } from '../ports.ts';
+import { type Place, type Server, openPlace } from './server.ts';
 
 const undo: (() => Promise<void>)[] = [];
 after(async () => {

@@ -11,7 +11,8 @@ import { GenericContainer, Network, type StartedNetwork, type StartedTestContain
 import { docker } from '../integration/compose-lib.ts';
 import { Wire } from '../integration/wire.ts';
 import { CountingHop, Load } from './replicas-lib.ts';
-import { type Server, freePort, openPlace, undoing } from './server.ts';
+import { freePort } from '../ports.ts';
+import { type Server, openPlace, undoing } from './server.ts';
 
 const isAll = process.env['TORTURE'] === 'all';
 const size = (name: string, all: number, sample: number): number =>

@@ -12,12 +12,11 @@ import {
   readFileSync,
   rmSync,
 } from 'node:fs';
-import { randomInt } from 'node:crypto';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { dial } from '../integration/client.ts';
+import { freePort } from '../ports.ts';
 
 const root = new URL('../../', import.meta.url).pathname;
 const run = promisify(execFile);
@@ -166,22 +165,6 @@ export function undoing(after: (undo: () => Promise<void>) => void): (undo: () =
   after(all);
   for (const signal of ['SIGTERM', 'SIGINT']) process.once(signal, () => void all().finally(() => process.exit(1)));
   return undo => void undos.push(undo);
-}
-
-const given = new Set<number>();
-/** A port of loopback that nobody has now, and that no outgoing connection gets: those begin at 32768. */
-export async function freePort(): Promise<number> {
-  for (;;) {
-    const port = randomInt(10_000, 32_000);
-    if (given.has(port)) continue;
-    given.add(port);
-    const server = createServer().listen(port, '127.0.0.1');
-    const isFree = await new Promise(resolve => {
-      server.once('listening', () => resolve(true)).once('error', () => resolve(false));
-    });
-    await new Promise(resolve => server.close(resolve));
-    if (isFree) return port;
-  }
 }
 
 export { dial };

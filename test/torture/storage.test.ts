@@ -15,7 +15,8 @@ import { findSeries, fresh, isAll, judge, nothing, oneThread, recover, scratch }
 import { mail, scenario } from './crash-scenario.ts';
 import { Sink } from './crash-sink.ts';
 import { openDisk } from './power-disk.ts';
-import { type Place, type Server, freePort, openPlace, undoing, user } from './server.ts';
+import { freePort } from '../ports.ts';
+import { type Place, type Server, openPlace, undoing, user } from './server.ts';
 
 const timeout = 7200_000;
 const undo = undoing(after);

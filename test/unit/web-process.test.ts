@@ -3,7 +3,6 @@
 import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
@@ -14,16 +13,9 @@ import type { Log } from '../../src/system/log.ts';
 import { systemClock as clock } from '../../src/system/world.ts';
 import { WebProcess } from '../../src/web/process.ts';
 import type { Health, Start } from '../../src/web/protocol.ts';
+import { freePort } from '../ports.ts';
 
 const root = new URL('../../', import.meta.url).pathname;
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await new Promise(resolve => server.once('listening', resolve));
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  return port;
-}
 
 type More = { readonly capture?: Omit<NonNullable<Start['capture']>, 'unreadable'>; readonly readingMs?: number };
 
