@@ -20,14 +20,11 @@ import type { Log } from '../../src/system/log.ts';
 import { openDatabase } from '../../src/postgres/pool.ts';
 import { PostgresStore } from '../../src/postgres/queue/store.ts';
 import { SharedQueue, type SharedQueueOptions } from '../../src/queue/shared.ts';
+import { delivered } from '../contract/deliveries.ts';
 import { queueEntry } from '../contract/queue.ts';
 import { memory } from '../contract/storage.ts';
 
 export const minute = 60_000;
-export const delivered: Delivery = { kind: 'delivered', status: '2.0.0', text: 'ok', remote: 'mx.example' };
-export const failed: Delivery = { kind: 'failed', status: '5.1.1', text: 'unknown', remote: 'mx.example' };
-export const greylisted: Delivery = { kind: 'deferred', status: '4.7.1', text: 'come back', remote: 'mx.example' };
-export const unreachable: Delivery = { kind: 'deferred', status: '4.4.1', text: 'refused', isUnreachable: true };
 
 export const base = mkdtempSync(join(tmpdir(), 'shared-'));
 process.on('exit', () => rmSync(base, { recursive: true, force: true }));

@@ -13,20 +13,8 @@ import { expire } from '../../src/postgres/queue/statements.ts';
 import { queueContract, queueEntry, until as untilIn } from '../contract/queue.ts';
 import { memory } from '../contract/storage.ts';
 import { Wire } from './wire.ts';
-import {
-  type Replica,
-  base,
-  clean,
-  delivered,
-  failed,
-  greylisted,
-  leftovers,
-  minute,
-  pass,
-  replica,
-  unreachable,
-  usePostgres,
-} from './shared-queue.harness.ts';
+import { delivered, failed, greylisted, unreachable } from '../contract/deliveries.ts';
+import { type Replica, base, clean, leftovers, minute, pass, replica, usePostgres } from './shared-queue.harness.ts';
 
 const postgres = usePostgres();
 /** With commits on a busy disk in between. */

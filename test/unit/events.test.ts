@@ -1,11 +1,8 @@
 // What whoever listens hears of sessions and messages: real sessions, Maildirs and queue; doubles for resolver and next hops.
 import assert from 'node:assert/strict';
-import { rmSync } from 'node:fs';
 import { type SecureContext } from 'node:tls';
-import { mkdtempSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, afterEach, before, describe, it } from 'node:test';
+import { afterEach, before, describe, it } from 'node:test';
 import { type Check, loopCheck } from '../../src/inbound/checks.ts';
 import type { Event } from '../../src/mail/event.ts';
 import type { Authenticator, Queue } from '../../src/mail/ports.ts';
@@ -16,7 +13,8 @@ import { mailbox } from '../contract/directory.ts';
 import { queueEntry } from '../contract/queue.ts';
 import { memory } from '../contract/storage.ts';
 import { Client, type Running, makeContext, startServer, until } from './inbound.harness.ts';
-import { delivered, failed, greylisted, minute, open } from './queue.harness.ts';
+import { delivered, failed, greylisted } from '../contract/deliveries.ts';
+import { minute, open } from './queue.harness.ts';
 
 const heard: Event[] = [];
 const listen = (event: Event): void => void heard.push(event);
@@ -27,11 +25,9 @@ function one<K extends Event['kind']>(kind: K): Extract<Event, { kind: K }> {
   return found[0] as Extract<Event, { kind: K }>;
 }
 
-const folder = mkdtempSync(join(tmpdir(), 'events-'));
 let secureContext: SecureContext;
 let server: Running | undefined;
-before(async () => void (secureContext = await makeContext(folder)));
-after(() => rmSync(folder, { recursive: true }));
+before(async () => void (secureContext = await makeContext()));
 afterEach(async () => {
   await server?.stop();
   server = undefined;

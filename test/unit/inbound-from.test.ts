@@ -1,10 +1,7 @@
 // The From field of a login, where mail is signed: it names only whom the login may send as. Real sessions; doubles are the
 // resolver and who may log in.
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { after, afterEach, before, describe, it } from 'node:test';
+import { afterEach, before, describe, it } from 'node:test';
 import type { SecureContext } from 'node:tls';
 import { fromCheck } from '../../src/inbound/from-check.ts';
 import type { Mailbox } from '../../src/mail/address.ts';
@@ -15,10 +12,8 @@ import { Gatherer } from '../../src/system/gather.ts';
 import { mailbox } from '../contract/directory.ts';
 import { Client, type Running, makeContext, startServer } from './inbound.harness.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'from-'));
 let secureContext: SecureContext;
-before(async () => (secureContext = await makeContext(folder)));
-after(() => rmSync(folder, { recursive: true }));
+before(async () => (secureContext = await makeContext()));
 let server: Running;
 afterEach(() => server.stop());
 

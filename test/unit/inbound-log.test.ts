@@ -1,10 +1,7 @@
 // What stands in the log: one line a message, one a session, one a refusal; and that no client can make it grow as it likes.
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { after, afterEach, before, describe, it } from 'node:test';
+import { afterEach, before, describe, it } from 'node:test';
 import type { SecureContext } from 'node:tls';
 import { EnvelopeBudget, recipientBytes, senderBytes } from '../../src/inbound/envelopes.ts';
 import { type Recipient, type Sender, parseRecipient, parseSender } from '../../src/smtp/envelope.ts';
@@ -12,10 +9,8 @@ import { type Authenticator, CannotTell, type Resolution } from '../../src/mail/
 import { replies } from '../../src/smtp/reply.ts';
 import { Client, type Line, type Running, makeContext, startServer, until } from './inbound.harness.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'inbound-log-'));
 let secureContext: SecureContext;
-before(async () => (secureContext = await makeContext(folder)));
-after(() => rmSync(folder, { recursive: true }));
+before(async () => (secureContext = await makeContext()));
 
 let server: Running;
 afterEach(() => server.stop());

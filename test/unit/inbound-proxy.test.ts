@@ -2,24 +2,19 @@
 // log, the limits and what trust means; and what becomes of headers that are late, forged or none.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { after, afterEach, before, describe, it } from 'node:test';
+import { afterEach, before, describe, it } from 'node:test';
 import { type SecureContext, connect as connectTls } from 'node:tls';
 import { openProxies } from '../../src/inbound/proxy.ts';
 import { Gatherer } from '../../src/system/gather.ts';
 import type { Log } from '../../src/system/log.ts';
 import { Client, type Running, Time, makeContext, startServer, until } from './inbound.harness.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'inbound-proxy-'));
 let secureContext: SecureContext;
 let server: Running;
 before(async () => {
-  secureContext = await makeContext(folder);
+  secureContext = await makeContext();
 });
-after(() => rmSync(folder, { recursive: true, force: true }));
 afterEach(() => server.stop());
 
 type Options = Parameters<typeof startServer>[0] & { readonly shared?: string };

@@ -27,7 +27,7 @@ import { Client, type Running, makeContext, startServer } from './inbound.harnes
 
 const folder = mkdtempSync(join(tmpdir(), 'submission-'));
 let secureContext: SecureContext;
-before(async () => (secureContext = await makeContext(folder)));
+before(async () => (secureContext = await makeContext()));
 after(() => rmSync(folder, { recursive: true }));
 
 const silent = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };

@@ -1,22 +1,17 @@
 // TLS from the start and by STARTTLS, over real sockets: good clients, garbage, clients that leave, and deadlines.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
 import { type Socket, connect } from 'node:net';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { after, afterEach, before, describe, it } from 'node:test';
+import { afterEach, before, describe, it } from 'node:test';
 import { type SecureContext, type TLSSocket, connect as connectTls } from 'node:tls';
 import { createTransport } from 'nodemailer';
 import { Client, type Running, Time, makeContext, startServer, until } from './inbound.harness.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'inbound-tls-'));
 let secureContext: SecureContext;
 let server: Running;
 before(async () => {
-  secureContext = await makeContext(folder);
+  secureContext = await makeContext();
 });
-after(() => rmSync(folder, { recursive: true, force: true }));
 afterEach(() => server.stop());
 
 const secured = async (socket?: Socket): Promise<TLSSocket> => {
@@ -34,6 +29,12 @@ const plainFor = async (last: string): Promise<Client> => {
   client.socket.removeAllListeners('data');
   return client;
 };
+/** Brings a client to where it is its turn to begin the handshake. */
+async function beforeHandshake(kind: 'smtp' | 'submissions', socket: Socket): Promise<void> {
+  if (kind === 'submissions') return until(() => server.listeners.sessions === 1, 'the session');
+  socket.write('EHLO x\r\nSTARTTLS\r\n');
+  await until(() => (socket.read()?.toString() ?? '').includes('220 2.0.0'), 'the word for TLS');
+}
 const allGone = (): Promise<void> =>
   until(() => server.sessionLines().length === 1 && server.listeners.sessions === 0, 'the end of the session');
 
@@ -77,10 +78,7 @@ for (const kind of ['smtp', 'submissions'] as const)
       it(`ends a session whose client leaves in the handshake (${leave})`, async () => {
         server = await startServer({ kind, secureContext });
         const socket = connect(server.port, '127.0.0.1');
-        if (kind === 'smtp') {
-          socket.write('EHLO x\r\nSTARTTLS\r\n');
-          await until(() => (socket.read()?.toString() ?? '').includes('220 2.0.0'), 'the word for TLS');
-        } else await until(() => server.listeners.sessions === 1, 'the session');
+        await beforeHandshake(kind, socket);
         socket[leave]();
         await allGone();
         assert.equal(server.sessionLines().length, 1);
@@ -90,10 +88,7 @@ for (const kind of ['smtp', 'submissions'] as const)
       const time = new Time();
       server = await startServer({ kind, secureContext });
       const socket = connect(server.port, '127.0.0.1').on('error', () => undefined);
-      if (kind === 'smtp') {
-        socket.write('EHLO x\r\nSTARTTLS\r\n');
-        await until(() => (socket.read()?.toString() ?? '').includes('220 2.0.0'), 'the word for TLS');
-      } else await until(() => server.listeners.sessions === 1, 'the session');
+      await beforeHandshake(kind, socket);
       time.pass(59_000);
       assert.equal(server.listeners.sessions, 1);
       time.pass(2000);
@@ -106,12 +101,7 @@ for (const kind of ['smtp', 'submissions'] as const)
     it('that is under way when the server stops still hears why', async () => {
       server = await startServer({ kind, secureContext });
       let socket = connect(server.port, '127.0.0.1');
-      if (kind === 'smtp') {
-        const client = new Client(socket);
-        client.say('EHLO x\r\nSTARTTLS\r\n');
-        await client.hear(/220 2\.0\.0 .*\r\n/);
-        socket.removeAllListeners('data');
-      } else await until(() => server.listeners.sessions === 1, 'the session');
+      await beforeHandshake(kind, socket);
       const drained = server.listeners.drain(3000);
       socket = await secured(socket);
       assert.match(await new Client(socket).rest(), /^(?:220 .*\r\n)?421 4\.3\.2 .*\r\n$/);
@@ -122,10 +112,7 @@ for (const kind of ['smtp', 'submissions'] as const)
       const time = new Time();
       server = await startServer({ kind, secureContext });
       const socket = connect(server.port, '127.0.0.1').on('error', () => undefined);
-      if (kind === 'smtp') {
-        socket.write('EHLO x\r\nSTARTTLS\r\n');
-        await until(() => (socket.read()?.toString() ?? '').includes('220 2.0.0'), 'the word for TLS');
-      } else await until(() => server.listeners.sessions === 1, 'the session');
+      await beforeHandshake(kind, socket);
       await server.listeners.drain(0);
       assert.equal(server.listeners.sessions, 1);
       time.pass(5000);
@@ -137,12 +124,7 @@ for (const kind of ['smtp', 'submissions'] as const)
     it('that is under way when the time is up still hears why, once', async () => {
       server = await startServer({ kind, secureContext });
       let socket = connect(server.port, '127.0.0.1');
-      if (kind === 'smtp') {
-        const client = new Client(socket);
-        client.say('EHLO x\r\nSTARTTLS\r\n');
-        await client.hear(/220 2\.0\.0 .*\r\n/);
-        socket.removeAllListeners('data');
-      } else await until(() => server.listeners.sessions === 1, 'the session');
+      await beforeHandshake(kind, socket);
       await server.listeners.drain(0);
       socket = await secured(socket);
       assert.match(await new Client(socket).rest(), /^(?:220 .*\r\n)?421 4\.3\.2 .*\r\n$/);

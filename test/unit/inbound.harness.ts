@@ -282,10 +282,15 @@ export async function until(isSo: () => boolean, what: string, client?: Client):
 }
 
 /** A self-signed pair as the server makes one. */
-export async function makeContext(folder: string): Promise<SecureContext> {
+export async function makeContext(): Promise<SecureContext> {
+  const folder = mkdtempSync(join(tmpdir(), 'inbound-'));
   const log: Log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} };
   const options = { readPair: undefined, hostname: 'mx.example.com', folder, minVersion: 'TLSv1.2' as const };
-  return (await Certificates.open({ ...options, clock: systemClock, random, log })).contextFor('submission');
+  try {
+    return (await Certificates.open({ ...options, clock: systemClock, random, log })).contextFor('submission');
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 }
 
 type Timer = { at: number; readonly ms: number; readonly late: () => void };

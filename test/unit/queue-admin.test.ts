@@ -9,7 +9,8 @@ import type { Delivery } from '../../src/mail/message.ts';
 import { orderWithoutServer } from '../../src/queue/admin.ts';
 import { NullStore } from '../contract/null-store.ts';
 import { until } from '../contract/queue.ts';
-import { base, delivered, failed, greylisted, hour, minute, open, unreachable } from './queue.harness.ts';
+import { delivered, failed, greylisted, unreachable } from '../contract/deliveries.ts';
+import { base, hour, minute, open } from './queue.harness.ts';
 
 describe('an operator', () => {
   it('holds and releases, by domain, sender and id, also over a restart', async () => {

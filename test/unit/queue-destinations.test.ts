@@ -8,7 +8,8 @@ import type { Place } from '../../src/mail/ports.ts';
 import { systemClock } from '../../src/system/world.ts';
 import { NullStore } from '../contract/null-store.ts';
 import { until } from '../contract/queue.ts';
-import { delivered, greylisted, hour, minute, open, unreachable } from './queue.harness.ts';
+import { delivered, greylisted, unreachable } from '../contract/deliveries.ts';
+import { hour, minute, open } from './queue.harness.ts';
 
 const busy: Delivery = { kind: 'deferred', status: '4.7.0', text: '421 too many', isUnreachable: true, isBusy: true };
 

@@ -8,7 +8,8 @@ import { DiskJournal } from '../../src/durable/journal.ts';
 import { systemClock, systemRandom } from '../../src/system/world.ts';
 import { queueContract, queueEntry, until } from '../contract/queue.ts';
 import { memory } from '../contract/storage.ts';
-import { base, delivered, greylisted, hour, open } from './queue.harness.ts';
+import { delivered, greylisted } from '../contract/deliveries.ts';
+import { base, hour, open } from './queue.harness.ts';
 
 queueContract('MailQueue with a journal', async () => {
   const folder = mkdtempSync(join(base, 'j-'));

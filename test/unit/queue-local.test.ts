@@ -28,6 +28,20 @@ const to = (local: string, ...routes: Route[]): QueueRecipient => ({
 });
 const message = memory('Subject: x\n\nx\n');
 
+/** A forward, and the entries that it puts into the queue. */
+function openForward() {
+  const kept: QueueEntry[] = [];
+  const forward = createForward({
+    returnPaths: { forForward: async from => `SRS0=${from}` },
+    queue: () => ({
+      prepare: async entry => ({ commit: async () => void kept.push(entry), abort: async () => undefined }),
+    }),
+    clock: { now: () => 1 },
+    random: systemRandom,
+  });
+  return { kept, forward };
+}
+
 /** What the storages made, and what comes of an attempt. */
 function open(found: Resolution | (() => Promise<Resolution>) = { kind: 'unknown' }, isRelayed = false) {
   const made: string[] = [];
@@ -157,15 +171,7 @@ describe('mail whose recipient is looked up late', () => {
   });
 
   it('becomes an entry of its own, with a reverse-path and a line of its own', async () => {
-    const kept: QueueEntry[] = [];
-    const forward = createForward({
-      returnPaths: { forForward: async from => `SRS0=${from}` },
-      queue: () => ({
-        prepare: async entry => ({ commit: async () => void kept.push(entry), abort: async () => undefined }),
-      }),
-      clock: { now: () => 1 },
-      random: systemRandom,
-    });
+    const { kept, forward } = openForward();
     const entry = queueEntry('a', { from: 'x@example.net', isOurs: true, madeCopies: ['x'] });
     await forward(entry, message, { ...recipient, address: 'info@example.com' }, { forwards: [far] });
     const { id, ...rest } = kept[0] ?? assert.fail();
@@ -197,15 +203,7 @@ describe('mail whose mailbox turns out to be at an LMTP server', () => {
   });
 
   it('becomes an entry of its own, beside that of a forward', async () => {
-    const kept: QueueEntry[] = [];
-    const forward = createForward({
-      returnPaths: { forForward: async from => `SRS0=${from}` },
-      queue: () => ({
-        prepare: async entry => ({ commit: async () => void kept.push(entry), abort: async () => undefined }),
-      }),
-      clock: { now: () => 1 },
-      random: systemRandom,
-    });
+    const { kept, forward } = openForward();
     const recipient: QueueRecipient = { ...to('a'), notify: ['SUCCESS'] };
     const far = { address: 'x@peer.example', mailbox: toMailbox('x@peer.example') };
     await forward(queueEntry('a', { from: 'x@example.net' }), message, recipient, { lmtp: [mailbox], forwards: [far] });

@@ -11,7 +11,8 @@ import { Suspects } from '../../src/queue/suspects.ts';
 import { Trial } from '../../src/queue/trial.ts';
 import { NullStore } from '../contract/null-store.ts';
 import { until } from '../contract/queue.ts';
-import { base, delivered, greylisted, open } from './queue.harness.ts';
+import { delivered, greylisted } from '../contract/deliveries.ts';
+import { base, open } from './queue.harness.ts';
 
 const never = new Promise<Delivery>(() => {});
 const silent = { debug() {}, info() {}, warn() {}, error() {} };

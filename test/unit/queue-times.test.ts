@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { until } from '../contract/queue.ts';
-import { greylisted, hour, minute, noTls, open } from './queue.harness.ts';
+import { greylisted } from '../contract/deliveries.ts';
+import { hour, minute, noTls, open } from './queue.harness.ts';
 
 describe('times', () => {
   it('are those of SLIM_RETRY, the last one repeated, with 10 % of jitter', async () => {

@@ -17,6 +17,7 @@ import { FileStore } from '../../src/queue/files.ts';
 import { FreshStore } from '../../src/queue/fresh.ts';
 import { MailQueue, type QueueOptions } from '../../src/queue/queue.ts';
 import { Suspects } from '../../src/queue/suspects.ts';
+import { delivered } from '../contract/deliveries.ts';
 import { queueEntry } from '../contract/queue.ts';
 import { memory } from '../contract/storage.ts';
 
@@ -25,10 +26,6 @@ export const hour = 60 * minute;
 export const base = mkdtempSync(join(tmpdir(), 'queue-'));
 process.on('exit', () => rmSync(base, { recursive: true, force: true }));
 
-export const delivered: Delivery = { kind: 'delivered', status: '2.0.0', text: 'ok', remote: 'mx.example' };
-export const failed: Delivery = { kind: 'failed', status: '5.1.1', text: 'unknown', remote: 'mx.example' };
-export const greylisted: Delivery = { kind: 'deferred', status: '4.7.1', text: 'come back', remote: 'mx.example' };
-export const unreachable: Delivery = { kind: 'deferred', status: '4.4.1', text: 'refused', isUnreachable: true };
 export const noTls: Delivery = { kind: 'deferred', status: '4.7.4', text: 'no TLS' };
 
 /** A queue with a clock, peers and a mailbox for notices that the test moves. */

@@ -9,7 +9,8 @@ import type { Delivery, QueueRecipient } from '../../src/mail/message.ts';
 import { CannotTell } from '../../src/mail/ports.ts';
 import { NullStore } from '../contract/null-store.ts';
 import { queueContract, queueEntry, until } from '../contract/queue.ts';
-import { base, delivered, failed, greylisted, hour, minute, open } from './queue.harness.ts';
+import { delivered, failed, greylisted } from '../contract/deliveries.ts';
+import { base, hour, minute, open } from './queue.harness.ts';
 
 queueContract('MailQueue on files', async () => {
   const folder = mkdtempSync(join(base, 'c-'));

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { Body } from '../../src/smtp/body.ts';
+import { numbers } from '../numbers.ts';
 
 type Outcome = { readonly content: string; readonly rest: string | undefined; readonly defect: string | undefined };
 
@@ -32,17 +33,6 @@ function naive(whole: string, isDotted: boolean, maxSizeBytes: number): Outcome 
   if (!isDotted && content !== '' && !content.endsWith('\r\n')) content += '\r\n';
   content = content.replaceAll('\r\n', '\n');
   return { content: defect === undefined ? content : '', rest: end < 0 ? undefined : whole.slice(end + 3), defect };
-}
-
-/** mulberry32: the same numbers in every run. */
-function numbers(seed: number): (below: number) => number {
-  let state = seed;
-  return below => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) % below;
-  };
 }
 
 describe('the body decoder', () => {

@@ -5,6 +5,7 @@ import { describe, it } from 'node:test';
 import { extensionNames } from '../../src/smtp/extensions.ts';
 import { replies } from '../../src/smtp/reply.ts';
 import { type Action, Session, type SessionOptions, maxRecipients } from '../../src/smtp/session.ts';
+import { numbers } from '../numbers.ts';
 
 const options: SessionOptions = {
   hostname: 'mx.example.com',
@@ -14,17 +15,6 @@ const options: SessionOptions = {
   needsLogin: false,
   isSecure: false,
 };
-
-/** mulberry32: the same numbers in every run. */
-function numbers(seed: number): (below: number) => number {
-  let state = seed;
-  return below => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) % below;
-  };
-}
 
 const lines = [
   'EHLO c',
