@@ -99,13 +99,17 @@ export class Judges implements Judge {
     const { argv, hostname, servers, mayRead, listen } = this.#options;
     const [script, ...words] = argv;
     const files = ['/etc/resolv.conf', ...mayRead];
-    const child = forkConfined({ script, mayRead: files, heapMb: limits.childHeapMb }, words);
+    const child = forkConfined<FromChild>({
+      name: 'judge',
+      script,
+      words,
+      mayRead: files,
+      heapMb: limits.childHeapMb,
+      listen,
+      hear: message => this.#hear(child, message),
+      ended: how => this.#ended(child, how),
+    });
     this.#judged = 0;
-    listen?.({ kind: 'child', name: 'judge', state: 'started' });
-    child.once('exit', () => listen?.({ kind: 'child', name: 'judge', state: 'ended' }));
-    child.on('message', (message: FromChild) => this.#hear(child, message));
-    child.on('exit', (status, signal) => this.#ended(child, `${signal ?? `status ${status}`}`));
-    child.on('error', error => this.#ended(child, error.message));
     // It keeps no process alive, and is gone with this one.
     child.unref();
     child.channel?.unref();

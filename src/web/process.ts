@@ -83,14 +83,8 @@ export class WebProcess {
   /** `begun` is called once: the child listens (undefined), or why it does not. */
   #fork(begun: (why: string | undefined) => void): void {
     const { script, mayRead, greet, clock, listen } = this.#options;
-    const child = forkConfined({ script, mayRead, heapMb: limits.childHeapMb });
     const startedAt = clock.now();
-    this.#child = child;
-    listen?.({ kind: 'child', name: 'http', state: 'started' });
-    child.once('exit', () => listen?.({ kind: 'child', name: 'http', state: 'ended' }));
-    child.on('message', (message: FromWeb) => this.#hear(message, begun));
     const ended = (how: string): void => {
-      if (this.#child !== child) return;
       this.#child = undefined;
       const { id } = this.#reading ?? {};
       if (id !== undefined) this.#ends.set(id, (this.#ends.get(id) ?? 0) + 1);
@@ -98,8 +92,8 @@ export class WebProcess {
       begun(`the HTTP process has ended: ${how}`);
       if (!this.#isStopped) this.#again(how, clock.now() - startedAt);
     };
-    child.on('exit', (status, signal) => ended(signal ?? `status ${status}`));
-    child.on('error', error => ended(error.message));
+    const hear = (message: FromWeb): void => this.#hear(message, begun);
+    this.#child = forkConfined({ name: 'http', script, mayRead, heapMb: limits.childHeapMb, listen, hear, ended });
     this.tell(greet([...this.#ends].flatMap(([id, ends]) => (ends > 1 ? [id] : []))));
   }
 
