@@ -12,6 +12,8 @@ export class CountingHop {
   readonly taken = new Map<string, Taken[]>();
   most = 0;
   port = 0;
+  /** Says 451 to MAIL. */
+  refuses = false;
   #running = 0;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
@@ -65,6 +67,10 @@ export class CountingHop {
           continue;
         }
         if (/^(?:EHLO|HELO) /.test(said)) replica = said.slice(5);
+        if (this.refuses && said.startsWith('MAIL')) {
+          socket.write('451 later\r\n');
+          continue;
+        }
         if (said.startsWith('MAIL')) run(true);
         if (said === 'RSET') run(false);
         socket.write(
@@ -83,15 +89,22 @@ export class Load {
   refused = 0;
   readonly #ports: readonly number[];
   readonly #messages: number;
+  readonly #isBrief: boolean;
   #next = 0;
 
-  constructor(ports: readonly number[], messages: number) {
+  /** `isBrief`: each message in a session of its own, with any of them. */
+  constructor(ports: readonly number[], messages: number, isBrief = false) {
     this.#ports = ports;
     this.#messages = messages;
+    this.#isBrief = isBrief;
   }
 
   get isOver(): boolean {
     return this.kept.size >= this.#messages;
+  }
+
+  #anyPort(): number {
+    return this.#ports[Math.floor(Math.random() * this.#ports.length)] ?? 0;
   }
 
   /** One client. `pauseMs`: after each message, so that the load lasts as long as the faults do. */
@@ -113,9 +126,14 @@ export class Load {
           this.refused += 1;
           session?.socket.destroy();
           session = undefined;
-          port = this.#ports[Math.floor(Math.random() * this.#ports.length)] ?? 0;
+          port = this.#anyPort();
           await wait(200);
         }
+      }
+      if (this.#isBrief) {
+        session?.socket.destroy();
+        session = undefined;
+        port = this.#anyPort();
       }
       await wait(pauseMs());
     }

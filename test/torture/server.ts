@@ -11,6 +11,7 @@ import {
   mkdtempSync,
   readFileSync,
   rmSync,
+  symlinkSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -54,8 +55,15 @@ export type Place = {
   another(folder?: string): Place;
 };
 
-/** `folder`: where mail and data go, a new one unless given. `after`: registers what is to be undone, at once. */
-export async function openPlace(after: (undo: () => Promise<void>) => void, folder?: string): Promise<Place> {
+/**
+ * `folder`: where mail and data go, a new one unless given. `after`: registers what is to be undone, at once. `version`: a
+ * commit of this repository, in place of what stands here.
+ */
+export async function openPlace(
+  after: (undo: () => Promise<void>) => void,
+  folder?: string,
+  version?: string,
+): Promise<Place> {
   const programs = mkdtempSync(join(tmpdir(), 'slimsmtp-torture-'));
   chmodSync(programs, 0o755);
   const running = new Set<Server>();
@@ -70,7 +78,8 @@ export async function openPlace(after: (undo: () => Promise<void>) => void, fold
     copyFileSync(process.execPath, node);
   }
   const bundle = join(programs, 'slimsmtp.mjs');
-  await run('npm', ['run', '--silent', 'build', '--', `--outdir=${programs}`], { cwd: root });
+  const sources = version === undefined ? root : await sourcesOf(version, join(programs, 'sources'));
+  await run('npm', ['run', '--silent', 'build', '--', `--outdir=${programs}`], { cwd: sources });
   const flags = ['--disallow-code-generation-from-strings', '--disable-proto=delete', '--max-semi-space-size=4'];
   const cache = join(programs, 'compiled');
   mkdirSync(cache);
@@ -154,6 +163,15 @@ export async function openPlace(after: (undo: () => Promise<void>) => void, fold
     };
   };
   return placeAt(folder ?? join(programs, 'own'));
+}
+
+/** The sources of an old version, with the packages of today. */
+async function sourcesOf(version: string, folder: string): Promise<string> {
+  mkdirSync(folder);
+  const unpack = 'set -e; git cat-file -e "$1"; git archive "$1" | tar -x -C "$2"';
+  await run('sh', ['-c', unpack, 'sh', version, folder], { cwd: root });
+  symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
+  return folder;
 }
 
 /** Undoes in reverse order, at the end of the tests, also when they are ended by a signal. Call it at the top of a file. */
