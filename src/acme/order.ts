@@ -1,8 +1,10 @@
 // One order at the authority: a certificate for these names and that key. By acme-client, which is loaded here.
-// Promises: it ends in five minutes, one way or the other.
+// Promises: it ends in five minutes, one way or the other, and then asks nothing more. An authority that wants to be asked later
+// (429, or 503 with a time) is not asked again: the order ends with AskLater.
 import { request } from 'node:http';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { Challenges } from './challenges.ts';
+import { AskLater } from './trouble.ts';
 
 export type Order = Readonly<{
   directoryUrl: string;
@@ -19,8 +21,22 @@ const [orderMs, requestMs, probeMs] = [5 * 60_000, 30_000, 10_000];
 export async function order(asked: Order, challenges: Challenges): Promise<string> {
   const { default: acme } = await import('acme-client');
   acme.axios.defaults.timeout = requestMs;
-  // It would ask six times, ever more slowly. We ask again in a minute.
-  Object.assign((acme.axios.defaults as { acmeSettings?: object }).acmeSettings ?? {}, { retryMaxAttempts: 1 });
+  const end = Promise.withResolvers<never>();
+  let isEnded = false;
+  // These take the place of acme-client's own, which would sleep for as long as the authority says, and knock six times where nobody
+  // answers.
+  const { request: before, response: after } = acme.axios.interceptors;
+  before.clear();
+  before.use(config => {
+    if (isEnded) throw new Error('the order has ended');
+    return config;
+  });
+  after.clear();
+  after.use(response => {
+    const afterMs = waitingTime(response.status, response.headers);
+    if (afterMs !== undefined) end.reject(new AskLater(detailOf(response.data) ?? `${response.status}`, afterMs));
+    return response;
+  });
   const { directoryUrl, accountKey, email, key } = asked;
   const [commonName = ''] = asked.names;
   const [, csr] = await acme.crypto.createCsr({ commonName, altNames: [...asked.names] }, key);
@@ -50,7 +66,24 @@ export async function order(asked: Order, challenges: Challenges): Promise<strin
   const late = wait(orderMs, undefined, { ref: false }).then(() => {
     throw new Error(`the authority did not answer in ${orderMs / 60_000} minutes`);
   });
-  return Promise.race([done, late]).finally(() => answers.forEach((_, token) => challenges.answers.delete(token)));
+  return Promise.race([end.promise, done, late]).finally(() => {
+    isEnded = true;
+    answers.forEach((_, token) => challenges.answers.delete(token));
+  });
+}
+
+/** How long the authority wants to be left alone, in ms; undefined: it has not said so. A date counts by the authority's own clock. */
+export function waitingTime(status: number, headers: Readonly<Record<string, unknown>>): number | undefined {
+  const { 'retry-after': retryAfter, date } = headers;
+  if ((status !== 429 && status !== 503) || typeof retryAfter !== 'string') return undefined;
+  const ms = /^\d+$/.test(retryAfter) ? Number(retryAfter) * 1000 : Date.parse(retryAfter) - Date.parse(String(date));
+  return ms > 0 ? ms : undefined;
+}
+
+/** The authority's words in a problem document (RFC 7807). */
+function detailOf(data: unknown): string | undefined {
+  const detail = typeof data === 'object' && data !== null && 'detail' in data ? data.detail : undefined;
+  return typeof detail === 'string' ? detail : undefined;
 }
 
 /** Why that name does not lead to us by HTTP; undefined: it does. */

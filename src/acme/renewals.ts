@@ -1,8 +1,8 @@
 // The certificate from an authority (ACME, RFC 8555): when a new one is asked for, and where it is kept: `key.pem`, `cert.pem`,
-// `account.pem` and `attempts.json` in SLIM_DATA/acme.
+// `account.pem`, `attempts.json` and `trouble.json` in SLIM_DATA/acme.
 // Promises: the key stays, so that TLSA records stay right; a new certificate is asked for at two thirds of the old one's time, or
-// where the names have changed, three times an hour at most, also over restarts; what goes wrong is logged, and the old certificate
-// (or the self-signed one) serves on.
+// where the names have changed, three times an hour at most, and not before the time that the authority has named, also over restarts;
+// what goes wrong is logged, and the old certificate (or the self-signed one) serves on.
 import { KeyObject, X509Certificate, createPrivateKey, webcrypto } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -11,6 +11,7 @@ import type { Log } from '../system/log.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { type ChallengeSocket, Challenges } from './challenges.ts';
 import { order, probe } from './order.ts';
+import { forgetTrouble, keepTrouble, readTrouble } from './trouble.ts';
 
 export type RenewalOptions = Readonly<{
   directoryUrl: string;
@@ -65,11 +66,9 @@ export class Renewals {
   }
 
   async #look(): Promise<void> {
-    const { lookMs = 30_000, log } = this.#options;
-    if (isDue(read(this.#file('cert.pem')), this.#options.names, this.#options.clock.now()) && this.#mayAsk())
-      await this.#renew().catch((error: unknown) =>
-        log.error({ error: String(error) }, 'no certificate came from the authority: the one that there is serves on'),
-      );
+    const { lookMs = 30_000, names, clock } = this.#options;
+    if (isDue(read(this.#file('cert.pem')), names, clock.now()) && this.#mayAsk())
+      await this.#renew().catch((cause: unknown) => this.#fail(cause));
     if (!this.#isClosed) this.#timer = setTimeout(() => void this.#look(), lookMs).unref();
   }
 
@@ -91,8 +90,20 @@ export class Renewals {
     const leaf = new X509Certificate(chain);
     if (!leaf.checkPrivateKey(createPrivateKey(key))) throw new Error('the certificate is for another key');
     await replaceFile(this.#file('cert.pem'), chain);
+    forgetTrouble(this.#options.folder);
     log.info({ names: leaf.subjectAltName, until: leaf.validTo }, 'a new certificate has come');
     onNew();
+  }
+
+  /** Never rejects: where the disk is full, too, it is tried again. */
+  async #fail(cause: unknown): Promise<void> {
+    const { folder, clock, log } = this.#options;
+    const trouble = await keepTrouble(folder, this.#options, cause, clock.now()).catch(() => undefined);
+    const until = trouble?.until && new Date(trouble.until).toISOString();
+    log.error(
+      { error: String(cause), ...(until && { until }) },
+      'no certificate came from the authority: the one that there is serves on',
+    );
   }
 
   #file(name: string): string {
@@ -110,7 +121,10 @@ export class Renewals {
   }
 
   #mayAsk(): boolean {
-    const since = this.#options.clock.now() - hourMs;
+    const { folder, clock } = this.#options;
+    const now = clock.now();
+    if (readTrouble(folder, this.#options, now)?.until !== undefined) return false;
+    const since = now - hourMs;
     return this.#attempts().filter(at => at > since).length < maxAttempts;
   }
 

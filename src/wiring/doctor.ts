@@ -11,6 +11,7 @@ import { openDns } from '../dns/stub.ts';
 import type { Finding } from '../mail/admin.ts';
 import { findUser } from '../steward/nss.ts';
 import type { Log } from '../system/log.ts';
+import { checkAcme } from './acme.ts';
 import { selfOf, system } from './context.ts';
 
 export async function* examine(settings: Settings, controlPath: string, log: Log): AsyncGenerator<Finding> {
@@ -22,6 +23,7 @@ export async function* examine(settings: Settings, controlPath: string, log: Log
   yield* checkFiles(dataFolder, settings.mailRoots, isRoot && user ? user : self);
   const dns = openDns({ servers: settings.resolver });
   yield* await checkSockets(settings.listen, hostname, now);
+  yield* await checkAcme(settings);
   yield* await checkResolver(dns, `${system.random.hex(8)}.invalid`, mayBeAuthentic(settings.resolver));
   if (database) {
     const [{ openDatabase }, { checkDatabase }] = await Promise.all([

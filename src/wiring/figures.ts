@@ -8,6 +8,7 @@ import type { QueueCounts } from '../mail/admin.ts';
 import type { Figures, Metric, Sample } from '../mail/figures.ts';
 import { version } from '../system/version.ts';
 import type { Certificates } from '../tls/certificates.ts';
+import { acmeTroubles } from './acme.ts';
 import { type Context, system } from './context.ts';
 import type { Kept } from './sending.ts';
 
@@ -31,6 +32,7 @@ export function createFigures(
     const now = system.clock.now();
     const health = await look();
     const judged = judge(health);
+    const troubles = [...judged.troubles, ...(await acmeTroubles(settings))];
     // The database of a shared queue may not answer.
     const queued = await sending?.queue.count().catch(() => undefined);
     const states = journal?.()?.state;
@@ -68,7 +70,7 @@ export function createFigures(
       metrics.push(counter('slimsmtp_history_lost_total', 'Events that could not be written.', history.lost));
     if (counters) metrics.push(...counters.metrics);
     const { hostname } = settings;
-    return { version, hostname, now, startedAt, ...judged, minutes: trend?.minutes ?? [], metrics };
+    return { version, hostname, now, startedAt, ...judged, troubles, minutes: trend?.minutes ?? [], metrics };
   };
   // Whoever asks often is told the same: it costs a look at each message in the queue.
   let last: Promise<Figures> | undefined;

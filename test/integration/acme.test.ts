@@ -1,5 +1,5 @@
 // A certificate by itself: the image against Pebble, Let's Encrypt's own authority for tests, on a small Internet. The first issue, a
-// renewal with the same key, an authority that is not there, and a name that is not ours.
+// renewal with the same key, an authority that is not there, one that wants to be asked later, and a name that is not ours.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { type PeerCertificate, connect } from 'node:tls';
@@ -98,4 +98,61 @@ test('an authority that is not there costs nothing but a line', async () => {
   await eventually('an error', () => said(server, 'no certificate came from the authority'), 60_000);
   assert.equal(issuerOf(await shown(server)), 'mail.three.example');
   await operate(server).healthy();
+});
+
+/** An authority that has had enough: 429 to everybody, for an hour. It writes a line for each request. */
+const busy = `cd /tmp && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=busy \\
+  -addext "subjectAltName=IP:$(hostname -i)" -keyout key.pem -out cert.pem 2>/dev/null
+exec python3 -u -c '
+import http.server, ssl
+class Busy(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *words):
+        print(self.path)
+    def do_GET(self):
+        self.send_response(429)
+        self.send_header("Retry-After", "3600")
+        self.send_header("Content-Type", "application/problem+json")
+        self.end_headers()
+        self.wfile.write(b"{\\"detail\\": \\"too many new orders\\", \\"status\\": 429}")
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("cert.pem", "key.pem")
+server = http.server.HTTPServer(("", 14000), Busy)
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+'`;
+
+test('an authority that wants to be asked later is left alone, and doctor and status say so', async () => {
+  const host = await internet.run(peerImage, busy);
+  const read = (): Promise<string> => docker('exec', host.id, 'cat', '/tmp/cert.pem');
+  await eventually('it has a certificate', () => read().then(...yesOrNo), 20_000);
+  const server = await internet.server('four.example', {
+    environment: {
+      SLIM_ACME: 'hostmaster@four.example',
+      SLIM_ACME_URL: `https://${host.address}:14000/dir`,
+      NODE_EXTRA_CA_CERTS: '/authority.pem',
+    },
+    files: { '/authority.pem': await read() },
+    prepare: container => container.withNetworkAliases('mail.four.example'),
+  });
+  const told = async (): Promise<Record<string, unknown>[]> =>
+    (await operate(server).log()).filter(({ msg }) => String(msg).startsWith('no certificate came'));
+  await eventually('an error', async () => (await told()).length > 0, 60_000);
+  const [line = {}] = await told();
+  assert.equal(line['error'], 'Error: too many new orders');
+  const until = Date.parse(String(line['until'])) - Date.now();
+  assert.ok(until > 3_400_000 && until <= 3_600_000, `${until} ms`);
+  const sentence = /the authority is not asked for a certificate before \S+Z: too many new orders/;
+  assert.match(await operate(server).slimsmtp('status'), new RegExp(`^! ${sentence.source}$`, 'm'));
+  assert.match(
+    await operate(server).shell('slimsmtp doctor; true'),
+    new RegExp(`^note +certificate: ${sentence.source}`, 'm'),
+  );
+  assert.equal(issuerOf(await shown(server)), 'mail.four.example');
+  await operate(server).healthy();
+  // Neither at its next look nor after a restart is it asked again.
+  await server.restart();
+  await operate(server).healthy();
+  await new Promise(resolve => setTimeout(resolve, 3000)); // it looks when it has started
+  assert.equal((await told()).length, 1);
+  assert.equal(await docker('logs', host.id), '/dir\n');
 });
