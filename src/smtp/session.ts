@@ -169,7 +169,8 @@ export class Session<Ticket = unknown> {
   #command(line: string): Action<Ticket> | undefined {
     const [word = ''] = line.split(' ', 1);
     const [verb, argument] = [word.toUpperCase(), line.slice(word.length).trim()];
-    if (!this.#transaction && ++this.#counts.idle > maxIdle) return this.end(replies.tooMany('idle commands'));
+    if (!/^(?:MAIL|RCPT|DATA|BDAT)$/.test(verb) && ++this.#counts.idle > maxIdle)
+      return this.end(replies.tooMany('idle commands'));
     if (argument !== '' && withoutArgument.has(verb)) return this.#say(replies.noParameterHere);
     return (Session.#commands.get(verb) ?? (s => s.#say(replies.unknownCommand)))(this, argument);
   }

@@ -6,9 +6,9 @@ import { stranger } from '../../src/inbound/peer.ts';
 import { replies } from '../../src/smtp/reply.ts';
 import { Client, type Running, startServer } from './inbound.harness.ts';
 
-const check = (judge: Check['judge'], linesBytes = 0): Check => ({
+const check = (judge: Check['judge'], linesBytes = 0, deadlineMs = 5000): Check => ({
   name: 'test',
-  deadlineMs: 50,
+  deadlineMs,
   linesBytes: () => linesBytes,
   judge,
 });
@@ -40,7 +40,7 @@ describe('checks', () => {
   });
 
   it('that are late are no answer', async () => {
-    const late = check(() => new Promise(() => {}));
+    const late = check(() => new Promise(() => {}), 0, 50);
     await assert.rejects(runChecks([late], arrived), /the check 'test' did not answer in time/);
   });
 });
