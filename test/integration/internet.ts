@@ -13,8 +13,9 @@ const unboundImage = 'slimsmtp-unbound:test';
 export type Host = { readonly id: string; readonly address: string };
 export type Internet = {
   readonly network: StartedNetwork;
-  /** Unbound's address. */
+  /** Unbound's address, and its container. */
   readonly resolver: string;
+  readonly unbound: Host;
   /** Puts lines of a zone file, with names in full, in the place of those that were published under that title before. */
   publish(title: string, lines: readonly string[]): Promise<void>;
   /** A container with that script as its main program. */
@@ -68,6 +69,7 @@ export async function openInternet(stage: Stage): Promise<Internet> {
   return {
     network,
     resolver: unbound.address,
+    unbound,
     run,
     async publish(title, lines) {
       published.set(title, lines);
