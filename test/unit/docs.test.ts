@@ -102,3 +102,16 @@ test('every source and test file that a page names exists', () => {
     [],
   );
 });
+
+test('one version is not released yet at most: the one of package.json, the image and the examples', () => {
+  const read = (name: string): string => readFileSync(join(root, name), 'utf8');
+  const version = String(JSON.parse(read('package.json')).version);
+  const versions = [...read('CHANGELOG.md').matchAll(/^## (\S+), (.+)$/gm)];
+  assert.equal(versions[0]?.[1], version);
+  assert.ok(versions.slice(1).every(([, , when]) => when !== 'not released yet'));
+  const named = (name: string, form: RegExp): readonly unknown[] =>
+    [...read(name).matchAll(form)].map(found => found[1]);
+  assert.deepEqual(named('Dockerfile', /image\.version="(.*?)"/g), [version]);
+  for (const name of ['slimsmtp', 'replicas'])
+    assert.deepEqual(new Set(named(`examples/kubernetes/${name}.yaml`, /image: slimsmtp:(.*)$/gm)), new Set([version]));
+});
