@@ -4,7 +4,7 @@ import { createHash, generateKeyPairSync } from 'node:crypto';
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import packet from 'dns-packet';
-import { signatureField } from '../src/dkim/signature.ts';
+import { signatureFields } from '../src/dkim/signature.ts';
 import { fieldsOf } from '../src/mail/header.ts';
 import { message } from './load.ts';
 
@@ -32,7 +32,7 @@ export async function signedMessages(count: number, sizeBytes: number): Promise<
   return Promise.all(
     Array.from({ length: count }, async (_, at) => {
       const header = `From: u@${domain}\nTo: u@bench.test\nSubject: signed ${at}\nDate: ${date}\nMessage-ID: <${at}.${now}@${domain}>`;
-      const signature = await signatureField({ fields: fieldsOf(header), bodyDigest, now }, by);
+      const signature = await signatureFields({ fields: fieldsOf(header), bodyDigest, now }, [by]);
       return `${signature}${header}\n`.replaceAll('\n', '\r\n') + `\r\n${body}`;
     }),
   );

@@ -14,7 +14,7 @@ import { Gatherer } from '../system/gather.ts';
 import type { World } from '../system/world.ts';
 import type { Keys } from './keys.ts';
 import { type Stored, oncePerForm, readOutgoing } from './outgoing.ts';
-import { fieldsToSign, maxSignedFields, signatureField } from './signature.ts';
+import { signatureFields } from './signature.ts';
 
 type SignerOptions = Readonly<{ keys: Pick<Keys, 'signing'>; domains: Domains }> & Pick<World, 'clock' | 'log'>;
 
@@ -31,10 +31,9 @@ export function createSigner({ keys, domains, clock, log }: SignerOptions): Sign
     const { fields, digest } = read;
     const domain = await domainOf(fields, domains);
     if (typeof domain !== 'string') return unsigned(domain.reason);
-    if (fieldsToSign(fields).length > maxSignedFields) return unsigned('its header has too many fields');
     const signers = await keys.signing(domain);
     const signed = { fields, bodyDigest: await digest(), now: clock.now() };
-    return (await Promise.all(signers.map(key => signatureField(signed, key)))).join('');
+    return (await signatureFields(signed, signers)) ?? unsigned('its header has too many fields');
   }
 
   const signOnce = oncePerForm((message, entry) =>
