@@ -53,7 +53,8 @@ export async function openThrottle({ clientKey, isShared, counts }: ThrottleOpti
   };
   const clients = await open('client', failuresOfClient);
   const accounts = await open('account', failuresOfAccount);
-  const [byClients, byAccounts] = [new Reserved(), new Reserved()];
+  const byClients = new Reserved();
+  const byAccounts = new Reserved();
   // Strangers invent names without end; two that share a count only matter to clients that have failed themselves.
   const accountKey = (id: string): string => hash('sha256', id, 'base64').slice(0, 3);
 
@@ -71,9 +72,11 @@ export async function openThrottle({ clientKey, isShared, counts }: ThrottleOpti
     (own > failuresOfClient.points && !isShared(client)) || (own > 0 && all > failuresOfAccount.points);
 
   async function decide(client: string, id: string): Promise<Decision> {
-    const [key, account] = [clientKey(client), accountKey(id)];
+    const key = clientKey(client);
+    const account = accountKey(id);
     // Before the failures are read: a guess that is judged in between counts twice here, instead of not at all.
-    const [ownReserved, allReserved] = [byClients.count(key), byAccounts.count(account)];
+    const ownReserved = byClients.count(key);
+    const allReserved = byAccounts.count(account);
     const changes = [byClients.change(key), byAccounts.change(account)].filter(change => change !== undefined);
     const { own, all } = await failures(client, id);
     if (areTooMany(client, own, all)) return { kind: 'shut' };

@@ -16,7 +16,10 @@ export function relaxedField(text: string): string {
   return `${name.toLowerCase()}:${value.slice(start, end)}`;
 }
 
-const [TAB, LF, CR, SPACE] = [9, 10, 13, 32];
+const TAB = 9;
+const LF = 10;
+const CR = 13;
+const SPACE = 32;
 /** So many octets are canonicalised at once, into a buffer that all share: one of its own for each message cost 60 µs of collection. */
 const stepBytes = 32 * 1024;
 /** Each octet becomes two at most: a line end. */

@@ -15,7 +15,8 @@ function publicPart(algorithm: Algorithm, key: KeyObject): string {
 
 /** Whether a record says the same key, whatever else it says and in which order. */
 export function isRecordOf(text: string, wanted: string): boolean {
-  const [found, own] = [tagsOf(text), tagsOf(wanted)];
+  const found = tagsOf(text);
+  const own = tagsOf(wanted);
   const isVersion = (found.get('v') ?? 'DKIM1') === 'DKIM1';
   return isVersion && (found.get('k') ?? 'rsa') === own.get('k') && found.get('p') === own.get('p');
 }

@@ -7,7 +7,8 @@ export function reverseName(address: string): string {
   // The URL parser writes an IPv6 address in its canonical form, without dots.
   const [head = '', tail = ''] = new URL(`http://[${address}]`).hostname.slice(1, -1).split('::');
   const groups = (text: string): string[] => (text === '' ? [] : text.split(':').map(each => each.padStart(4, '0')));
-  const [left, right] = [groups(head), groups(tail)];
+  const left = groups(head);
+  const right = groups(tail);
   const zeros = Array.from({ length: 8 - left.length - right.length }, () => '0000');
   return `${[...left, ...zeros, ...right].join('').split('').toReversed().join('.')}.ip6.arpa`;
 }

@@ -24,7 +24,8 @@ import { type FindServers, type NameServer, type NamedServer, namedServers, syst
 import { reverseName } from './reverse-name.ts';
 
 const maxAliases = 8;
-const [maxTurns, turnMs] = [200, 250];
+const maxTurns = 200;
+const turnMs = 250;
 const usualDeadlineMs = 30_000;
 const usualPatience = { timeoutMs: 1000, maxTimeoutMs: 8000, rounds: 6 };
 

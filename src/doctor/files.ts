@@ -8,7 +8,8 @@ import type { MailRoot } from '../system/mail-roots.ts';
 
 /** Private keys and secrets lie in these. */
 const secretParts = ['state', 'tls', 'dkim', 'acme'];
-const [leastBytes, leastShare] = [500 * 1024 * 1024, 0.05];
+const leastBytes = 500 * 1024 * 1024;
+const leastShare = 0.05;
 
 /** `owner`: of the network process. */
 export function checkFiles(dataFolder: string, roots: readonly MailRoot[], owner: Owner): readonly Finding[] {

@@ -17,7 +17,8 @@ const fewestDomains: Readonly<Record<string, number>> = { '4.4.1': 3, '4.4.3': 3
 
 export async function checkQueue(messages: AsyncIterable<QueuedMessage>): Promise<readonly Finding[]> {
   const domains = new Map<string, Set<string>>();
-  let [count, held] = [0, 0];
+  let count = 0;
+  let held = 0;
   for await (const { recipients, isHeld } of messages) {
     count += 1;
     if (isHeld) held += 1;

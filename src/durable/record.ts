@@ -70,7 +70,8 @@ export function readSegment(path: string): Segment<StoredContent> {
     const isThere = readSync(fd, head, 0, saltBytes, 0) === saltBytes;
     const salt = isThere ? head.readUInt32LE(0) : 0;
     for (let at = salt === 0 ? end : saltBytes; readSync(fd, head, 0, head.length, at) === head.length;) {
-      const [namesLength, length] = [head.readUInt32LE(0), head.readUInt32LE(4)];
+      const namesLength = head.readUInt32LE(0);
+      const length = head.readUInt32LE(4);
       at += head.length;
       if (at + namesLength + length > end) break;
       const rest = Buffer.alloc(namesLength + length);

@@ -63,7 +63,8 @@ function hash({ secret, hashLength = usualHashLength }: Srs, ...parts: readonly 
 
 function isSame(given: string, wanted: string): boolean {
   const form = (text: string): Buffer => Buffer.from(text.toLowerCase().replaceAll('+', '-').replaceAll('/', '_'));
-  const [one, other] = [form(given), form(wanted)];
+  const one = form(given);
+  const other = form(wanted);
   return one.length === other.length && timingSafeEqual(one, other);
 }
 

@@ -212,7 +212,8 @@ function keyNames(header: string): readonly string[] {
     if (!/^dkim-signature[ \t]*:/i.test(field)) return [];
     const tags = field.slice(field.indexOf(':') + 1).replace(/\s+/g, '');
     const tag = (name: string): string | undefined => new RegExp(`(?:^|;)${name}=([^;]+)`).exec(tags)?.[1];
-    const [domain, selector] = [tag('d'), tag('s')];
+    const domain = tag('d');
+    const selector = tag('s');
     return domain === undefined || selector === undefined ? [] : [`${selector}._domainkey.${domain}`];
   });
 }

@@ -21,7 +21,8 @@ const smallBytes = 2048;
 /** The bookkeeping of a piece: two objects of JavaScript, and an allocation. */
 const pieceOverheadBytes = 512;
 /** The first block of a collector. Each further one is as large as all before it, up to the last of these. */
-const [minBlockBytes, maxBlockBytes] = [1024, 64 * 1024];
+const minBlockBytes = 1024;
+const maxBlockBytes = 64 * 1024;
 
 /** Takes pieces one after the other. A piece that is given to it belongs to it. */
 export class Collector {
@@ -117,7 +118,8 @@ export function insert(octets: Octets, at: number, lines: Buffer): Octets {
 /** So many of them from `start`, or as many as there are; without a copy where they lie in one piece. */
 export function slice(octets: Octets, start: number, length: number): Buffer {
   const found: Buffer[] = [];
-  let [skip, left] = [start, Math.min(length, octets.sizeBytes - start)];
+  let skip = start;
+  let left = Math.min(length, octets.sizeBytes - start);
   for (const piece of octets.pieces) {
     if (left <= 0) break;
     const part = piece.subarray(skip, skip + left);

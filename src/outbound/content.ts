@@ -10,7 +10,9 @@ import { type Message, readMessage } from '../mail/message.ts';
 
 /** A message of at most so many octets is read at once, a larger one in pieces of that size. */
 const pieceBytes = 256 * 1024;
-const [LF, CR, DOT] = [10, 13, 46];
+const LF = 10;
+const CR = 13;
+const DOT = 46;
 
 /** A stored message without what is for Maildirs alone. */
 export type Stored = Message & { readonly returnPathBytes: number };
@@ -57,7 +59,8 @@ export class Encoder {
   encode(octets: Buffer, isEnd = false): Buffer {
     const text = this.#isAfterCr || octets.includes(CR) ? this.#withoutCr(octets) : octets;
     const out = Buffer.allocUnsafe(text.length * 2 + 5);
-    let [length, dots] = [0, 0];
+    let length = 0;
+    let dots = 0;
     for (let at = 0; at < text.length;) {
       if (this.#isLineStart && text[at] === DOT) dots += out.write('.', length++);
       const lf = text.indexOf(LF, at);

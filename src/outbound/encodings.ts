@@ -6,7 +6,11 @@
 /** Takes content piece by piece. `end` gives what is left. */
 export type Encoder = { write(octets: Buffer): Buffer; end(): Buffer };
 
-const [TAB, LF, SPACE, DASH, EQUALS] = [9, 10, 32, 45, 61];
+const TAB = 9;
+const LF = 10;
+const SPACE = 32;
+const DASH = 45;
+const EQUALS = 61;
 const hex = Buffer.from('0123456789ABCDEF');
 /** A line of 76 with the equals sign of a soft line break. */
 const maxColumn = 75;

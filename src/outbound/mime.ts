@@ -33,14 +33,16 @@ export type Event =
   | { readonly kind: 'between'; readonly entity: Entity; readonly octets: Buffer };
 
 const maxHeaderOctets = 128 * 1024;
-const [maxEntities, maxDepth] = [1000, 30];
+const maxEntities = 1000;
+const maxDepth = 30;
 /** Lines of headers, and other lines that begin with two dashes: each costs as much as a hundred octets of content. */
 const maxStructureLines = 100_000;
 /** A boundary has at most 70 characters (RFC 2046 §5.1.1); somewhat longer ones exist. */
 const maxBoundaryLength = 200;
 /** A delimiter with the blanks that may stand behind it. A longer line is none. */
 const maxDelimiterOctets = 1000;
-const [LF, DASH] = [10, 45];
+const LF = 10;
+const DASH = 45;
 const lineOfDashes = Buffer.from('\n--');
 const signed = /^(?:multipart\/(?:signed|encrypted)|application\/(?:x-)?pkcs7-mime)$/;
 const signature = /^(?:dkim-signature|arc-message-signature)$/;
@@ -212,7 +214,8 @@ function describe(header: Buffer, isInDigest: boolean): Description {
   const fields = splitFields(header);
   const names = fields.map(nameOf);
   const values = (name: string): string[] => fields.filter((_, at) => names[at] === name).map(valueOf);
-  const [types, encodings] = [values('content-type'), values('content-transfer-encoding')];
+  const types = values('content-type');
+  const encodings = values('content-transfer-encoding');
   const [encoding = ''] = /^[\w-]*/.exec(encodings[0]?.toLowerCase() ?? '') ?? [];
   const [stated = isInDigest ? 'message/rfc822' : 'text/plain'] = types;
   // RFC 2045 §5.2: what is no type is text.

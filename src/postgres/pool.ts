@@ -140,7 +140,8 @@ export class Database {
   /** One query. Where a server or pooler does not know a feature, the feature is given up and the query asked once more. */
   async #run({ name, text }: Statement, values: readonly unknown[]): Promise<{ rows: readonly Row[] }> {
     for (let left = 3; ; left -= 1) {
-      const [pool, usesNames] = [await this.#current(), this.#usesNames];
+      const pool = await this.#current();
+      const usesNames = this.#usesNames;
       try {
         return await pool.query<Row>({ ...(usesNames && { name }), text, values: [...values] });
       } catch (error) {

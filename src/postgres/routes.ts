@@ -113,7 +113,8 @@ export class TableDirectory implements Directory {
         await this.#follow(row['has_row'] === 'false' ? 'PAM' : row['backend'], member, search);
       }
     }
-    const [routes, forwards] = [[...search.routes.values()], [...search.forwards.values()]];
+    const routes = [...search.routes.values()];
+    const forwards = [...search.forwards.values()];
     if (routes.length > 0 || forwards.length > 0)
       return { routes, ...(search.shared.size > 0 && { via: 'shared' }), ...(forwards.length > 0 && { forwards }) };
     if (isMistaken && !hasDefault)

@@ -22,7 +22,8 @@ const maxTextLength = 2000;
  * All words of remote servers together, so that a notice about a thousand recipients is no megabyte; but so many for
  * each.
  */
-const [maxAllWordsLength, minWordsLength] = [64_000, 100];
+const maxAllWordsLength = 64_000;
+const minWordsLength = 100;
 
 export type NoticeOptions = Readonly<{
   entry: QueueEntry;

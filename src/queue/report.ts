@@ -54,7 +54,8 @@ export function createReport({ resolve, queue, log, listen, ...options }: Report
     const original = beginningOf(message, entry.returnPathBytes);
     const { content, ...kind } = buildNotice({ entry, original, outcomes, ...options });
     const returnPath = Buffer.from('Return-Path: <>\n');
-    const [returnPathBytes, receivedAt] = [returnPath.length, clock.now()];
+    const returnPathBytes = returnPath.length;
+    const receivedAt = clock.now();
     const id = newId(receivedAt, random);
     // Forwards, and mailboxes at LMTP servers, are looked up again when it is delivered.
     const isForwarded = sender.kind === 'local' && (sender.forwards ?? sender.lmtp) !== undefined;

@@ -12,7 +12,8 @@ import { planOf } from './plan.ts';
 
 type Job = SharedMessage['jobs'][number];
 /** Messages to which an order is given side by side, and how often it is tried while a record changes. */
-const [maxOrders, maxTries] = [8, 10];
+const maxOrders = 8;
+const maxTries = 10;
 
 type OrderOptions = Terms & { readonly listen?: Listen | undefined; readonly clock: Clock };
 

@@ -155,7 +155,8 @@ export class Suspects {
   #write(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    const [from, to] = [this.#from, this.#to];
+    const from = this.#from;
+    const to = this.#to;
     this.#from = Infinity;
     this.#to = 0;
     if (this.#file === undefined || from >= to) return;

@@ -40,7 +40,8 @@ export function open(mechanism: string, initial: Buffer | undefined, context: Co
 
 async function* plain(initial: Buffer | undefined, context: Context): Dialogue {
   const octets = initial ?? (yield '');
-  const [first, last] = [octets.indexOf(0), octets.lastIndexOf(0)];
+  const first = octets.indexOf(0);
+  const last = octets.lastIndexOf(0);
   const text = octets.toString('utf8', first + 1, last);
   if (last <= first || text.includes('\0') || !isUtf8(octets.subarray(0, last))) return replies.badResponse;
   const authzid = octets.toString('utf8', 0, first);

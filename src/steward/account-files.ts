@@ -176,7 +176,8 @@ async function change<T>({ folder, clock }: AccountFiles, work: (tables: Tables)
     const tables = read(folder);
     const result = await work(tables);
     for (const name of ['shadow', 'group', 'passwd'] as const) {
-      const [temporary, mode] = [join(folder, `.${name}.new`), name === 'shadow' ? 0o600 : 0o644];
+      const temporary = join(folder, `.${name}.new`);
+      const mode = name === 'shadow' ? 0o600 : 0o644;
       replaceFileSync(join(folder, name), [...tables[name].values(), ''].join('\n'), { temporary, mode });
     }
     return result;

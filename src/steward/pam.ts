@@ -64,7 +64,8 @@ export function openPam([script, , ...rest]: readonly [string, ...string[]], env
   async function authenticate(name: string, password: string): Promise<boolean> {
     if (waiting.size >= mostWaiting) throw new Error('too many logins wait for PAM');
     const child = (current ??= start());
-    const [id, answersBefore] = [(asked += 1), answers];
+    const id = (asked += 1);
+    const answersBefore = answers;
     const { promise, resolve } = Promise.withResolvers<Answer>();
     waiting.set(id, resolve);
     child.send({ id, name, password } satisfies Question, () => {}); // an error here is the child's end, which 'exit' reports

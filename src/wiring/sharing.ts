@@ -39,7 +39,8 @@ export async function openSharedQueue(
 
 /** Moves what a queue on this disk has: insert, commit, then unlink. What cannot be moved now is tried again later. */
 export async function moveQueue(files: FileStore, queue: SharedQueue, log: Log): Promise<void> {
-  let [moved, left] = [0, 0];
+  let moved = 0;
+  let left = 0;
   for await (const record of files.claim())
     try {
       if (!isOver(record)) await queue.adopt(record, await files.message(record));

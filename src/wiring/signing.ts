@@ -7,7 +7,8 @@ import type { Domains, Signer } from '../mail/ports.ts';
 import { type Context, system } from './context.ts';
 
 /** So long after the start, and then so often, the records of keys that wait for them are looked for. */
-const [firstLookMs, lookEveryMs] = [60_000, 10 * 60_000];
+const firstLookMs = 60_000;
+const lookEveryMs = 10 * 60_000;
 
 export async function openSigning({ settings, dns, log, onReload }: Context, domains: Domains) {
   const { storages, verify, hostname, dkimKeys, sharesQueue } = settings;

@@ -6,7 +6,8 @@ import type { PoolClient } from 'pg';
 import type { Database } from '../pool.ts';
 
 const channel = 'slimsmtp_queue';
-const [notifyMs, retryMs] = [100, 2_000];
+const notifyMs = 100;
+const retryMs = 2_000;
 
 export class Listener {
   readonly #database: Database;

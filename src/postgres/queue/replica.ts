@@ -13,7 +13,8 @@ import * as sql from './statements.ts';
 const leaseMs = 60_000;
 /** So much of a lease must be left to send. */
 const marginMs = 5_000;
-const [renewMs, retryMs] = [5_000, 1_000];
+const renewMs = 5_000;
+const retryMs = 1_000;
 /** Every so many renewals the leftovers of crashes are looked for. */
 const sweepEvery = 2;
 

@@ -65,7 +65,8 @@ CREATE INDEX slimsmtp_event_names ON slimsmtp_event USING gin (names);`,
 CREATE INDEX slimsmtp_job_held ON slimsmtp_job (message) WHERE state = 'held';`,
 ];
 /** The version of this server, and the oldest one that can work with its tables. */
-const [version, oldest] = [steps.length, 1];
+const version = steps.length;
+const oldest = 1;
 
 /** Brings the tables to this server's version, from any version before it or from none. What `slimsmtp schema` prints. */
 export const schemaScript = [
@@ -82,7 +83,8 @@ END IF; END $slimsmtp$;`,
   'COMMIT;',
 ].join('\n');
 
-const [undefinedTable, timeoutMs] = ['42P01', 60_000];
+const undefinedTable = '42P01';
+const timeoutMs = 60_000;
 const find = {
   name: 'slimsmtp_schema',
   text: 'SELECT version::text, oldest::text FROM slimsmtp_schema',
