@@ -1,4 +1,5 @@
-// Failures by chance, as Mailpit's API has them: at MAIL, at RCPT and at AUTH, each with a code and a probability in percent.
+// Failures by chance, as Mailpit's API has them: at MAIL, at RCPT and at AUTH, each with a code and a probability in
+// percent.
 import type { Random } from '../system/world.ts';
 
 const names = ['Authentication', 'Recipient', 'Sender'] as const;
@@ -10,7 +11,7 @@ const off: Trigger = { ErrorCode: 451, Probability: 0 };
 const isBetween = (value: unknown, low: number, high: number): value is number =>
   Number.isInteger(value) && (value as number) >= low && (value as number) <= high;
 
-/** Triggers as they came from a client; those that it leaves out are off. Throws a sentence. */
+/** Parses triggers as they came from a client; those that it leaves out are off. Throws an error with a sentence. */
 export function parseTriggers(given: unknown): Triggers {
   const wanted = (typeof given === 'object' && given !== null ? given : {}) as Record<
     string,
@@ -33,7 +34,7 @@ export class Chaos {
     this.#random = random;
   }
 
-  /** The code with which to refuse this time; undefined: go on. */
+  /** The code with which to refuse this time; undefined where nothing is to fail. */
   strikes(name: ChaosName): number | undefined {
     const { ErrorCode, Probability } = this.triggers[name];
     return Probability > 0 && this.#random.below(100) < Probability ? ErrorCode : undefined;

@@ -1,10 +1,11 @@
-// Where captured mail is kept: one Maildir, `captured/`, and beside it a file for each envelope in `captured/envelopes/`.
+// Where captured mail is kept: one Maildir, `captured/`, and beside it a file for each envelope in
+// `captured/envelopes/`.
 // Promises:
-// - The newest so many messages stay (SLIM_CAPTURE_KEEP). Only files that this class has made are ever removed: a message has
-//   an envelope of its name beside it, and whatever else lies in the folder is left alone.
-// - A start removes from tmp/ what a crash has left there: files that have the name of a message.
-// - A message is visible whole, and with its envelope, or not at all. Nothing is synced: tests want speed, and a power cut may
-//   take what was captured (promise 1 of the server does not hold here).
+// - The newest so many messages stay (SLIM_CAPTURE_KEEP). Only files that this class has made are ever removed: a
+//   message has an envelope of its name beside it, and whatever else lies in the folder is left alone.
+// - Besides these, a start removes from tmp/ what a crash has left there: files that have the name of a message.
+// - A message is visible whole, and with its envelope, or not at all. Nothing is synced: tests want speed, and a power
+//   cut may take what was captured (promise 1 of the server does not hold here).
 // - What was made of a message (read, tags) lasts until the server ends.
 import {
   closeSync,
@@ -28,9 +29,9 @@ import type { Log } from '../system/log.ts';
 type Options = Readonly<{ folder: string; keep: number; onChange: (change: Change) => void; log: Log }>;
 
 const isId = (name: string): boolean => /^[0-9a-z]{12,30}$/.test(name);
-/** Of the file in tmp/ that a message has between prepare() and commit(). */
+/** The end of the name that a message has in tmp/ between prepare() and commit(). */
 const suffix = '.captured';
-/** Files that are removed at once. */
+/** So many files are removed side by side. */
 const removedAtOnce = 100;
 
 export class Keeper {
@@ -63,7 +64,7 @@ export class Keeper {
     return [...this.#mails.values()];
   }
 
-  /** Writes a message and its envelope; commit() makes it visible. `mail` but for its size. */
+  /** Writes a message and its envelope; commit() makes it visible. `facts` is the envelope but for its size. */
   async prepare(facts: Omit<Captured, 'sizeBytes'>, message: Message, tags: readonly string[] = []): Promise<Prepared> {
     const mail = { ...facts, sizeBytes: message.sizeBytes };
     const { id } = mail;
@@ -122,7 +123,7 @@ export class Keeper {
     return ids === 'all' ? [...this.#mails.keys()] : ids.filter(id => this.#mails.has(id));
   }
 
-  /** Undefined where the message has gone: then its envelope goes, too. */
+  /** Reads an envelope; undefined where the message has gone: then its envelope goes, too. */
   #readEnvelope(id: string): Captured | undefined {
     const path = this.#envelope(id);
     try {

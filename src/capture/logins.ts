@@ -1,5 +1,5 @@
-// Logins while mail is captured: every name with every password is right. SCRAM is not offered, because it cannot be right
-// for every password. RFC 4954, 4616.
+// Logins while mail is captured: every name with every password is right. SCRAM is not offered, because it cannot be
+// right for every password. RFC 4954, 4616.
 import { toMailbox } from '../mail/address.ts';
 import type { Authenticator, Login } from '../mail/ports.ts';
 import { type Context, open } from '../sasl/mechanisms.ts';
@@ -7,7 +7,7 @@ import { type Reply, replies } from '../smtp/reply.ts';
 
 export const captureMechanisms = ['PLAIN', 'LOGIN'];
 
-/** `mainDomain`: where a name without a domain stands. */
+/** `mainDomain` is the domain of a name that has none. */
 export function everyLogin(mainDomain: string): Authenticator {
   /** A name that can be no address logs in all the same, and owns no address. */
   function loginOf(name: string): Login {
@@ -44,5 +44,5 @@ export function everyLogin(mainDomain: string): Authenticator {
   };
 }
 
-/** What SCRAM alone looks at. */
+/** A verifier that nobody looks at, because only SCRAM would. */
 const unused = { iterations: 0, salt: Buffer.alloc(0), storedKey: Buffer.alloc(0), serverKey: Buffer.alloc(0) };

@@ -1,5 +1,5 @@
-// A message that the HTTP process hands over, to be kept as if it had come by SMTP. That process may have been broken into,
-// so that nothing of it is believed: types and lengths are checked here.
+// A message that the HTTP process hands over, to be kept as if it had come by SMTP. That process may have been broken
+// into, so that nothing of it is believed: types and lengths are checked here.
 import type { Captured } from '../mail/captured.ts';
 
 type Sent = Omit<Captured, 'id' | 'receivedAt' | 'sizeBytes'> & {
@@ -11,7 +11,7 @@ const isText = (value: unknown): value is string => typeof value === 'string' &&
 const isTexts = (value: unknown): value is readonly string[] =>
   Array.isArray(value) && value.length <= 1000 && value.every(isText);
 
-/** Throws where it is none. */
+/** Parses such a message; throws where it is none. */
 export function parseSend(given: unknown): Sent {
   const { from, recipients, client, tags, octets } = (given ?? {}) as Record<string, unknown>;
   if (

@@ -1,7 +1,7 @@
 // Keeps the life events of messages for some days, for `slimsmtp trace`.
 // How: lines are gathered in memory and appended a few times a second, without fsync: a crash costs the last moments of
-// the history, and never mail. A file is closed when it is a sixteenth of all that may be kept, or a seventh of the time
-// old; then the oldest go, until there is room and none is too old.
+// the history, and never mail. A file is closed when it is a sixteenth of all that may be kept, or a seventh of the
+// time old; then the oldest go, until there is room and none is too old.
 // Promises: never more than `maxBytes` on the disk and 4 MiB in memory; never throws; what cannot be written is counted
 // and left out. What strangers can cause for nothing (refusals) is written 60 times a minute for each client, as in the
 // log, so that nobody can push the history of others out.
@@ -14,7 +14,7 @@ import type { Clock } from '../system/world.ts';
 import { filesIn, nameFor } from './file-names.ts';
 import { namesOf } from './search.ts';
 
-/** What all replicas have of the history. Both reject where it cannot be reached. */
+/** The history of all replicas. Both functions reject where it cannot be reached. */
 interface Shared {
   append(events: readonly SharedEvent[]): Promise<void>;
   prune(before: number): Promise<void>;
@@ -26,9 +26,9 @@ type HistoryOptions = Readonly<{
   /** SLIM_HISTORY. */
   lifetimeMs: number;
   maxBytes: number;
-  /** Where replicas keep it together, besides. */
+  /** The history that replicas keep together, besides their own. */
   table?: Shared | undefined;
-  /** Whom the bound on refusals counts. */
+  /** The key by which the bound on refusals counts a client. */
   clientKey: (client: string) => string;
   clock: Clock;
   log: Log;
@@ -54,7 +54,7 @@ export class History {
   #forAll: SharedEvent[] = [];
   #sharing: Promise<void> | undefined;
   #complainedAt = -Infinity;
-  /** Events that could not be written. */
+  /** How many events could not be written. */
   lost = 0;
 
   constructor(options: HistoryOptions) {
@@ -83,7 +83,7 @@ export class History {
       case 'session':
       case 'login':
       case 'child':
-        return undefined; // no life of a message
+        return undefined; // such an event belongs to no message
       default:
         return event satisfies never;
     }
@@ -149,7 +149,10 @@ export class History {
     this.#options.log.warn({ lost: this.lost, error: String(error) }, 'the history cannot be written now');
   }
 
-  /** Does not wait: a database that hangs holds up no file. What comes meanwhile is lost for the others. */
+  /**
+   * Tells the other replicas, and does not wait: a database that hangs holds up no file. Events that come meanwhile are
+   * lost for the others.
+   */
   #share(): void {
     const events = this.#forAll.splice(0);
     if (events.length === 0) return;
@@ -163,7 +166,7 @@ export class History {
       .finally(() => (this.#sharing = undefined));
   }
 
-  /** Also where nothing happens any more, what is too old goes. */
+  /** Removes what is too old, also where nothing happens any more. */
   #prune(): void {
     const { folder, lifetimeMs, maxBytes, clock, table } = this.#options;
     table?.prune(clock.now() - lifetimeMs).catch((error: unknown) => this.#complain(error));

@@ -1,7 +1,7 @@
 // Finds the lives of messages in the history: by id, by an address, or by Message-ID. Reads files alone, so it needs no
 // server, and holds up none.
-// How: twice through all files, 256 MB at most. First the ids of the messages that are meant, with those of the mail that
-// follows from them (forwards, notices); then their events. Lines that a crash has torn are left out.
+// How: twice through all files, 256 MB at most. First the ids of the messages that are meant, with those of the mail
+// that follows from them (forwards, notices); then their events. Lines that a crash has torn are left out.
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Event } from '../mail/event.ts';
@@ -9,7 +9,9 @@ import { filesIn } from './file-names.ts';
 
 /** An event with its time, in ms since 1970. */
 export type Past = Event & { readonly at: number };
-/** `messages`: the events of each message, by its id, in the order of time. `refusals`: of mail that never got an id. */
+/**
+ * `messages`: the events of each message, by its id, in the order of time. `refusals`: of mail that never got an id.
+ */
 type Traced = Readonly<{
   messages: ReadonlyMap<string, readonly Past[]>;
   refusals: readonly Past[];
@@ -23,9 +25,9 @@ export class Search {
   readonly #folder: string;
   readonly #wanted: string;
   readonly #needle: string;
-  /** Messages that are meant, by id; the one that was found last comes last. */
+  /** The ids of the messages that are looked for; the one that was found last comes last. */
   readonly #ids = new Set<string>();
-  /** The file that was read last, and how much of it. */
+  /** The file that was read last, and how much of it was read. */
   #path = '';
   #end = 0;
 
@@ -37,8 +39,8 @@ export class Search {
   }
 
   /**
-   * What is known by now, of the newest `limit` messages and refusals. `others`: lines of other replicas; some of them may
-   * be in the files, too.
+   * Gives what is known by now, of the newest `limit` messages and refusals. `others`: lines of other replicas; some of
+   * them may be in the files, too.
    */
   find(limit: number, others: readonly string[] = []): Traced {
     const paths = filesIn(this.#folder);
@@ -69,7 +71,7 @@ export class Search {
     return { messages, refusals: refusals.slice(-limit), more: Math.max(0, ids.length - limit) };
   }
 
-  /** What comes from now on, without end. Call find() first. */
+  /** Gives the events that come from now on, without end. Call find() first. */
   async *follow(): AsyncGenerator<Past> {
     for (;;) {
       for (const path of filesIn(this.#folder).filter(each => each >= this.#path)) {
@@ -86,7 +88,7 @@ export class Search {
     }
   }
 
-  /** Notes the messages of a line that is meant, and those that follow from messages that are. */
+  /** Notes the message of a line that is looked for, and the message that follows from one that is. */
   #look(line: string): void {
     const id = idOf(line);
     if (id === undefined) return;
@@ -98,7 +100,7 @@ export class Search {
     if ('as' in event && event.as !== undefined) this.#ids.add(event.as);
   }
 
-  /** The event of a line that belongs to one of the messages, or is meant by itself. */
+  /** The event of a line that belongs to one of the messages, or that is looked for by itself. */
   #meant(line: string, id: string | undefined): Past | undefined {
     if (id === undefined) return this.#match(line);
     return this.#ids.has(id) ? parse(line) : undefined;
@@ -112,7 +114,7 @@ export class Search {
   }
 }
 
-/** As names are compared. */
+/** A name in the form in which names are compared. */
 export const bare = (text: string): string => text.replace(/^<(.*)>$/s, '$1').toLowerCase();
 const idOf = (line: string): string | undefined => /"message":"([^"]+)"/.exec(line)?.[1];
 /** The message of a line, and the one that follows from it. */

@@ -1,6 +1,7 @@
 // SPF, DKIM, ARC and DMARC of one message, by the parts of mailauth, in the judging child.
-// mailauth is asked strictly throughout: without that it takes signatures that RFC 6376 forbids. What it gets wrong is mended here,
-// each with its reason beside it. Its results are of strangers' making, so they become plain ASCII before they go anywhere.
+// mailauth is asked strictly throughout: without that it takes signatures that RFC 6376 forbids. What it gets wrong is
+// mended here, each with its reason beside it. Its results are of strangers' making, so they become plain ASCII before
+// they go anywhere.
 // RFC 7208 (SPF), RFC 6376, 8301 and 8463 (DKIM), RFC 8617 (ARC), RFC 9989 (DMARC), RFC 8601 (the words for results).
 import { Readable } from 'node:stream';
 import type { AuthResult, Judgement, MailFacts } from '../mail/judgement.ts';
@@ -36,7 +37,7 @@ async function load() {
     import('mailauth/lib/arc/index.js'),
     import('mailauth/lib/dmarc/index.js'),
   ]);
-  // Its own types are looser than what it gives.
+  // The package's own types are looser than what it gives.
   const as = <T>(module: object): T => (module as { default: T }).default;
   return {
     spf: as<{ spf: (options: object) => Promise<Spf> }>(spf).spf,
@@ -52,11 +53,12 @@ export async function evaluate(mail: Mail, body: AsyncIterable<Buffer>, question
   const parts = await (loaded ??= load());
   const ask = questions.forMessage();
   const isCut = mail.isCut || mail.header.split('\n', maxHeaderLines + 1).length > maxHeaderLines;
-  // What nobody has signed need not be parsed, but for its author.
+  // A header that nobody has signed need not be parsed, but for its author.
   const header = isCut || !isSigned(mail.header) ? fromFields(mail.header) : withFewSignatures(mail.header);
   const strict = { strict: true, curTime: new Date(mail.facts.receivedAt) };
   const keys = { ...strict, resolver: ask('keys') };
-  // All at once: mailauth asks for one key after the other, and a forger's slow ones would leave no time for the author's.
+  // All keys are asked for at once: mailauth asks for one after the other, and a forger's slow ones would leave no time
+  // for the author's.
   for (const name of keyNames(header)) keys.resolver(name, 'TXT').catch(() => {});
   const input = Readable.from(octets(header, isSigned(header) ? body : nothing()), { objectMode: false });
   const [spf, verified] = await Promise.all([
@@ -101,8 +103,8 @@ const named = ({ result }: Status, domain: string, explanation?: string) => ({
 /** A word that no domain has, in place of `_`. */
 const underscore = 'qzu0q';
 /**
- * mailauth takes no MAIL FROM domain with an underscore, which RFC 7208 §4.3 does not forbid. So it is given another name, and
- * asks the DNS for the right one.
+ * mailauth takes no MAIL FROM domain with an underscore, which RFC 7208 §4.3 does not forbid. So it is given another
+ * name, and asks the DNS for the right one.
  */
 async function judgeSpf(spf: (options: object) => Promise<Spf>, mail: Mail, ask: Ask): Promise<Spf> {
   const { facts, hostname } = mail;
@@ -155,7 +157,7 @@ async function judgeDmarc(
   const of = (result: AuthResult, reason?: string) => ({ ...common, result, ...(reason && { reason: plain(reason) }) });
   if (facts.client === undefined && found.result === 'fail')
     return of('none', 'the address of the client says nothing, and no signature is of that domain');
-  // Not mailauth's matter: whether an identity that would do could not be verified now.
+  // mailauth does not ask whether an identity that would do could not be verified now.
   const organization = (response.domain ?? author).toLowerCase();
   const unknown = [
     ...(spf?.status.result === 'temperror' ? [spf.domain] : []),
@@ -206,7 +208,7 @@ const lastSeal = (header: string): string => {
   return seals.toSorted((one, other) => instance(other) - instance(one))[0]?.replace(/\s+/g, '') ?? '';
 };
 
-/** Where the keys of its signatures are. */
+/** The names at which the keys of its signatures are. */
 function keyNames(header: string): readonly string[] {
   return fieldsOf(header).flatMap(field => {
     if (!/^dkim-signature[ \t]*:/i.test(field)) return [];

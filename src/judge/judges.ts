@@ -1,12 +1,13 @@
 // The network process's side of the judging child: starts it with the first message, hands over messages, and ends it.
 //
-// How it goes: up to a hundred messages are with the child, the others wait here. A message that is not judged after 15 seconds
-// gets `temperror`, and the child is killed. The other messages that were with it are handed to a new child, once: a message that
-// makes the child slow must not spare a forged one its judgement. A child that ends by itself is replaced likewise. After a child
-// that has judged nothing at all, none is started for five seconds, and messages that come meanwhile get `temperror` at once.
-// Ten minutes after the last message the child is ended.
+// How it goes: up to a hundred messages are with the child, the others wait here. A message that is not judged after 15
+// seconds gets `temperror`, and the child is killed. The other messages that were with it are handed to a new child,
+// once: a message that makes the child slow must not spare a forged one its judgement. A child that ends by itself is
+// replaced likewise. After a child that has judged nothing at all, none is started for five seconds, and messages that
+// come meanwhile get `temperror` at once. Ten minutes after the last message the child is ended.
 //
-// Promises: no message waits for longer than two deadlines; memory is bounded (a piece for each message that is with the child).
+// Promises: no message waits for longer than two deadlines; memory is bounded (a piece for each message that is with
+// the child).
 import type { ChildProcess } from 'node:child_process';
 import type { Listen } from '../mail/event.ts';
 import type { Content, Judge, Judgement, MailFacts } from '../mail/judgement.ts';
@@ -49,7 +50,7 @@ export class Judges implements Judge {
   readonly #cases = new Map<number, Case>();
   #child: ChildProcess | undefined;
   #lastId = 0;
-  #judged = 0; // by this child
+  #judged = 0; // how many messages this child has judged
   #pausedUntil = 0;
   #idle: NodeJS.Timeout | undefined;
 
@@ -110,14 +111,14 @@ export class Judges implements Judge {
       ended: how => this.#ended(child, how),
     });
     this.#judged = 0;
-    // It keeps no process alive, and is gone with this one.
+    // The child does not keep this process alive, and ends with it.
     child.unref();
     child.channel?.unref();
     child.send({ kind: 'start', hostname, ...(servers && { servers }) } satisfies Start, () => {});
     return child;
   }
 
-  /** The next piece of a message. What goes wrong with the channel is the child's end, which 'exit' reports. */
+  /** Sends the next piece of a message. What goes wrong with the channel is the child's end, which 'exit' reports. */
   #send(child: ChildProcess, id: number, current: Case): void {
     const { facts, content, onlyFrom } = current;
     const isFirst = current.readAt === content.start;
@@ -156,7 +157,7 @@ export class Judges implements Judge {
     const fields = { seconds: limits.messageMs / 1000 };
     this.#options.log.warn(fields, 'a message took too long to judge; the child is killed');
     const child = this.#child;
-    this.#child = undefined; // no further message for it
+    this.#child = undefined; // it gets no further message
     child?.kill('SIGKILL');
     this.#again(id);
   }
@@ -170,7 +171,7 @@ export class Judges implements Judge {
     this.#again();
   }
 
-  /** What was with a child that has ended goes to another one, once, but for the message that took too long. */
+  /** Hands the messages of a child that has ended to another one, once, but for the message that took too long. */
   #again(late?: number): void {
     const cases = [...this.#cases];
     this.#cases.clear();

@@ -11,20 +11,26 @@ export const maxFromOctets = 16 * 1024;
 export const maxSignatures = 10;
 /** Questions to the DNS for one message. Each part has its own, so that none can use up those of another: 50 in all. */
 export const maxQuestions = { spf: 25, keys: 13, dmarc: 12 } as const;
-/** From then on no question of SPF and of keys is waited for: a domain of the sender's whose DNS is slow must not keep DMARC from its answer. */
+/**
+ * For so long, from the start of judging a message, questions of SPF and of keys are waited for: a domain of the sender's whose
+ * DNS is slow must not keep DMARC from its answer.
+ */
 export const partsMs = 9_000;
-/** The same for DMARC, so that the child is never killed for a slow DNS. */
+/**
+ * For so long questions of DMARC are waited for. It is less than `messageMs`, so that the child is never killed for a
+ * slow DNS.
+ */
 export const dmarcMs = 13_500;
-/** A question is waited for so long at most. */
+/** A single question is waited for so long at most. */
 export const questionMs = 4_000;
-/** Then the child is killed. */
+/** When a message has taken so long, the child is killed. */
 export const messageMs = 15_000;
-/** Pieces in which content goes to the child; the first one is there at once. */
+/** Octets of the pieces in which content goes to the child; the first piece is there at once. */
 export const pieceOctets = 64 * 1024;
-/** Messages that are with the child, and those that wait for that. */
+/** How many messages are with the child at once, and how many wait for that. */
 export const maxAtOnce = 100;
 export const maxWaiting = 1_000;
 export const idleMs = 10 * 60_000;
-/** After a child that has answered nothing at all, so long none is started. */
+/** When a child has ended that has answered nothing at all, none is started for so long. */
 export const pauseMs = 5_000;
 export const childHeapMb = 128;

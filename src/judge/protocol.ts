@@ -1,9 +1,9 @@
-// What the network process and the judging child say to each other over IPC. Content goes in pieces, each asked for by the child,
-// so neither side ever holds more of a message than one.
+// What the network process and the judging child say to each other over IPC. Content goes in pieces, each asked for by
+// the child, so neither side ever holds more of a message than one.
 import type { NamedServer } from '../dns/servers.ts';
 import type { Judgement, MailFacts } from '../mail/judgement.ts';
 
-/** First of all. `servers`: the DNS servers in place of the system's. */
+/** What the child is told first of all. `servers`: the DNS servers in place of the system's. */
 export type Start = { readonly kind: 'start'; readonly hostname: string; readonly servers?: readonly NamedServer[] };
 /** A piece of content. The first one has the header whole, and `facts`. */
 export type Piece = Readonly<{
@@ -12,7 +12,7 @@ export type Piece = Readonly<{
   octets: Buffer;
   isLast: boolean;
   facts?: MailFacts;
-  /** The piece is the From fields of a header that is too long, and nothing else. */
+  /** Whether the piece is the From fields of a header that is too long, and nothing else. */
   isCut?: boolean;
 }>;
 export type ToChild = Start | Piece;

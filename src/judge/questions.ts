@@ -1,17 +1,17 @@
-// The questions to the DNS that judging a message asks: each message within its budget, and all together without waiting for a
-// DNS that is down.
+// The questions to the DNS that judging a message asks: each message within its budget, and all together without
+// waiting for a DNS that is down.
 //
-// Whether the DNS is down shows in a question that costs nobody's name server anything: for a name below `invalid`, which no
-// domain has (RFC 6761 §6.4), another one each time, so that no cache knows it. It is asked when another question has had no
-// answer for a while. So a domain whose own servers are silent (which may be a forger's) says nothing about the others. While the
-// DNS is down no message waits: its questions fail at once, and one look a second, which nobody waits for, finds out whether it
-// is back.
+// Whether the DNS is down shows in a question that costs nobody's name server anything: for a name below `invalid`,
+// which no domain has (RFC 6761 §6.4), another one each time, so that no cache knows it. It is asked when another
+// question has had no answer for a while. So a domain whose own servers are silent (which may be a forger's) says
+// nothing about the others. While the DNS is down no message waits: its questions fail at once, and one look a second,
+// which nobody waits for, finds out whether it is back.
 import { within } from '../system/deadline.ts';
 import { type RecordType, type Records, failure, isNo } from '../system/dns.ts';
 import { type Clock, systemRandom } from '../system/world.ts';
 import { dmarcMs, maxQuestions, partsMs, questionMs } from './limits.ts';
 
-/** As mailauth calls it. */
+/** Asks the DNS, in the form in which mailauth calls it. */
 export type Ask = (name: string, type: string) => Promise<readonly unknown[]>;
 
 const suspiciousMs = 1500;
@@ -22,9 +22,9 @@ const maxKept = 5000;
 /** A longer answer is not kept: others' domains must not fill the memory. */
 const maxKeptCharacters = 4096;
 const types: ReadonlySet<string> = new Set(['A', 'AAAA', 'MX', 'NS', 'PTR', 'TXT']);
-/** Names that no DNS can have: somebody made them up. An outage they are not. */
+/** Errors of names that no DNS can have, because somebody made them up. They are no outage. */
 const impossible = new Set(['EBADNAME', 'EBADQUERY', 'EBADSTR']);
-/** No server has answered. */
+/** Errors which mean that no server has answered. */
 const unanswered = new Set(['ETIMEOUT', 'ECONNREFUSED', 'ECANCELLED']);
 
 export class Questions {

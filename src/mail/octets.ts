@@ -20,7 +20,7 @@ export type Octets = {
 const smallBytes = 2048;
 /** The bookkeeping of a piece: two objects of JavaScript, and an allocation. */
 const pieceOverheadBytes = 512;
-/** The first block of a collector. Each further one is as large as all before it, up to the last of these. */
+/** The first block of a collector. Each further one is as large as all before it, up to the largest. */
 const minBlockBytes = 1024;
 const maxBlockBytes = 64 * 1024;
 

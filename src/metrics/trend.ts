@@ -23,7 +23,7 @@ export class Trend {
     this.#timer = setInterval(() => this.tick(), minuteMs).unref();
   }
 
-  /** Every minute. */
+  /** To be called every minute. */
   tick(): void {
     this.#past.push(this.#current());
     if (this.#past.length >= maxMinutes) this.#past.shift();

@@ -23,7 +23,7 @@ export type Adapted =
       readonly kind: 'fit';
       readonly message: Stored;
       readonly is8Bit: boolean;
-      /** What was converted: an entry with the same form is the same octets. */
+      /** What was converted; with the same form the octets of a message are the same. */
       readonly form: string;
       /** Why something in it stays that the next hop should not get. */
       readonly left: string | undefined;
@@ -32,8 +32,8 @@ export type Adapted =
   | { readonly kind: 'unfit'; readonly status: string; readonly text: string };
 
 /**
- * `areLinesShort`: the next hop has refused lines of more than `maxLineOctets`. `path`: where a converted message may
- * be written; undefined: in memory.
+ * Adapts a message. `areLinesShort`: the next hop has refused lines of more than `maxLineOctets`. `path`: where a
+ * converted message may be written; undefined: in memory.
  */
 export async function adapt(
   message: Stored,

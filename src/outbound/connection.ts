@@ -1,17 +1,18 @@
 // One socket to another server: a loop that carries out what a dialogue wants, with a deadline for every wait.
-// Promises: a server that is silent, drips, floods, drops or talks nonsense costs bounded time and memory, and is a deferral;
-// what comes in clear behind STARTTLS is never read; never an unhandled 'error' event.
+// Promises: a server that is silent, drips, floods, drops or talks nonsense costs bounded time and memory, and is a
+// deferral; what comes in clear behind STARTTLS is never read; never an unhandled 'error' event.
 // RFC 5321 §4.5.3.2 (timeouts) and §4.1.1.10 (QUIT), RFC 3207.
 //
-// A connection is made for a socket that is connecting. `open` waits until it is connected, makes TLS where that comes first, and
-// runs the dialogue that opens the session; from then on `send` runs one dialogue for each message. Only one of the two runs at a
-// time, and between them the connection is idle: nobody reads from it, and what the server says unasked waits in the socket, where
-// `isQuiet` finds it. At last comes `quit` or `destroy`.
+// A connection is made for a socket that is connecting. `open` waits until it is connected, makes TLS where that comes
+// first, and runs the dialogue that opens the session; from then on `send` runs one dialogue for each message. Only one
+// of the two runs at a time, and between them the connection is idle: nobody reads from it, and what the server says
+// unasked waits in the socket, where `isQuiet` finds it. At last comes `quit` or `destroy`.
 //
-// While a dialogue runs, exactly one `Want` of it is being carried out. All waiting is done in one place, `#until`: each event of the
-// socket wakes it, and it looks again whether what it waits for is there. It also ends when the socket is gone. Whatever goes wrong
-// (an error of the socket, a deadline, the end of the attempt's place) destroys the socket and leaves its reason, which becomes
-// code 0 for the dialogue. So a dialogue is always resumed, and each of its ends is one that it chose itself.
+// While a dialogue runs, exactly one `Want` of it is being carried out. All waiting is done in one place, `#until`:
+// each event of the socket wakes it, and it looks again whether what it waits for is there. It also ends when the
+// socket is gone. Whatever goes wrong (an error of the socket, a deadline, the end of the attempt's place) destroys the
+// socket and leaves its reason, which becomes code 0 for the dialogue. So a dialogue is always resumed, and each of its
+// ends is one that it chose itself.
 import { type Socket, isIP } from 'node:net';
 import { type SecureContext, type TLSSocket, connect as connectTls } from 'node:tls';
 import { CannotTell, type Place } from '../mail/ports.ts';
@@ -45,7 +46,7 @@ type ConnectionOptions = {
   readonly clock: Clock;
 };
 
-/** So many transactions a session has at most, whatever the server allows. */
+/** How many transactions a session has at most, whatever the server allows. */
 const maxTransactions = 100;
 const done: ServerReply = { code: 1, lines: [] };
 
@@ -57,14 +58,14 @@ export class Connection {
   #wake = (): void => undefined;
   #place: Place | undefined;
   #reason = 'the server closed the connection';
-  /** So many transactions the session may still have. */
+  /** How many transactions the session may still have. */
   transactionsLeft = 0;
   readonly server: Server;
   offers: Offers = new Map();
   /** TLS version and cipher, and by what the server was verified, if its domain demands that. */
   tls: string | undefined;
 
-  /** Of a socket that is connecting. */
+  /** Makes a connection of a socket that is connecting. */
   constructor(socket: Socket, options: ConnectionOptions) {
     this.#options = options;
     this.server = options.server;
@@ -119,7 +120,9 @@ export class Connection {
     }
   }
 
-  /** Whether nothing came that was not asked for, such as a 421: else replies and commands would be out of step. */
+  /**
+   * Whether the server has said nothing unasked, such as a 421: after that, replies and commands would be out of step.
+   */
   isQuiet(): boolean {
     return this.#reader.isEmpty && this.#socket.read() === null;
   }
@@ -147,7 +150,7 @@ export class Connection {
   /** Begins to work for the attempt that has this place, for as long as it may have it; gives what ends that. */
   #enter(place: Place): () => void {
     const end = (): void => this.destroy('it made no progress, and other mail needed its place');
-    // It also closes what a surprise leaves open.
+    // This deadline also closes a session that a surprise leaves open.
     const cap = setTimeout(() => this.destroy('it took too long in all'), this.#options.timeouts.attempt).unref();
     place.onEnd = end;
     this.#place = place;
@@ -201,7 +204,7 @@ export class Connection {
             this.#place?.progressed();
           }
         } catch (error) {
-          // Not thrown: what became of the recipients of earlier transactions must not be forgotten.
+          // This is not thrown, because what became of the recipients of earlier transactions must not be forgotten.
           this.destroy();
           return none(
             '4.3.0',
@@ -242,7 +245,10 @@ export class Connection {
     return this.tls !== undefined;
   }
 
-  /** Waits, but no longer than that, and not for a socket that is gone. */
+  /**
+   * Waits until `isDone` holds, but no longer than that, and not for a socket that is gone. `late` is the reason that a
+   * deadline leaves.
+   */
   async #until(isDone: () => boolean, timeoutMs: number, late: string): Promise<void> {
     const timer = setTimeout(() => this.destroy(late), timeoutMs);
     while (!isDone() && !this.#socket.destroyed) await new Promise<void>(resolve => (this.#wake = resolve));

@@ -22,14 +22,14 @@ export type Stored = Message & { readonly returnPathBytes: number };
  */
 export type Content = { readonly sizeBytes: number; readonly pieces: Iterable<Buffer> | AsyncIterable<Buffer> };
 
-/** `front`: fields that go out in front of the message, each with its line end, LF. */
+/** Opens a message for sending. `front` has fields that go out in front of it, each with its line end, LF. */
 export function openContent(message: Stored, front = ''): Content {
   const octets = message.sizeBytes - message.returnPathBytes;
   if (message.kind === 'file' && octets > pieceBytes)
     return { sizeBytes: octets + front.length, pieces: pieces(message.path, message.returnPathBytes, front) };
   const encoder = new Encoder();
   const text = read(message, octets);
-  // In one piece: a second write to the socket costs more than the copy.
+  // It goes out in one piece, because a second write to the socket costs more than the copy.
   const piece = encoder.encode(front === '' ? text : Buffer.concat([Buffer.from(front), text]), true);
   return { sizeBytes: encoder.sizeBytes, pieces: [piece] };
 }
@@ -42,7 +42,7 @@ async function* pieces(path: string, start: number, front: string): AsyncGenerat
   yield encoder.encode(Buffer.alloc(0), true);
 }
 
-/** The first octets of what goes out. */
+/** Reads the first octets of what goes out. */
 export const read = (message: Stored, octets: number): Buffer => readMessage(message, message.returnPathBytes, octets);
 
 export class Encoder {
@@ -53,7 +53,7 @@ export class Encoder {
   sizeBytes = 0;
 
   /**
-   * The next octets as they go out; `isEnd`: they are the last. Going from LF to LF makes 490 MB/s, replacing in
+   * Gives the next octets as they go out; `isEnd`: they are the last. Going from LF to LF makes 490 MB/s, replacing in
    * strings 150.
    */
   encode(octets: Buffer, isEnd = false): Buffer {

@@ -1,11 +1,13 @@
-// The client's side of an SMTP dialogue: how a session opens. Pure and synchronous, without sockets, timers, clock or promises.
-// Promises: never throws on what a server says; whatever is not understood is a deferral; nothing that was said in clear behind
-// STARTTLS is ever read; a password goes out over TLS only.
+// The client's side of an SMTP dialogue: how a session opens. Pure and synchronous, without sockets, timers, clock or
+// promises.
+// Promises: never throws on what a server says; whatever is not understood is a deferral; nothing that was said in
+// clear behind STARTTLS is ever read; a password goes out over TLS only.
 // RFC 5321 §3 and §4.2, 2033 (LMTP), 3207 (STARTTLS), 4954 (AUTH), 9422 (LIMITS).
 //
-// A dialogue is a generator. It yields what it wants done, one `Want` after the other, and is resumed with a `ServerReply` that says
-// what came of it; its return value is the result. Whoever drives it (the connection; in tests a script) decides nothing but the
-// order of octets: what was given to send goes out together, as soon as a reply, content or TLS is wanted.
+// A dialogue is a generator. It yields what it wants done, one `Want` after the other, and is resumed with a
+// `ServerReply` that says what came of it; its return value is the result. Whoever drives it (the connection; in tests
+// a script) decides nothing but the order of octets: what was given to send goes out together, as soon as a reply,
+// content or TLS is wanted.
 //
 // A session is in one of four states. What the dialogue says and hears moves it on, and nothing else:
 //   opening      greeting, EHLO, STARTTLS and EHLO again, AUTH. `open` ends with what the server offers, or with a refusal.
@@ -13,8 +15,9 @@
 //   transaction  MAIL, RCPT …, DATA, content. `transact` (transaction.ts) begins and ends it, as often as a message needs.
 //   over         the server said 421, closed, was too slow, or said something that is no reply to what was asked. No command goes
 //                out any more. Every dialogue that hears of it ends with a result, so no message is left without one.
-// With PIPELINING up to a hundred commands are under way at once, and their replies are read in the order of the commands. A command
-// whose reply decides what comes next (EHLO, STARTTLS, AUTH, DATA, RSET, the final dot) is always the last of those under way.
+// With PIPELINING up to a hundred commands are under way at once, and their replies are read in the order of the
+// commands. A command whose reply decides what comes next (EHLO, STARTTLS, AUTH, DATA, RSET, the final dot) is always
+// the last of those under way.
 import { clientFirst } from '../sasl/scram.ts';
 import type { Delivery } from '../mail/message.ts';
 import { type Offers, type ServerReply, deferred, failed, isLast, none, toDelivery } from './replies.ts';
@@ -37,9 +40,9 @@ export type Login = { readonly user: string; readonly password: string };
 export type Terms = {
   /** What we call ourselves. */
   readonly hostname: string;
-  /** LMTP and not SMTP: the server keeps mailboxes of ours. */
+  /** Whether the server speaks LMTP and not SMTP: then it keeps mailboxes of ours. */
   readonly isLmtp?: boolean;
-  /** There is TLS already: it is implicit. */
+  /** Whether there is TLS already, because it is implicit. */
   readonly isSecure: boolean;
   readonly startTls: 'never' | 'offered' | 'required';
   readonly credentials?: (Login & { readonly nonce: string }) | undefined;
@@ -58,7 +61,7 @@ export function* ask(line: string): Dialogue<ServerReply> {
 }
 const refuse = (because: Refusal['because'], delivery: Delivery): Refusal => ({ because, delivery });
 
-/** Until MAIL may come: greeting, EHLO, TLS, login. */
+/** Opens a session, up to where MAIL may come: greeting, EHLO, TLS, login. */
 export function* open(terms: Terms): Dialogue<Offers | Refusal> {
   const { hostname, isLmtp = false, startTls, credentials } = terms;
   let { isSecure } = terms;
@@ -106,7 +109,7 @@ function* hello(hostname: string, isLmtp: boolean): Dialogue<Offers | Refusal> {
   return offers;
 }
 
-/** 235, or what was said in its place. */
+/** Logs in. The result is 235, or what the server has said in its place. */
 function* logIn(offers: Offers, credentials: NonNullable<Terms['credentials']>): Dialogue<ServerReply> {
   const offered = (offers.get('AUTH') ?? '').toUpperCase().split(' ');
   const isPlain = offered.includes('PLAIN');

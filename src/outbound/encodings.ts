@@ -1,5 +1,5 @@
-// The two encodings that make 7-bit lines of any octets, each as it streams by; and one that only breaks lines.
-// Line ends are LF on both sides; the content is lines, as all mail is here (a bare CR or LF is refused when it comes in).
+// The two encodings that make 7-bit lines of any octets, each as it streams by; and one that only breaks lines. Line
+// ends are LF on both sides; the content is lines, as all mail is here (a bare CR or LF is refused when it comes in).
 // Promises: linear time; memory for the octets that are given; lines of at most 76 characters; no blank ends a line.
 // RFC 2045 §6.7 (quoted-printable) and §6.8 (base64).
 
@@ -12,17 +12,17 @@ const SPACE = 32;
 const DASH = 45;
 const EQUALS = 61;
 const hex = Buffer.from('0123456789ABCDEF');
-/** A line of 76 with the equals sign of a soft line break. */
+/** With the equals sign of a soft line break a line has 76 characters. */
 const maxColumn = 75;
 
-/** A line stays a line, whatever a line end is at the other side: for text. */
+/** Quoted-printable, for text: a line stays a line, whatever a line end is at the other side. */
 export class QuotedPrintable implements Encoder {
   #column = 0;
   /** A blank that was the last octet: it is encoded if a line end follows. */
   #blank: number | undefined;
 
   write(octets: Buffer): Buffer {
-    // Three for each octet, and two for a soft line break at least 25 octets apart; and the blank.
+    // There is room for three octets for each, for a soft line break of two after each 25, and for the blank.
     const out = Buffer.allocUnsafe(octets.length * 4 + 8);
     let length = 0;
     const put = (octet: number, mayBePlain: boolean): void => {
@@ -59,7 +59,7 @@ export class QuotedPrintable implements Encoder {
   }
 }
 
-/** Line ends become CRLF, as they are in every mail on its way (RFC 2049 §4): for what is no text. */
+/** Base64, for what is no text. Line ends become CRLF, as they are in every mail on its way (RFC 2049 §4). */
 export class Base64 implements Encoder {
   readonly #lines = new Base64Lines();
   /** Octets that make no whole group of three yet. */

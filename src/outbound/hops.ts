@@ -1,6 +1,7 @@
-// Which servers may take mail for a next hop: each address in the order in which to try it, with the TLS that it must do and the
-// login that it gets. And what it means for the mail when none of them could be used.
-// Promises: everything that depends on the kind of next hop is decided here, and handed on as a value; nothing is connected to.
+// Which servers may take mail for a next hop: each address in the order in which to try it, with the TLS that it must
+// do and the login that it gets. And what it means for the mail when none of them could be used.
+// Promises: everything that depends on the kind of next hop is decided here, and handed on as a value; nothing is
+// connected to.
 // RFC 5321 §5.1, RFC 2033 (LMTP), RFC 8314 (implicit TLS), RFC 3207.
 import { isIP } from 'node:net';
 import type { Delivery, NextHop } from '../mail/message.ts';
@@ -13,7 +14,10 @@ import { type PolicyOptions, type TlsPolicy, decidePolicy } from './tls-policy.t
 export type Server = Target & {
   readonly port: number;
   readonly tls: TlsPolicy;
-  /** Our operator has chosen this server, the relay or an LMTP server; else a stranger's DNS has. */
+  /**
+   * Whether our operator has chosen this server: the relay, or an LMTP server. All others were chosen by a stranger's
+   * DNS.
+   */
   readonly isChosen: boolean;
 };
 
@@ -30,10 +34,13 @@ export type HopOptions = MxOptions & PolicyOptions & { readonly relay?: Relay | 
 type PassedOver = { readonly server: Server; readonly refusal: Refusal };
 
 const maxAddressesOfChosen = 20;
-/** Of a host that was passed over: nobody has spoken to it. */
+/** The policy of a host that was passed over: nobody has spoken to it. */
 const neverUsed: TlsPolicy = { use: 'required', isVerified: true };
 const relayUses = { none: 'never', starttls: 'required', implicit: 'implicit' } as const;
-/** It is the operator's own server, on the operator's own network: SLIM_EXTERNAL_TLS is not about it. */
+/**
+ * The policy of an LMTP server. It is the operator's own, on the operator's own network: SLIM_EXTERNAL_TLS is not about
+ * it.
+ */
 const lmtpPolicy: TlsPolicy = { use: 'offered', isVerified: false };
 
 /** The servers to try, best first. Where there is none, the generator returns why. */
@@ -74,7 +81,10 @@ export async function* findServers(
   }
 }
 
-/** Such a name is looked up as the operating system does it, because containers and hosts files have names of their own. */
+/**
+ * Finds the addresses of a server that the operator has chosen. Its name is looked up as the operating system does it,
+ * because containers and hosts files have names of their own.
+ */
 async function* findChosen(
   { host, port }: Pick<Relay, 'host' | 'port'>,
   tls: TlsPolicy,
@@ -90,7 +100,7 @@ async function* findChosen(
   return unreachable(`${host} has no address`);
 }
 
-/** What the refusals of all servers that were tried, at least one, mean together for the message. */
+/** Says what the refusals of all servers that were tried, at least one, mean together for the message. */
 export function summarize(domain: string, refusals: readonly (Refusal & { readonly server: Server })[]): Delivery {
   // The most hopeful word counts. But where TLS was what they lacked, the sender should know at once.
   const last =
@@ -106,7 +116,7 @@ export function summarize(domain: string, refusals: readonly (Refusal & { readon
     const status = because === 'tls' ? '4.7.5' : `4${delivery.status.slice(1)}`;
     return { ...delivery, kind: 'deferred', status, remote, isUnreachable: true };
   }
-  // Our words, and nobody else's: no `remote`.
+  // These are our own words, so that the delivery has no `remote`.
   if (server.tls === neverUsed) return { ...delivery, isUnreachable: true };
   if (because !== 'tls') return { ...delivery, remote, isUnreachable: delivery.kind === 'deferred' };
   const { demand } = server.tls;

@@ -1,8 +1,8 @@
-// LMTP servers that keep mailboxes of ours (`lmtp://…` in SLIM_STORAGES). Mail goes to them from the queue, and at RCPT they are
-// asked whether they have a mailbox, so that mail for one that they do not have is refused and never bounces.
-// Promises: an answer is good for a minute; each question ends after ten seconds, and what cannot be told is CannotTell; one server
-// that hangs holds up no question to another one; each recipient has a delivery of its own, said in our name; mail for the
-// postmaster that such a server refuses for good is kept in a mailbox here.
+// LMTP servers that keep mailboxes of ours (`lmtp://…` in SLIM_STORAGES). Mail goes to them from the queue, and at RCPT
+// they are asked whether they have a mailbox, so that mail for one that they do not have is refused and never bounces.
+// Promises: an answer is good for a minute; each question ends after ten seconds, and what cannot be told is
+// CannotTell; one server that hangs holds up no question to another one; each recipient has a delivery of its own, said
+// in our name; mail for the postmaster that such a server refuses for good is kept in a mailbox here.
 // RFC 2033.
 import { Cache } from '../dns/cache.ts';
 import { within } from '../system/deadline.ts';
@@ -39,17 +39,17 @@ export class LmtpServers {
     if (kept !== undefined) return kept;
     const answer = this.#ask(mailbox);
     this.#answers.put(key, answer, goodForSeconds, key.length);
-    answer.catch(() => this.#answers.put(key, answer, 0, 0)); // it is asked anew
+    answer.catch(() => this.#answers.put(key, answer, 0, 0)); // a question that failed is asked anew
     return answer;
   };
 
-  /** As `Transport` has it. */
+  /** Makes an attempt with such a server, as every `Transport` does (src/mail/ports.ts). */
   async deliver(
     ...[keep, hop, entry, message, recipients, place]: [KeepForPostmaster, ...Parameters<Transport['deliver']>]
   ) {
     const known = recipients.map(each => ({ ...each, address: each.lmtp?.address ?? each.address }));
     const deliveries = await this.#transport.deliver(hop, entry, message, known, place);
-    // Without `remote`: what such a server has is delivered, and not relayed.
+    // The deliveries lose their `remote`, because mail that such a server has is delivered, and not relayed.
     const ours = deliveries.map(async ({ remote: _remote, ...delivery }, at): Promise<Delivery> => {
       const isKept = delivery.kind === 'failed' && isPostmaster(recipients[at]);
       return isKept ? keepHere(keep, message) : delivery;
@@ -70,7 +70,7 @@ export class LmtpServers {
     try {
       said = await within(questionMs, turns.take(inquire));
     } catch (error) {
-      // Also where it still waits for its turn: it then ends at once.
+      // A question that still waits for its turn then ends at once, too.
       place.isEnded = true;
       place.onEnd?.();
       throw new CannotTell(`${server} says nothing of ${address}`, { cause: error });

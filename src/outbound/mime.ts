@@ -1,10 +1,10 @@
-// The structure of a MIME message, found while the message streams by: its entities, each with its header, and where their
-// contents begin and end. Nothing is changed here: the octets of all events together are the message.
+// The structure of a MIME message, found while the message streams by: its entities, each with its header, and where
+// their contents begin and end. Nothing is changed here: the octets of all events together are the message.
 // Promises:
-// - Time is linear in the length of the message. Memory is bounded: what is held is one header, or one line that may be a
-//   delimiter, and an entity for each level of nesting.
-// - What is not certain is not interpreted. Such an entity has a `reason`, and is one content as a whole. Where not even its
-//   end is certain, the message as a whole is not understood (`defect`).
+// - Time is linear in the length of the message. Memory is bounded: what is held is one header, or one line that may be
+//   a delimiter, and an entity for each level of nesting.
+// - What is not certain is not interpreted. Such an entity has a `reason`, and is one content as a whole. Where not
+//   even its end is certain, the message as a whole is not understood (`defect`).
 // RFC 2045 (header fields), RFC 2046 §5.1 (multipart) and §5.2 (message), RFC 6532 (message/global).
 
 /** The message itself, a part of a multipart, or a message within a message. */
@@ -18,7 +18,7 @@ export type Entity = {
   readonly kind: 'multipart' | 'message' | 'text' | 'other';
   /** Content-Transfer-Encoding in lower case; '' where there is none. */
   readonly encoding: string;
-  /** Why its content must stay as it is, if it must. */
+  /** Why its content must stay as it is, where it must. */
   readonly reason?: string;
 };
 
@@ -58,16 +58,16 @@ export class Walker {
   #state: 'header' | 'content' | 'between' = 'header';
   /** The entity of the last header. In the state 'header' it is the parent of the one that comes. */
   #entity: Entity | undefined;
-  /** The entity that comes is part of a digest, where a message is what text is elsewhere (RFC 2046 §5.1.5). */
+  /** Whether the entity that comes is part of a digest, where a message is what text is elsewhere (RFC 2046 §5.1.5). */
   #isInDigest = false;
   #entities = 0;
   /** Lines that count for `maxStructureLines`. */
   #lines = 0;
   /** Octets that cannot be judged before others come. */
   #held: Buffer = Buffer.alloc(0);
-  /** In the state 'header': so many octets of the header have been searched for its end. */
+  /** In the state 'header': how many octets of the header have been searched for its end. */
   #searched = 0;
-  /** In the states 'content' and 'between': the next octet begins a line. */
+  /** In the states 'content' and 'between': whether the next octet begins a line. */
   #isLineStart = true;
   #events: Event[] = [];
 
@@ -255,7 +255,10 @@ export function nameOf(field: string): string {
 
 const valueOf = (field: string): string => field.replaceAll(/^[^:]*:|\n/g, '').trim();
 
-/** The value of a parameter; undefined where there is none, or where the parameters are not well-formed up to it. RFC 2045 §5.1. */
+/**
+ * The value of a parameter; undefined where there is none, or where the parameters are not well-formed up to it. RFC
+ * 2045 §5.1.
+ */
 function parameterOf(parameters: string, wanted: string): string | undefined {
   const parameter = /[ \t]*;[ \t;]*([^\s=;"]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))/gy;
   for (const [, name = '', quoted, plain = ''] of parameters.matchAll(parameter))

@@ -3,7 +3,7 @@
 // RFC 8461 §3.1 (record), §3.2 (policy), §4.1 (host names).
 export type StsPolicy = {
   readonly mode: 'enforce' | 'testing' | 'none';
-  /** Patterns, in lower case. */
+  /** The patterns of the hosts' names, in lower case. */
   readonly mx: readonly string[];
   readonly maxAgeSeconds: number;
 };
@@ -44,7 +44,7 @@ export function parsePolicy(text: string): StsPolicy | undefined {
   return { mode, mx, maxAgeSeconds: Math.min(Number(age), maxAgeSeconds) };
 }
 
-/** A star stands for one label, the first one. */
+/** Whether a policy names a host. A star stands for one label, the first one. */
 export function isNamed(host: string, { mx }: Pick<StsPolicy, 'mx'>): boolean {
   const name = host.toLowerCase().replace(/\.$/, '');
   return mx.some(each => (each.startsWith('*.') ? name.replace(/^[^.]+/, '*') : name) === each);

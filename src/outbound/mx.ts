@@ -1,8 +1,8 @@
 // Where the mail of a domain goes: its MX hosts with their addresses, in the order in which to try them.
-// Promises: 'no such domain' only when DNS said so, an outage of DNS is a deferral; we never come back to ourselves; and no
-// record of a stranger leads us to loopback, link-local, multicast or unspecified addresses. Private ranges are allowed, because
-// companies use them. A domain costs one question for its MX hosts and two for each host, one host after the other, and only for
-// the hosts that are really tried: at most ten hosts and twenty addresses.
+// Promises: 'no such domain' only when DNS said so, an outage of DNS is a deferral; we never come back to ourselves;
+// and no record of a stranger leads us to loopback, link-local, multicast or unspecified addresses. Private ranges are
+// allowed, because companies use them. A domain costs one question for its MX hosts and two for each host, one host
+// after the other, and only for the hosts that are really tried: at most ten hosts and twenty addresses.
 // RFC 5321 §5.1, 7505 (null MX), 5248.
 import { BlockList, isIP } from 'node:net';
 import type { Delivery } from '../mail/message.ts';
@@ -16,7 +16,7 @@ export type Target = {
   readonly address: string;
   /** The host, or the name that its aliases lead to. */
   readonly name: string;
-  /** DNSSEC vouches for the whole way here: from the domain to the host, and from the host to its addresses. */
+  /** Whether DNSSEC vouches for the whole way here: from the domain to the host, and from the host to its addresses. */
   readonly isAuthentic: boolean;
 };
 export type MxOptions = {
@@ -31,7 +31,7 @@ export type IsUnreached = (address: string) => boolean;
 const maxHosts = 10;
 const maxTargets = 20;
 const family = (address: string): 'ipv4' | 'ipv6' => (isIP(address) === 6 ? 'ipv6' : 'ipv4');
-/** Also as `::ffff:…`, which BlockList sees through. */
+/** Addresses to which a stranger's DNS may lead no mail, also in the form `::ffff:…`, which BlockList sees through. */
 const forbidden = new BlockList();
 for (const subnet of ['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/3', '::/96', 'fe80::/10', 'ff00::/8']) {
   const [network = '', bits] = subnet.split('/');
@@ -56,7 +56,8 @@ export async function* findTargets(
   // A domain that is its own mail server is as authentic as its addresses.
   const isDomainAuthentic = typeof answer === 'string' || answer.isAuthentic;
   if (records === 'ENOTFOUND' || records === 'EBADNAME') return failed('5.1.2', `there is no domain ${domain}`);
-  // The domain is its own mail server only where DNS says that it has no MX record; when DNS cannot tell, it may have one.
+  // The domain is its own mail server only where DNS says that it has no MX record; when DNS cannot tell, it may have
+  // one.
   if (records === 'ENODATA') records = [{ exchange: domain, priority: 0 }];
   if (typeof records === 'string') return cannotTell(records);
   if (records.every(({ exchange }) => exchange === '' || exchange === '.'))
@@ -72,7 +73,8 @@ export async function* findTargets(
   let isFirstGroup = true;
   for (const group of Map.groupBy(hosts, ({ priority }) => priority).values()) {
     const targetsOfGroup: Target[] = [];
-    // If one of a group is ours, the mail would come back to us from the others, and from all that are preferred less (RFC 5321 §5.1).
+    // If one of a group is ours, the mail would come back to us from the others, and from all that are preferred less
+    // (RFC 5321 §5.1).
     let isOurs = group.some(({ host }) => isSelf(host));
     for (const { host } of isOurs ? [] : group) {
       const found = await dns.addresses(host).catch(codeOf);

@@ -18,7 +18,7 @@ import { type Entity, type Event, Walker, isUnencoded, nameOf, splitFields } fro
 /** What the next hop takes. */
 type Limits = {
   readonly is8BitOk: boolean;
-  /** Of a line, without its end; Infinity where any line may go. */
+  /** Octets that a line may have, without its end; Infinity where any line may go. */
   readonly maxLineOctets: number;
 };
 /**
@@ -50,7 +50,7 @@ export async function reencode(message: Stored, limits: Limits, path: string | u
   return { message: { kind: 'file', path, returnPathBytes: 0, sizeBytes }, ...findings };
 }
 
-/** What can be done so that the next hop takes the message, and what remains then. */
+/** Finds out what can be done so that the next hop takes the message, and what remains then. */
 export async function examine(message: Stored, limits: Limits): Promise<Examined> {
   const survey = new Survey(limits);
   const walker = new Walker();
@@ -61,7 +61,7 @@ export async function examine(message: Stored, limits: Limits): Promise<Examined
   return survey.result();
 }
 
-/** The events of each block. */
+/** Gives the events of each block. */
 async function* walk(message: Stored, walker: Walker): AsyncGenerator<readonly Event[]> {
   for await (const octets of piecesOf(message, message.returnPathBytes, blockBytes)) yield walker.write(octets);
   yield walker.write(Buffer.alloc(0), true);
@@ -77,10 +77,10 @@ class Survey {
   readonly #impure = new Set<number>();
   #left: string | undefined;
   #isAscii = true;
-  /** What was found in the content that comes now. */
+  /** Whether the content that comes now has octets above 127, and a line that is too long. */
   #has8Bit = false;
   #hasLongLine = false;
-  /** Of the line that comes now. */
+  /** Octets of the line that comes now. */
   #lineOctets = 0;
 
   constructor(limits: Limits) {
@@ -149,7 +149,7 @@ class Survey {
     this.#lineOctets = 0;
   }
 
-  /** What is found here stays. `inside`: the innermost entity whose content it belongs to. */
+  /** Notes that what was found in this content stays. `inside` is the innermost entity to which the content belongs. */
   #leaveWhatIsFound(why8Bit: string, whyLong: string, inside: Entity | undefined): void {
     if (this.#has8Bit || this.#hasLongLine) this.#left ??= this.#has8Bit ? why8Bit : whyLong;
     if (this.#has8Bit) {
@@ -162,7 +162,7 @@ class Survey {
 
 const isCalled8Bit = ({ encoding }: Entity): boolean => encoding === '8bit' || encoding === 'binary';
 
-/** The message with those changes, a piece for each block. */
+/** Gives the message with those changes, a piece for each block. */
 async function* convert(message: Stored, plan: Plan, { is8BitOk }: Limits): AsyncGenerator<Buffer> {
   let encoder: Encoder | undefined;
   const change = (event: Event): Buffer => {
@@ -195,7 +195,9 @@ const encoders: Readonly<Record<Change, (() => Encoder) | undefined>> = {
   '7bit': undefined,
 };
 
-/** The header of an entity, which names its new encoding, and a character set where that is unknown but not ASCII. */
+/**
+ * Gives the header of an entity, which names its new encoding, and a character set where that is unknown but not ASCII.
+ */
 function relabel(
   { octets, entity }: Event & { kind: 'header' },
   encoding: Exclude<Change, 'lines'>,

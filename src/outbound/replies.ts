@@ -1,9 +1,12 @@
 // What another server says: octets become replies, in bounded memory, and replies become results for recipients.
-// Promises: never throws, whatever comes; what is no reply, or is out of place, is a deferral; the work grows with the octets,
-// however small the pieces in which they come. RFC 5321 §4.2, RFC 2034 (enhanced status codes).
+// Promises: never throws, whatever comes; what is no reply, or is out of place, is a deferral; the work grows with the
+// octets, however small the pieces in which they come. RFC 5321 §4.2, RFC 2034 (enhanced status codes).
 import type { Delivery } from '../mail/message.ts';
 
-/** Code 0: there was none, `lines` says why, and there will be no other. 1: what was wanted is done, and no reply is due. */
+/**
+ * Code 0: there was none, `lines` says why, and there will be no other. 1: what was wanted is done, and no reply is
+ * due.
+ */
 export type ServerReply = { readonly code: number; readonly lines: readonly string[]; readonly status?: string };
 
 /** What a server told us in reply to EHLO: extensions in upper case, with their parameters. */
@@ -13,7 +16,7 @@ const LF = 10;
 const maxLineOctets = 4096;
 const maxLines = 100;
 const maxReplyLength = 64 * 1024;
-/** Of a reply: more is of no use to anybody. */
+/** So much text of a reply is kept: more is of no use to anybody. */
 const maxTextLength = 1000;
 
 export const deferred = (status: string, text: string): Delivery => ({ kind: 'deferred', status, text });
@@ -25,8 +28,9 @@ export const isLast = ({ code }: ServerReply): boolean => code === 0 || code ===
 const kinds: Readonly<Record<string, Delivery['kind']>> = { 2: 'delivered', 4: 'deferred', 5: 'failed' };
 
 /**
- * What a reply means for a recipient. One that is out of place, such as 354 to MAIL, is a deferral. 421 and 432 say that we have too
- * many sessions with this server, or that it is about to stop: with fewer, or in a moment, it may go on.
+ * What a reply means for a recipient. One that is out of place, such as 354 to MAIL, is a deferral. 421 and 432 say
+ * that we have too many sessions with this server, or that it is about to stop: with fewer, or in a moment, it may go
+ * on.
  */
 export function toDelivery({ code, lines, status }: ServerReply, mayAccept = true): Delivery {
   const said = lines.join(' ').slice(0, maxTextLength);
@@ -43,11 +47,14 @@ export function toDelivery({ code, lines, status }: ServerReply, mayAccept = tru
 
 /** Replies out of octets that come in pieces of any size. */
 export class ReplyReader {
-  /** Holds what came and was not read yet, from `#start` to `#end`. A copy: a piece would keep the 64 KiB that it was received in. */
+  /**
+   * Holds what came and was not read yet, from `#start` to `#end`. A copy: a piece would keep the 64 KiB that it was
+   * received in.
+   */
   #buffer = Buffer.alloc(0);
   #start = 0;
   #end = 0;
-  /** There is no line end before this. */
+  /** There is no line end before this position. */
   #searched = 0;
   #lines: string[] = [];
   #length = 0;
@@ -100,7 +107,10 @@ export class ReplyReader {
 
 const nonsense = (what: string): ServerReply => none('4.5.0', `not a reply: ${what}`);
 
-/** Text without tabs and without anything that could forge a line of a log. Nearly every reply is printable ASCII already. */
+/**
+ * Text without tabs and without anything that could forge a line of a log. Nearly every reply is printable ASCII
+ * already.
+ */
 function toPrintable(text: string): string {
   if (/^[ -~]*$/.test(text)) return text;
   return text.replaceAll('\t', ' ').replaceAll(/[\p{Cc}\p{Zl}\p{Zp}\ufffd]/gu, '?');

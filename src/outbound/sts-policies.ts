@@ -1,11 +1,14 @@
-// The MTA-STS policies of other domains: looked up in DNS, fetched over HTTPS, and kept on the disk for as long as they say.
-// Promises: a policy is kept until it expires, whatever DNS and the web say meanwhile, so that an attacker has to be there at the first
-// mail; a fetch has a verified certificate, follows no redirect, goes to no address where mail would not go, and ends in time and size;
-// a policy that cannot be had is none, never an error; what a domain does here holds up its own mail alone.
+// The MTA-STS policies of other domains: looked up in DNS, fetched over HTTPS, and kept on the disk for as long as they
+// say.
+// Promises: a policy is kept until it expires, whatever DNS and the web say meanwhile, so that an attacker has to be
+// there at the first mail; a fetch has a verified certificate, follows no redirect, goes to no address where mail would
+// not go, and ends in time and size; a policy that cannot be had is none, never an error; what a domain does here holds
+// up its own mail alone.
 // RFC 8461 §3.3, §5.1.
 //
-// A policy has the id that DNS told when it was fetched. It is fetched anew where DNS tells another id, and once half of its time is over,
-// so that it does not end while the other side can be reached. After a fetch that failed the next one waits five minutes.
+// A policy has the id that DNS told when it was fetched. It is fetched anew where DNS tells another id, and once half
+// of its time is over, so that it does not end while the other side can be reached. After a fetch that failed the next
+// one waits five minutes.
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import type { IncomingMessage } from 'node:http';
@@ -24,7 +27,7 @@ const maxAddresses = 2;
 
 export type StsOptions = Pick<World, 'clock' | 'log'> & {
   readonly dns: Dns;
-  /** Where the policies are kept. */
+  /** The file in which the policies are kept. */
   readonly file: string;
   readonly isSelf: (nameOrAddress: string) => boolean;
   /** Gives the text of a policy; tests replace it. */
@@ -37,7 +40,7 @@ export class StsPolicies {
   readonly #options: StsOptions;
   #kept: Map<string, Kept> | undefined;
   readonly #running = new Map<string, Promise<void>>();
-  /** When a fetch last failed. */
+  /** When the fetch for a domain last failed. */
   readonly #failed = new Map<string, number>();
   #saving: Promise<void> = Promise.resolve();
 
@@ -45,7 +48,7 @@ export class StsPolicies {
     this.#options = options;
   }
 
-  /** The policy that holds now. */
+  /** Finds the policy that holds now. */
   async find(domain: string): Promise<StsPolicy | undefined> {
     const { dns, clock } = this.#options;
     const kept = (this.#kept ??= this.#load());
@@ -87,13 +90,13 @@ export class StsPolicies {
     const { file, log } = this.#options;
     const all = (this.#kept ??= this.#load());
     keepNewest(all, domain, kept, maxPolicies);
-    // One after the other: they share a temporary name.
+    // Savings go one after the other, because they share a temporary name.
     this.#saving = this.#saving
       .then(() => replaceFile(file, JSON.stringify([...all])))
       .catch((error: unknown) => log.warn({ error: String(error) }, 'the MTA-STS policies cannot be kept on the disk'));
   }
 
-  /** What the file holds; nothing where it cannot be read: then the policies are fetched anew. */
+  /** Reads what the file holds; nothing where it cannot be read: then the policies are fetched anew. */
   #load(): Map<string, Kept> {
     const { file, log } = this.#options;
     try {
@@ -108,7 +111,7 @@ export class StsPolicies {
 
 type FetchOptions = { readonly port?: number; readonly ca?: string; readonly timeoutMs?: number };
 
-/** The text of the policy, from the first of these addresses that gives it. */
+/** Fetches the text of the policy, from the first of these addresses that gives it. */
 export async function fetchPolicy(
   host: string,
   addresses: readonly string[],
@@ -143,7 +146,7 @@ async function fetchFrom(address: string, host: string, { port = 443, ca, timeou
   try {
     const [response] = (await once(asked.end(), 'response')) as [IncomingMessage];
     const type = response.headers['content-type'] ?? '';
-    // Redirects too (RFC 8461 §3.3).
+    // A redirect is a failure, too (RFC 8461 §3.3).
     if (response.statusCode !== 200) throw new Error(`the server says ${response.statusCode}`);
     if (!/^text\/plain\s*(?:;|$)/i.test(type)) throw new Error(`it is of the type ${type || 'unknown'}`);
     const pieces: Buffer[] = [];

@@ -1,6 +1,7 @@
-// How a server of a domain must be spoken to: what our settings say, and what the domain itself demands by DANE or MTA-STS.
-// Promises: what a domain demands beats the settings; DANE beats MTA-STS, host by host; where DNS that DNSSEC protects cannot tell,
-// the host is passed over and never used with less.
+// How a server of a domain must be spoken to: what our settings say, and what the domain itself demands by DANE or
+// MTA-STS.
+// Promises: what a domain demands beats the settings; DANE beats MTA-STS, host by host; where DNS that DNSSEC protects
+// cannot tell, the host is passed over and never used with less.
 // RFC 7672 §2 (DANE), RFC 8461 §5 (MTA-STS), RFC 3207.
 import type { Answer, Dns, TlsaRecord } from '../system/dns.ts';
 import { type Dane, isUsable } from './dane.ts';
@@ -11,11 +12,14 @@ import { deferred } from './replies.ts';
 
 /** What TLS is worth at one server. */
 export type TlsPolicy = {
-  /** `implicit`: from the first octet on. Else STARTTLS: never used; used where it is offered; or nothing goes without it. */
+  /**
+   * `implicit`: from the first octet on. Else STARTTLS: never used; used where it is offered; or nothing goes without
+   * it.
+   */
   readonly use: 'implicit' | 'never' | 'offered' | 'required';
   /** Whether the certificate must be valid for the host's name, by the authorities that the system trusts. */
   readonly isVerified: boolean;
-  /** Instead: the certificate must fit these. */
+  /** TLSA records that the certificate must fit instead. */
   readonly dane?: Dane;
   /** Who wants it so, where it is the domain and not our operator. */
   readonly demand?: 'DANE' | 'MTA-STS';
@@ -25,18 +29,18 @@ type ExternalTls = 'required' | 'opportunistic';
 export type PolicyOptions = {
   readonly dns: Dns;
   readonly externalTls: ExternalTls;
-  /** Domains that have another policy. */
+  /** Domains for which the settings have another policy. */
   readonly tlsExceptions?: Readonly<Record<string, ExternalTls>> | undefined;
   /** The policy that a domain has published; without it no domain has one. */
   readonly findSts?: ((domain: string) => Promise<StsPolicy | undefined>) | undefined;
-  /** Of MX hosts. */
+  /** The port of MX hosts. */
   readonly port: number;
 };
 
 /** The name of an MX host is not verified: it came from DNS, where an attacker on the mail's way can forge it too. */
 const unverified: TlsPolicy = { use: 'required', isVerified: false };
 
-/** The policy for one host of a domain; or why it is not to be used. */
+/** Decides the policy for one host of a domain, or why the host is not to be used. */
 export async function decidePolicy(
   domain: string,
   target: Target,
@@ -58,7 +62,8 @@ export async function decidePolicy(
     const text = `${target.host} is not among the hosts of the MTA-STS policy of ${domain}`;
     return { because: 'host', delivery: deferred('4.7.5', text) };
   }
-  // Records, but none that we can use: TLS all the same, as far as it goes (RFC 7672 §2.2).
+  // There are records, but none that we can use: TLS is used all the same, without a verified certificate (RFC 7672
+  // §2.2).
   if (found !== undefined) return { ...unverified, demand: 'DANE' };
   const wanted = Object.hasOwn(tlsExceptions, domain) ? tlsExceptions[domain] : externalTls;
   return wanted === 'required' ? unverified : { ...unverified, use: 'offered' };
@@ -67,8 +72,8 @@ export async function decidePolicy(
 type Tlsa = { readonly records: readonly TlsaRecord[]; readonly name: string };
 
 /**
- * The authentic TLSA records of a host, at the name that its aliases lead to, else at its own (RFC 7672 §2.2.2); undefined: it has
- * none; or the code with which DNS could not tell.
+ * Finds the authentic TLSA records of a host, at the name that its aliases lead to, else at its own (RFC 7672 §2.2.2);
+ * undefined: it has none; or the code with which DNS could not tell.
  */
 async function findTlsa({ host, name }: Target, { dns, port }: PolicyOptions): Promise<Tlsa | string | undefined> {
   for (const base of new Set([name, host])) {

@@ -28,7 +28,7 @@ export type Mail = Omit<QueueEntry, 'id' | 'receivedAt' | 'returnPathBytes'> & {
 type Limits = {
   readonly recipients: number;
   readonly transactions: number;
-  /** After the final dot each recipient that was accepted has a reply of its own. */
+  /** Whether after the final dot each recipient that was accepted has a reply of its own. */
   readonly isLmtp?: boolean;
 };
 export type Sent = {
@@ -38,7 +38,7 @@ export type Sent = {
    * them.
    */
   readonly untried: readonly number[];
-  /** The session is in step, so that another message may follow if it has transactions left. */
+  /** Whether the session is in step, so that another message may follow if it has transactions left. */
   readonly isReusable: boolean;
   readonly transactions: number;
 };
@@ -107,7 +107,7 @@ export function limitOf(offers: Offers, name: 'MAILMAX' | 'RCPTMAX'): number {
 
 const spent = deferred('4.5.3', 'the session has had as many transactions as it may');
 
-/** One transaction. `before`: what became of the others for the same message in this session. */
+/** Carries out one transaction. `before`: what became of the others for the same message in this session. */
 function* transaction(
   offers: Offers,
   mailCommand: string,
@@ -158,7 +158,7 @@ function* transaction(
   return { kind: 'ready', isAccepted: true, size: half ?? (tooMany && accepted.length) };
 }
 
-/** What an LMTP server says of each recipient after the final dot, in the order in which it has accepted them. */
+/** Hears what an LMTP server says of each recipient after the final dot, in the order in which it has accepted them. */
 function* hearEach(accepted: readonly Addressee[], sent: ServerReply): Dialogue<End> {
   for (const each of accepted) {
     const end = yield hear('end');
@@ -170,7 +170,7 @@ function* hearEach(accepted: readonly Addressee[], sent: ServerReply): Dialogue<
   return { kind: 'ready', isAccepted: true };
 }
 
-/** Whether the server takes mail for an address, which is asked without sending any. */
+/** Asks whether the server takes mail for an address, without sending any. */
 export function* inquire(offers: Offers, address: string): Dialogue<{ delivery: Delivery; isReusable: boolean }> {
   const asUtf8 = !isAscii(address) && offers.has('SMTPUTF8');
   const command = toCommand('RCPT TO', address, asUtf8, []);
@@ -184,7 +184,7 @@ export function* inquire(offers: Offers, address: string): Dialogue<{ delivery: 
 
 type Envelope = {
   readonly accepted: readonly Addressee[];
-  /** Of MAIL. */
+  /** The refusal of MAIL, where it was refused. */
   readonly refusal?: Delivery | undefined;
   /** The reply to DATA, if it was sent. */
   readonly data?: ServerReply | undefined;
@@ -192,7 +192,7 @@ type Envelope = {
   readonly tooMany?: Delivery | undefined;
 };
 
-/** MAIL, RCPT and DATA, in groups of so many commands. */
+/** Sends MAIL, RCPT and DATA, in groups of commands. */
 function* sendEnvelope(
   mailCommand: string,
   batch: readonly Addressee[],
@@ -267,7 +267,7 @@ const over = (why: Delivery, isUntried = true): Over => {
 const asDeferral = (delivery: Delivery): Delivery =>
   delivery.kind === 'failed' ? { ...delivery, kind: 'deferred', status: `4${delivery.status.slice(1)}` } : delivery;
 
-/** undefined: an address that this server cannot take. */
+/** Makes a command; undefined for an address that this server cannot take. */
 function toCommand(verb: string, address: string, asUtf8: boolean, parameters: readonly unknown[]): string | undefined {
   const at = address.lastIndexOf('@');
   const domain = asUtf8 || isAscii(address) ? address.slice(at + 1) : domainToASCII(address.slice(at + 1));

@@ -27,24 +27,24 @@ import { Unreached } from './unreached.ts';
 type Attempt = Parameters<Transport['deliver']>;
 /** A session waits so long for its next message. */
 const idleMs = 2000;
-/** After so long with hosts that do not work, the others have to wait for the next attempt. */
+/** After so long with hosts that do not work, the rest of the hosts wait for the next attempt. */
 const maxTryingMs = 15 * 60_000;
 
 export type OutboundOptions = World &
   HopOptions & {
     readonly hostname: string;
-    /** Of a transaction, at most. */
+    /** How many recipients a transaction has at most. */
     readonly maxRecipients: number;
     /** The relay's login as its file has it now; called when the relay has refused the one that we have. */
     readonly readLogin?: () => Promise<Login | undefined>;
     /** Signs what is ours; undefined: nothing is signed. */
     readonly signer?: Signer | undefined;
-    /** Instead of the authorities that the system trusts, for the relay. */
+    /** The authorities by which the relay is verified, in place of those that the system trusts. */
     readonly ca?: string | undefined;
     readonly timeouts?: Timeouts;
-    /** `path` is a Unix socket, and then `host` and `port` do not count. */
+    /** Opens a socket; tests replace it. `path` is a Unix socket, and then `host` and `port` do not count. */
     readonly dial?: (options: { readonly host: string; readonly port: number; readonly path?: string }) => Socket;
-    /** It speaks LMTP. */
+    /** Whether the servers speak LMTP. */
     readonly isLmtp?: boolean;
   };
 
@@ -54,7 +54,7 @@ export class OutboundTransport implements Transport {
   readonly #idle = new Map<Connection, { readonly to: string; readonly timer: NodeJS.Timeout }>();
   #secureContext: SecureContext | undefined;
   readonly #unreached: Unreached;
-  /** What the relay gets. */
+  /** The login that the relay gets. */
   #login: Login | undefined;
 
   constructor(options: OutboundOptions) {
@@ -67,7 +67,7 @@ export class OutboundTransport implements Transport {
   async deliver(...[hop, entry, message, recipients, place]: Attempt): Promise<readonly Delivery[]> {
     const results: Delivery[] = recipients.map(() => unexplained);
     let left: readonly number[] = [...recipients.keys()];
-    /** How many were left when the last session was opened. */
+    /** How many recipients were left when the last session was opened. */
     let leftBefore = Infinity;
     let areLinesShort = false;
     const { clock, timeouts = standardTimeouts } = this.#options;
@@ -81,7 +81,7 @@ export class OutboundTransport implements Transport {
       left = untried.flatMap(at => left[at] ?? []);
       if (refused.length === 0 || !(await canShortenLines({ ...message, returnPathBytes: entry.returnPathBytes })))
         return;
-      // Once more at once, with what was refused converted.
+      // The message goes once more, at once, with its long lines converted.
       const fields = { message: entry.id, remote: connection.server.host };
       this.#options.log.info(fields, 'a message is sent again in short lines');
       areLinesShort = true;
@@ -99,7 +99,7 @@ export class OutboundTransport implements Transport {
           this.#putIdle(warm, hop);
           giveUp(crowded(warm.server));
         } else if (warm?.isQuiet()) await send(warm);
-        else if (warm !== undefined) warm.destroy(); // it was closed while it waited, or says what nobody asked for
+        else if (warm !== undefined) warm.destroy(); // the server has closed it, or has said something unasked
         else if (left.length >= leftBefore || clock.now() > lastSessionAt) break;
         else {
           leftBefore = left.length;
@@ -109,7 +109,7 @@ export class OutboundTransport implements Transport {
         }
       }
     } catch (error) {
-      // What is known of some of the recipients is not forgotten for a surprise with the others.
+      // A surprise with some of the recipients does not undo what is known of the others.
       if (left.length === recipients.length) throw error;
       this.#options.log.error({ message: entry.id, error: String(error) }, 'an attempt ended in a surprise');
       giveUp(unexplained);
@@ -117,7 +117,7 @@ export class OutboundTransport implements Transport {
     return results;
   }
 
-  /** Whether the next hop takes mail for an address: what it says to RCPT. */
+  /** Asks the next hop whether it takes mail for an address: the delivery is what it says to RCPT. */
   async inquire(hop: NextHop, address: string, place: Place): Promise<Delivery> {
     for (;;) {
       const warm = this.#takeIdle(hop);
@@ -133,7 +133,7 @@ export class OutboundTransport implements Transport {
     }
   }
 
-  /** Reads the relay's login again: its file may have changed. Whether it has. */
+  /** Reads the relay's login again: its file may have changed. Resolves with whether it has. */
   async readLogin(): Promise<boolean> {
     const { readLogin, log } = this.#options;
     const before = this.#login;
@@ -154,7 +154,7 @@ export class OutboundTransport implements Transport {
     this.#idle.clear();
   }
 
-  /** A session with the first server that can be used; or what the refusals of all of them mean. */
+  /** Opens a session with the first server that can be used; or what the refusals of all of them mean. */
   async #open(hop: NextHop, place: Place): Promise<Connection | Delivery> {
     const { clock, log } = this.#options;
     const destination = nextHopKey(hop);
@@ -190,18 +190,18 @@ export class OutboundTransport implements Transport {
       else log.info(fields, troubles.domain);
       if (place.isEnded) return { ...ended, remote: server.host };
       refusals.push({ ...opened, server });
-      // Hosts that are preferred less would bring it back here; and each address of the relay would count one more
-      // wrong login.
+      // No other host is tried: hosts that are preferred less would bring the mail back here, and each address of the
+      // relay would count one more wrong login.
       if (opened.because === 'loop' || (opened.because === 'login' && opened.delivery.status === '4.7.8')) break;
     }
     return summarize(destination, refusals);
   }
 
-  /** A session with this server, in the way that its policy allows. */
+  /** Opens a session with this server, in the way that its policy allows. */
   async #openAt(server: Server, place: Place): Promise<Connection | Refusal> {
     const opened = await this.#dial(server, place);
     if (opened instanceof Connection || place.isEnded) return opened;
-    // On a new connection: the old one is in the middle of a handshake.
+    // Without TLS it is tried on a new connection, because the old one is in the middle of a handshake.
     if (opened.because === 'tls' && server.tls.use === 'offered')
       return this.#dial({ ...server, tls: { ...server.tls, use: 'never' } }, place);
     if (opened.because === 'login' && (await this.readLogin())) return this.#dial(server, place);
@@ -226,7 +226,7 @@ export class OutboundTransport implements Transport {
     const { random, maxRecipients, log } = this.#options;
     const { server, offers, tls } = connection;
     const stored = { ...message, returnPathBytes: entry.returnPathBytes };
-    // A name that the queue sweeps after a crash.
+    // The name is one that the queue sweeps after a crash.
     const path = message.kind === 'file' ? `${message.path}x7bit${random.hex(4)}` : undefined;
     let sent: Sent | undefined;
     try {
@@ -245,7 +245,7 @@ export class OutboundTransport implements Transport {
         const lines = front + (entry.head ?? '');
         const first = openContent(adapted.message, lines);
         let isFirst = true;
-        // Each transaction after the first reads it anew.
+        // Each transaction after the first reads the message anew.
         const content = (): Content => {
           const opened = isFirst ? first : openContent(adapted.message, lines);
           isFirst = false;
@@ -264,7 +264,7 @@ export class OutboundTransport implements Transport {
     return { ...sent, deliveries };
   }
 
-  /** The signatures of a message in the form in which it leaves; or why it has to wait. */
+  /** Makes the signatures of a message in the form in which it leaves; or why it has to wait. */
   async #sign({ message, form }: Adapted & { kind: 'fit' }, entry: QueueEntry): Promise<string | Delivery> {
     try {
       return (await this.#options.signer?.sign(message, entry, form)) ?? '';

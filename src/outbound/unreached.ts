@@ -1,5 +1,6 @@
-// Addresses that could not be connected to a moment ago. They are tried last for ten minutes: else an address that leads nowhere, such
-// as an IPv6 address without a route, would cost each session half a minute, although the server's other address is fine.
+// Addresses that could not be connected to a moment ago. They are tried last for ten minutes: else an address that
+// leads nowhere, such as an IPv6 address without a route, would cost each session half a minute, although the server's
+// other address is fine.
 // Promise: memory is bounded; nothing is left out, only the order changes.
 import { keepNewest } from '../system/newest.ts';
 import type { Clock } from '../system/world.ts';
@@ -9,7 +10,7 @@ const maxAddresses = 1000;
 
 export class Unreached {
   readonly #clock: Clock;
-  /** Until when; the oldest first. */
+  /** Until when each address is tried last; the oldest entry comes first. */
   readonly #until = new Map<string, number>();
 
   constructor(clock: Clock) {

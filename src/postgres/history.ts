@@ -1,9 +1,9 @@
-// The history of replicas that share a queue: the table slimsmtp_event, which schema.ts makes. Each replica adds what happens
-// there, so that one command tells the whole life of a message, wherever it has been.
+// The history of replicas that share a queue: the table slimsmtp_event, which schema.ts makes. Each replica adds what
+// happens there, so that one command tells the whole life of a message, wherever it has been.
 // Promises: no text reaches SQL but as a parameter; a look-up uses an index, and gives 10,000 events at most.
 import type { Query, Statement } from './pool.ts';
 
-/** `names`: all by which it can be found. `line`: the event in JSON, with its time. */
+/** An event in the table. `names` are all by which it can be found; `line` is the event in JSON, with its time. */
 type KeptEvent = Readonly<{ at: number; message: string; names: readonly string[]; line: string }>;
 
 const maxRows = 500_000; // about 256 MB
@@ -36,7 +36,7 @@ export const historyTable = (query: Query) => ({
     const columns = [events.map(({ at }) => at), events.map(({ message }) => message), texts];
     await query(insert, [...columns, events.map(({ line }) => line)]);
   },
-  /** Removes what is older, in ms since 1970, and what is too much. */
+  /** Removes the events from before that time (in ms since 1970), and the oldest beyond `maxRows`. */
   async prune(before: number): Promise<void> {
     await query(remove, [before]);
   },

@@ -1,23 +1,26 @@
-// How a connection to PostgreSQL is made: the password as it stands now, and, of several hosts, the one that takes writes
-// (libpq's target_session_attrs=read-write).
-// How it goes: all hosts are asked side by side, and the first in their order that takes writes is used from then on. It
-// is looked for anew as soon as anybody says that it was lost. Where two hosts take writes, one of them is an old primary
-// that has come back beside the standby which was promoted for it: the one with the highest timeline is right.
+// How a connection to PostgreSQL is made: the password as it stands now, and, of several hosts, the one that takes
+// writes (libpq's target_session_attrs=read-write).
+// How it goes: all hosts are asked side by side, and the first in their order that takes writes is used from then on.
+// It is looked for anew as soon as anybody says that it was lost. Where two hosts take writes, one of them is an old
+// primary that has come back beside the standby which was promoted for it: the one with the highest timeline is right.
 // Promises: asks nothing where there is one host. Every wait has a deadline. Rejects with the reason of each host.
 import { readFile } from 'node:fs/promises';
 import type { Client, ClientConfig } from 'pg';
 
-/** A URL for each host. `passwordFile` and `urlFile` are read again for each new connection, so that a rotated secret is used at once. */
+/**
+ * A URL for each host. `passwordFile` and `urlFile` are read again for each new connection, so that a rotated secret is
+ * used at once.
+ */
 export type DatabaseSettings = Readonly<{
   connectionStrings: readonly string[];
   passwordFile?: string;
   urlFile?: string;
 }>;
 
-/** A connection that is still to be opened. */
+/** Makes a connection that is still to be opened. */
 type MakeClient = (config: ClientConfig) => Client;
 
-/** To connect, and for the one question. */
+/** How long it may take to connect, and to answer the one question. */
 const timeouts = { connectionTimeoutMillis: 3_000, query_timeout: 3_000, application_name: 'slimsmtp' };
 const isReadOnly = `SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool AS is_read_only`;
 /** The name of the present WAL file begins with the timeline, in eight digits. */
@@ -27,7 +30,7 @@ const timeline = 'SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1,
 export async function clientMaker({ connectionStrings: [url = ''], passwordFile, urlFile }: DatabaseSettings) {
   const { default: pg } = await import('pg');
   const file = passwordFile ?? urlFile;
-  /** As it stands in its file now; where that cannot be read, as it was at the start. */
+  /** The password as it stands in its file now; where that cannot be read, as it was at the start. */
   const readPassword = async (path: string): Promise<string> => {
     const text = await readFile(path, 'utf8').catch(() => undefined);
     if (text === undefined) return passwordIn(url);
@@ -40,7 +43,7 @@ export async function clientMaker({ connectionStrings: [url = ''], passwordFile,
   return make;
 }
 
-/** Of a URL with one host or several. */
+/** The password in a URL with one host or several. */
 const passwordIn = (url: string): string => decodeURIComponent(/^[a-z]+:\/\/[^:/?@]*:([^/?@]*)@/.exec(url)?.[1] ?? '');
 
 /** The same database in plain text. */
@@ -64,12 +67,14 @@ export class Hosts {
     return (this.#found ??= this.#urls.length > 1 ? this.#look() : Promise.resolve(url));
   }
 
-  /** That host may take no writes any more: it is looked for anew. */
+  /** Says that the host may take no writes any more: the next `find` looks for another one. */
   lose(): void {
     this.#found = undefined;
   }
 
-  /** Rejects where the host to which this connection leads takes no writes. Asks nothing where there is no other host. */
+  /**
+   * Rejects where the host to which this connection leads takes no writes. Asks nothing where there is no other host.
+   */
   async check(client: Pick<Client, 'query'>): Promise<void> {
     if (this.#urls.length === 1) return;
     const { rows } = await client.query<{ is_read_only: boolean }>(isReadOnly);
@@ -104,13 +109,13 @@ export class Hosts {
   }
 }
 
-/** For people: without user and password. */
+/** The host of a URL, for people: without user and password. */
 export const hostOf = (url: string): string => {
   const { host, searchParams } = new URL(url);
   return searchParams.get('host') ?? decodeURIComponent(host);
 };
 
-/** Code and words. Where several addresses of one host failed, all that helps is in the code. */
+/** The code and the words of an error. Where several addresses of one host failed, only the code helps. */
 export function describe(error: unknown): string {
   return error instanceof Error && 'code' in error ? `${String(error.code)} ${String(error)}` : String(error);
 }

@@ -4,8 +4,9 @@
 // Never retries a query that the database has refused: the sender of the mail does.
 //
 // Two kinds of trouble are told apart. An outage means that no server answers: then one query at a time tries it, and
-// all others share its fate. A fault means that the server answers and refuses one statement (a missing table or column,
-// a missing right): then only that statement cannot be answered, until it succeeds. `isUp` is false in both cases.
+// all others share its fate. A fault means that the server answers and refuses one statement (a missing table or
+// column, a missing right): then only that statement cannot be answered, until it succeeds. `isUp` is false in both
+// cases.
 import type { ClientConfig, Pool, PoolClient, PoolConfig } from 'pg';
 import { CannotTell } from '../mail/ports.ts';
 import type { Log } from '../system/log.ts';
@@ -25,7 +26,7 @@ type DatabaseOptions = Readonly<{
   settings: DatabaseSettings;
   /** Called, and not waited for, each time the database answers again. */
   onUp?: (database: Database) => void;
-  /** Connections at most, where four are not enough. */
+  /** How many connections there are at most: four, unless this says otherwise. */
   maxConnections?: number;
   /** Called for each new connection. */
   onConnect?: (client: PoolClient) => void;
@@ -45,7 +46,8 @@ export async function openDatabase(options: DatabaseOptions): Promise<Database> 
   const Client = function (config: ClientConfig) {
     return make(config);
   } as unknown as NonNullable<PoolConfig['Client']>;
-  // A host that is restarted as a standby still answers what only reads.
+  // Each new connection is checked, because a host that was restarted as a standby still answers queries that only
+  // read.
   const onConnect: PoolConfig['onConnect'] = client => hosts.check(client);
   const { maxConnections: max = limits.max } = options;
   return new Database(config => new pg.Pool({ ...limits, max, ...config, Client, onConnect }), hosts, options);
@@ -56,7 +58,7 @@ export class Database {
   readonly #options: DatabaseOptions;
   /** Whether the last attempt reached a server; undefined before the first. */
   #isReached: boolean | undefined;
-  /** What the server refuses, by the name of the statement. */
+  /** Why the server refuses a statement, by the name of the statement. */
   readonly #faults = new Map<string, string>();
   #attempt: Promise<unknown> | undefined;
   readonly #hosts: Hosts;
@@ -87,7 +89,9 @@ export class Database {
     return this.#ask(statement, values);
   };
 
-  /** Runs statements outside the limits of time, without a transaction of the caller. Rejects with PostgreSQL's error. */
+  /**
+   * Runs statements outside the limits of time, without a transaction of the caller. Rejects with PostgreSQL's error.
+   */
   async administer(text: string, timeout: number): Promise<void> {
     await (await this.#current()).query({ text, query_timeout: timeout } as { text: string });
   }
@@ -137,7 +141,9 @@ export class Database {
     if (!isKnown) this.#options.log.error(fields, 'PostgreSQL refuses a query: 451 until this is mended');
   }
 
-  /** One query. Where a server or pooler does not know a feature, the feature is given up and the query asked once more. */
+  /**
+   * One query. Where a server or pooler does not know a feature, the feature is given up and the query asked once more.
+   */
   async #run({ name, text }: Statement, values: readonly unknown[]): Promise<{ rows: readonly Row[] }> {
     for (let left = 3; ; left -= 1) {
       const pool = await this.#current();
@@ -151,11 +157,12 @@ export class Database {
     }
   }
 
-  /** Gives up what this error says is not to be had. Whether there was anything to give up. */
+  /** Gives up the feature that, as this error says, is not to be had. Returns whether there was one to give up. */
   #giveUp(error: unknown): boolean {
     const { log } = this.#options;
     const state = sqlState(error);
-    // A pooler of transactions that hands each query to another session (26000: no such prepared statement; 42P05: it is there already).
+    // A pooler hands each transaction to another session, which has no such prepared statement (26000), or has one
+    // already (42P05).
     if (this.#usesNames && (state === '26000' || state === '42P05')) {
       this.#usesNames = false;
       log.info({}, 'PostgreSQL is asked without prepared statements: a pooler in front of it forgets them');
@@ -183,13 +190,13 @@ export class Database {
     return this.#use({ connectionString: url, options: sessionOptions });
   }
 
-  /** Connections that are made so take the place of all others. */
+  /** Opens a pool with this configuration, in place of the present one. */
   #use(config: PoolConfig): Pool {
     const old = this.#pool;
     this.#config = config;
     this.#pool = this.#open(config);
     if (this.#options.onConnect) this.#pool.on('connect', this.#options.onConnect);
-    // An idle connection that breaks; whoever asks next gets a new one.
+    // An idle connection has broken; the next query gets a new one.
     this.#pool.on('error', error =>
       this.#options.log.debug({ error: describe(error) }, 'a connection to PostgreSQL broke'),
     );

@@ -38,7 +38,7 @@ const members = {
       AND ${mailboxColumn('m')} <> '' ORDER BY 1, ${mailboxColumn('m')}, 4`,
 };
 
-/** One look-up: what it has found, and the shared mailboxes on the way in the order in which they were met. */
+/** A look-up: what it has found, and the shared mailboxes on the way, in the order in which they were met. */
 type Search = {
   readonly routes: Map<string, Route>;
   readonly forwards: Map<string, Forward>;
@@ -177,9 +177,9 @@ export class TableDirectory implements Directory {
 const maxNameOctets = 255;
 
 /**
- * As one component of a path: never empty, '.', '..' or hidden, no '/', no controls; '%' too, so that names stay different. A
- * name that is too long for a file system, because each of its letters takes three, is a hash. What begins with `%` and a
- * small letter is never the encoded form of a name.
+ * As one component of a path: never empty, '.', '..' or hidden, no '/', no controls; '%' too, so that names stay
+ * different. A name that is too long for a file system, because each of its letters takes three, is a hash. What begins
+ * with `%` and a small letter is never the encoded form of a name.
  */
 export function toFileName(name: string): string {
   if (name === '') return '%empty';

@@ -1,12 +1,13 @@
-// What the server makes in the database by itself, where it may: the index that serves every look-up in the table `smtp`.
-// Promise: a role that may only read, a view in place of the table, and a table of millions are no trouble: look-ups work
-// without the index, and the log says once what would make them fast.
+// What the server makes in the database by itself, where it may: the index that serves every look-up in the table
+// `smtp`.
+// Promise: a role that may only read, a view in place of the table, and a table of millions are no trouble: look-ups
+// work without the index, and the log says once what would make them fast.
 import type { Log } from '../system/log.ts';
 import { createIndex } from './columns.ts';
 import { describe } from './hosts.ts';
 import type { Database } from './pool.ts';
 
-/** wrong_object_type. */
+/** PostgreSQL's code `wrong_object_type`: the table is a view. */
 const isView = '42809';
 // `smtp_lower` is the index of earlier versions, which did not see through blanks.
 const makeIndex = `BEGIN; SET LOCAL statement_timeout = 0;

@@ -1,15 +1,15 @@
-// What an operator sees of the queue, and what an order does to a record. All of it is pure but the last function, which
-// carries out an order while no server runs.
+// What an operator sees of the queue, and what an order does to a record. All of it is pure but the last function,
+// which carries out an order while no server runs.
 // Held mail is neither tried nor given up. Removed mail is gone without a notice.
 import { toDomain } from '../mail/address.ts';
 import type { QueueAction, QueuedMessage, QueuedRecipient, Selector } from '../mail/admin.ts';
 import type { QueueStore, StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
 import { isOver, pending } from './records.ts';
 
-/** Why a recipient is not tried now; undefined: its next attempt is planned. */
+/** Says why a recipient is not tried now; undefined where its next attempt is planned. */
 type Explain = (recipient: StoredRecipient) => string | undefined;
 
-/** The recipients of a message that wait and are meant. */
+/** The recipients of a message that wait and that the selector means. */
 function matching(record: StoredEntry, { domain, sender }: Selector): readonly StoredRecipient[] {
   if (sender !== undefined && record.from.toLowerCase() !== sender.toLowerCase()) return [];
   const wanted = domain && (toDomain(domain) ?? domain);
@@ -17,8 +17,8 @@ function matching(record: StoredEntry, { domain, sender }: Selector): readonly S
 }
 
 /**
- * A message as it is listed; with an id also the recipients that do not wait any more. undefined: nothing of it is
- * meant.
+ * Describes a message as it is listed; where the selector has an id, with the recipients that do not wait any more,
+ * too. Undefined where the selector means none of its recipients.
  */
 export function describe(
   record: StoredEntry,
@@ -49,7 +49,7 @@ function describeRecipient(recipient: StoredRecipient, explain: Explain): Queued
 
 export const sending = 'it is being sent';
 
-/** Does to a record what is ordered. The recipients that are concerned. */
+/** Does to a record what is ordered, and returns the recipients that it concerned. */
 export function order(
   record: StoredEntry,
   action: QueueAction,
@@ -79,8 +79,8 @@ export function order(
 }
 
 /**
- * Carries out an order while no server runs: the caller has the server's lock, and the journal is restored. How many
- * messages it concerned.
+ * Carries out an order while no server runs: the caller has the server's lock, and the journal is restored. Resolves
+ * with the number of messages that it concerned.
  */
 export async function orderWithoutServer(
   store: QueueStore,

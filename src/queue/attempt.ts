@@ -24,7 +24,7 @@ export type AttemptOptions = Terms &
     log: Log;
   }>;
 
-/** What of a turn an attempt needs to know. */
+/** What an attempt needs to know of its turn. */
 export type Turn = Readonly<{
   isAttempt: boolean;
   place: Occupied;
@@ -52,7 +52,7 @@ export async function carryOut(turn: Turn, record: StoredEntry, recipients: Reci
 
 const untried = (delivery: Delivery = unexplained): Result => ({ delivery, how: 'untried' });
 
-/** The attempt. A recipient that is decided, so that only its notice is owed, is not tried again. */
+/** Makes the attempt. A recipient that is decided, so that only its notice is owed, is not tried again. */
 async function deliver(turn: Turn, record: StoredEntry, recipients: Recipients, options: AttemptOptions) {
   const { place } = turn;
   const { destination } = turn.job;
@@ -74,7 +74,7 @@ async function deliver(turn: Turn, record: StoredEntry, recipients: Recipients, 
     log.error({ ...fields, error: error instanceof Error ? error.stack : error }, 'an attempt ended in a surprise');
   }
   const said = foundBy(deliveries);
-  // Where no address is known that it could wait for, it would be tried again at once, without end.
+  // A crowded job waits for an address. Where none is known it would be tried again at once, without end.
   const found = said === 'crowded' && place.crowdedAt === undefined ? 'reached' : said;
   const attempt = {
     found,
@@ -97,7 +97,7 @@ async function deliver(turn: Turn, record: StoredEntry, recipients: Recipients, 
   return { results, found };
 }
 
-/** Judges what came back and tells the sender. Whether the record says something new. */
+/** Judges what came back and tells the sender. Resolves with whether the record says something new. */
 async function tell(
   { job, place }: Turn,
   record: StoredEntry,
@@ -109,7 +109,7 @@ async function tell(
   const outcomes = new Map<StoredRecipient, Outcome>();
   const changed: StoredRecipient[] = [];
   for (const [recipient, { delivery, how }] of results) {
-    if (recipient.isDone) continue; // removed meanwhile
+    if (recipient.isDone) continue; // an operator has removed it meanwhile
     const said = withoutCopies(delivery, record);
     const times = { now, receivedAt: record.receivedAt, jitter: random.below(jitterRange) };
     const { changes, action } = judge(recipient, said, how, times, options);
@@ -147,7 +147,7 @@ function withoutCopies(delivery: Delivery, record: StoredEntry): Delivery {
   return said;
 }
 
-/** A line and an event for each delivery, with the recipients who share it. */
+/** Logs a line and raises an event for each delivery, with the recipients who share it. */
 function tellDeliveries(
   mail: Readonly<{ message: string; from: string }>,
   { key: destination, hop }: Pick<Destination, 'key' | 'hop'>,

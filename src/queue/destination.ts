@@ -11,7 +11,7 @@
 // seconds; then it counts as not reached.
 import type { Delivery, NextHop } from '../mail/message.ts';
 
-/** Successes that add one session. */
+/** So many successes add one session. */
 const successesForOneMore = 20;
 const maxBusyPauses = 5;
 const firstBusyPauseMs = 1000;
@@ -19,7 +19,7 @@ const firstBusyPauseMs = 1000;
 export type DestinationState = Readonly<{
   /** Rounds in a row in which nobody could be reached. */
   failures: number;
-  /** Nothing is tried before. */
+  /** Nothing is tried before that time, in ms since 1970. */
   blockedUntil: number;
   /** Attempts that may run side by side; a fraction is on its way to one more. */
   sessions: number;
@@ -40,11 +40,11 @@ export type Attempt = Readonly<{
   now: number;
   /** `failures` of the destination when the attempt began: attempts of one round have the same. */
   round: number;
-  /** Other attempts with the destination that run at its end. */
+  /** How many other attempts with the destination run when this one ends. */
   others: number;
-  /** Attempts of the message so far, this one counted. */
+  /** How many attempts the message has had, this one counted. */
   attempts: number;
-  /** Some of its recipients were taken. */
+  /** Whether the server took the message for some of its recipients. */
   isProgress: boolean;
   reason?: Delivery | undefined;
 }>;
@@ -52,7 +52,7 @@ export type Attempt = Readonly<{
 /** Attempts at once: SLIM_MAX_SESSIONS_OUT is for other servers, and 20 are for mail that stays here. */
 export const attemptsAt = ({ kind }: NextHop, maxSessions: number): number => (kind === 'here' ? 20 : maxSessions);
 
-/** Why nothing is tried there now, a sentence; undefined: it may be. */
+/** Says in a sentence why nothing is tried there now; undefined where it may be tried. */
 export function explainState(failures: number, isBlocked: boolean, reason: Delivery | undefined): string | undefined {
   const said = reason === undefined ? '' : `: ${reason.status} ${reason.text}`;
   if (failures > 0) return `it waits for the probe of its destination${said}`;

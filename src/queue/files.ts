@@ -37,7 +37,7 @@ export class FileStore implements QueueStore {
     const { content, record, temporary } = this.paths(entry.id);
     const discardAll = (): void => [content, temporary, record].forEach(discard);
     const isMemory = message.kind === 'memory';
-    // Rejects where the queue has that message already, which stays.
+    // This rejects where the queue has that message already; the earlier one stays.
     const fd = isMemory ? create(content, message.octets.pieces) : undefined;
     if (!isMemory) await linkOrCopy(message.path, content);
     const stable = [sync(content, fd)];
@@ -76,7 +76,8 @@ export class FileStore implements QueueStore {
 
   async remove(id: string): Promise<void> {
     const { content, record } = this.paths(id);
-    // Not synchronous: unlinking a file that was just synced waits for the file system's journal, 2.4 ms at a time.
+    // This is not synchronous, because unlinking a file that was just synced waits for the file system's journal, 2.4
+    // ms at a time.
     await removed(record);
     await this.#folders.sync(this.#folder);
     await removed(content);
@@ -91,7 +92,10 @@ export class FileStore implements QueueStore {
     await sync(temporary, create(temporary, [Buffer.from(formatRecord(entry))]));
   }
 
-  /** Every record; sweeps on the way. A turn of the event loop passes after each 128 or so. */
+  /**
+   * Gives every record, and removes on the way what a crash has left half-made. The event loop has a turn after each
+   * 128 records or so.
+   */
   async *claim(): AsyncGenerator<StoredEntry> {
     let swept = 0;
     for await (const { name } of await opendir(this.#folder, { bufferSize: 256 })) {
@@ -126,7 +130,7 @@ export function parseRecord(id: string, text: string): StoredEntry {
   return entry;
 }
 
-/** What scheduling needs of a recipient. */
+/** Whether a recipient has all that scheduling needs. */
 function isRecipient(each: Partial<StoredRecipient> | null): boolean {
   const isTimed = Number.isFinite(each?.attempts) && Number.isFinite(each?.nextAt);
   return isTimed && typeof each?.address === 'string' && typeof each.domain === 'string';

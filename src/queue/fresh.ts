@@ -13,7 +13,7 @@ import type { QueueStore, StoredEntry } from '../mail/queue-store.ts';
 import type { Log } from '../system/log.ts';
 import { type FileStore, formatRecord, parseRecord } from './files.ts';
 
-/** All fresh messages together; what comes then gets its files at once. */
+/** Octets of all fresh messages together. A message beyond that gets its files at once. */
 const maxFreshBytes = 16 * 1024 * 1024;
 /** So many messages get their files side by side. */
 const maxWriting = 16;
@@ -22,10 +22,10 @@ const maxWriting = 16;
 type Fresh = {
   readonly json: Buffer;
   readonly message: Message;
-  /** What both cost in memory. */
+  /** Octets that the record and the message cost in memory. */
   readonly heldBytes: number;
   readonly release: () => void;
-  /** It was here already when the last second ended. */
+  /** It was fresh already at the last tick. */
   isLate?: boolean;
   /** Its files are being written. */
   writing?: Promise<void>;
@@ -91,7 +91,7 @@ export class FreshStore implements QueueStore {
     fresh?.release();
   }
 
-  /** Once a second: gives files to what had none a second ago either. */
+  /** To be called once a second: gives files to messages that had none a second ago either. */
   tick(): void {
     const late = [...this.#fresh].filter(([, { isLate }]) => isLate).map(([id]) => id);
     for (const fresh of this.#fresh.values()) fresh.isLate = true;

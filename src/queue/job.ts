@@ -10,7 +10,9 @@ export type Entry = {
   readonly receivedAt: number;
   readonly isNotice: boolean;
   readonly jobs: Job[];
-  /** The deaths of the process at which it was in flight; more than 0: its jobs are tried one at a time. */
+  /**
+   * At how many deaths of the process it was in flight. Where that is more than 0, its jobs are tried one at a time.
+   */
   deaths: number;
 };
 export type Job = {
@@ -20,9 +22,9 @@ export type Job = {
   isRunning: boolean;
   attempts: number;
   nextAt: number;
-  /** When the sender is to be told that it is late; Infinity: never. */
+  /** When the sender is to be told that it is late; Infinity where never. */
   noticeAt: number;
-  /** No notice before: the last one could not be kept. */
+  /** No notice is made before that time, because the last one could not be kept. */
   quietUntil: number;
 };
 export type Destination = {

@@ -24,7 +24,7 @@ import type { Forwarding } from './forward.ts';
 type LocalOptions = Readonly<{
   storages: Readonly<Record<Route['kind'], Storage>>;
   resolve: Resolve;
-  /** For a recipient that turns out to be elsewhere. */
+  /** Takes mail whose recipient turns out to be at another server. */
   remote: Transport;
   isRelayed: boolean;
   forward: Forwarding;
@@ -82,7 +82,7 @@ async function routesOf(
     const copies = copiesFor(address, found);
     const { forwards, lmtp, refusal } = found;
     const isSomewhere = copies.length > 0 || forwards?.length || lmtp?.length || refusal !== undefined;
-    // Nothing would be made for it, and it would count as delivered.
+    // Otherwise no copy would be made for the recipient, and it would count as delivered.
     if (!isSomewhere) throw new CannotTell('the address leads nowhere');
     return { copies, ...(forwards && { forwards }), ...(lmtp && { lmtp }), ...(refusal !== undefined && { refusal }) };
   }

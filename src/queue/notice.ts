@@ -18,18 +18,16 @@ export const maxReturnedBytes = 64 * 1024;
 const maxLineBytes = 998;
 /** So much of one text from outside is passed on. */
 const maxTextLength = 2000;
-/**
- * All words of remote servers together, so that a notice about a thousand recipients is no megabyte; but so many for
- * each.
- */
+/** Characters of all remote servers' words together, so that a notice about a thousand recipients is no megabyte. */
 const maxAllWordsLength = 64_000;
+/** So many characters each recipient has in any case. */
 const minWordsLength = 100;
 
 export type NoticeOptions = Readonly<{
   entry: QueueEntry;
   /** The beginning of what was sent, without what is for Maildirs alone, and whether that is all of it. */
   original: { readonly octets: Buffer; readonly isWhole: boolean };
-  /** As `dueOutcomes` gives them; at least one. */
+  /** The outcomes to tell, as `dueOutcomes` gives them; at least one. */
   outcomes: readonly Outcome[];
   hostname: string;
   /** How long mail may wait, where the notice is to say so. */
@@ -37,7 +35,7 @@ export type NoticeOptions = Readonly<{
   clock: Clock;
   random: Random;
 }>;
-/** Line ends are LF. */
+/** A notice; its line ends are LF. */
 export type Notice = { readonly content: Buffer; readonly isUtf8: boolean; readonly is8Bit: boolean };
 
 /**
@@ -60,7 +58,7 @@ const kinds: Readonly<Record<Outcome['action'], Readonly<{ notify: Notify; subje
   delivered: { notify: 'SUCCESS', subject: 'was delivered', words: 'was delivered to:' },
 };
 const askPostmaster = 'Show this to your postmaster:';
-/** What the sender can do, by enhanced status code and words; the first that fits. */
+/** What the sender can do: the words of the first entry whose pattern fits what the other server has said. */
 const advice: readonly (readonly [said: RegExp, words: string])[] = [
   [
     /^[45]\.7\.(?:26|515)\b/,
@@ -115,7 +113,7 @@ export function buildNotice(options: NoticeOptions): Notice {
   const types = isUtf8
     ? { charset: 'utf-8', status: 'global-delivery-status', whole: 'message/global', head: 'message/global-headers' }
     : { charset: 'us-ascii', status: 'delivery-status', whole: 'message/rfc822', head: 'text/rfc822-headers' };
-  // RFC 3461 §4.3: RET is about failures.
+  // RET=FULL is about failures alone (RFC 3461 §4.3).
   const isFull = entry.ret === 'FULL' && first.action === 'failed' && isFit(original);
   const parts: readonly (readonly [type: string, octets: Buffer])[] = [
     [`text/plain; charset=${types.charset}`, Buffer.from(wordsFor(told))],
@@ -146,7 +144,7 @@ export function buildNotice(options: NoticeOptions): Notice {
 
 type Told = NoticeOptions & { readonly clean: (text: string) => string; readonly wordsLength: number };
 
-/** The first part, for people. */
+/** Builds the first part, which is for people. */
 function wordsFor({ entry, outcomes, hostname, lifetimeMs, clean, wordsLength }: Told): string {
   const lines = [`This is the mail server ${hostname}, about your mail of ${mailDate(entry.receivedAt)}.`, ''];
   for (const [action, group] of Map.groupBy(outcomes, outcome => outcome.action)) {
@@ -164,7 +162,7 @@ function wordsFor({ entry, outcomes, hostname, lifetimeMs, clean, wordsLength }:
   return [...lines, 'Below are these facts for programs, and what you sent.', ''].join('\n');
 }
 
-/** The second part, for programs: RFC 3464 §2.2 and §2.3. */
+/** Builds the second part, which is for programs: RFC 3464 §2.2 and §2.3. */
 function fieldsFor({ entry, outcomes, hostname, lifetimeMs, clock, clean, wordsLength }: Told): string {
   const fields = (named: Readonly<Record<string, string | false | undefined>>): string =>
     Object.entries(named)
@@ -194,7 +192,7 @@ function fieldsFor({ entry, outcomes, hostname, lifetimeMs, clock, clean, wordsL
   return [message, ...recipients].join('\n');
 }
 
-/** The header of what was sent, each line as long as a line may be. */
+/** Gives the header of what was sent; a line is cut where it is longer than a line may be. */
 function headerOf(original: Buffer): Buffer {
   const end = original[0] === 0x0a ? 0 : original.indexOf('\n\n') + 1 || original.length;
   const lines = original.toString('latin1', 0, end).replaceAll('\0', ' ').split('\n');
@@ -222,7 +220,9 @@ function cleaner(isUtf8: boolean): (text: string) => string {
   };
 }
 
-/** Lines of about that many characters; a word without end is cut where a line of UTF-8 still fits. */
+/**
+ * Breaks a text into lines of about that many characters; a word without end is cut where a line of UTF-8 still fits.
+ */
 function wrap(text: string, indent = '', width = 76): string[] {
   const lines: string[] = [];
   for (const word of text.match(/\S{1,240}/gu) ?? []) {

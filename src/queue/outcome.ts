@@ -15,7 +15,7 @@ export type Terms = Readonly<{ lifetimeMs: number; delayNoticeMs: number; retryM
 type Times = Readonly<{
   now: number;
   receivedAt: number;
-  /** Below `jitterRange`. */
+  /** A random number below `jitterRange`. */
   jitter: number;
 }>;
 

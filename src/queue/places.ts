@@ -23,7 +23,7 @@ const endingMs = 1000;
 /** The key of what waits for the lane of notices, among the addresses that others wait for. */
 export const notices = 'notices';
 
-/** `notice`: mail to another server with the null reverse-path. */
+/** `notice` is mail to another server with the null reverse-path. */
 export type Lane = 'mail' | 'notice';
 /** The lane of mail on its way to that next hop. */
 export const laneOf = (isNotice: boolean, { kind }: NextHop): Lane =>
@@ -33,11 +33,11 @@ export const laneOf = (isNotice: boolean, { kind }: NextHop): Lane =>
 export type Occupied = Place & {
   /** The last address at which `enter` said no. */
   readonly crowdedAt: string | undefined;
-  /** In ms since 1970. */
+  /** When the attempt began, in ms since 1970. */
   readonly startedAt: number;
   /** Ends the attempt: its transport hears of it by `onEnd`. */
   end(): void;
-  /** Once, when the attempt has ended. */
+  /** To be called once, when the attempt has ended. */
   leave(): void;
 };
 
@@ -148,12 +148,12 @@ export class Places<Waiting> {
     this.#wait(notices, waiting);
   }
 
-  /** What it waits for: an address, or 'notices'. */
+  /** What a destination waits for: an address, or 'notices'. */
   waitsFor(waiting: Waiting): string | undefined {
     return this.#waitsFor.get(waiting);
   }
 
-  /** It does not wait any more. */
+  /** Ends the wait of a destination. */
   forget(waiting: Waiting): void {
     const key = this.#waitsFor.get(waiting);
     if (key === undefined) return;
@@ -182,7 +182,7 @@ export class Places<Waiting> {
     idlest?.end();
   }
 
-  /** Once a second. */
+  /** To be called once a second: notes which attempts are slow by now, and gives room to those that wait. */
   tick(): void {
     const now = this.#clock.now();
     for (const occupant of this.#occupants) {

@@ -4,7 +4,7 @@ import { waitAfter } from './destination.ts';
 import type { Terms } from './outcome.ts';
 import { isOver, pending } from './records.ts';
 
-/** The plan of a job by what its record says; no notice before `quietUntil`. */
+/** Plans a job by what its record says, with no notice before `quietUntil`. */
 export function planOf(
   destination: string,
   record: StoredEntry,
@@ -21,7 +21,10 @@ export function planOf(
   return { ...rest, state: 'waiting', waitMs, wakeMs: wakeMs > 0 ? wakeMs : waitAfter(1, retryMs) };
 }
 
-/** What a turn has made of a record, and what an operator has ordered meanwhile. What was delivered stays delivered. */
+/**
+ * Joins what a turn has made of a record with what an operator has ordered meanwhile. What was delivered stays
+ * delivered.
+ */
 export function join(record: StoredEntry, changed: StoredEntry): StoredEntry {
   for (const [at, recipient] of record.recipients.entries()) {
     const { isHeld = false, isDone } = changed.recipients[at] ?? {};

@@ -55,7 +55,7 @@ export type QueueOptions = AttemptOptions &
   ScheduleOptions &
   Readonly<{
     store: QueueStore;
-    /** What was in flight when the process died. */
+    /** Knows which messages were in flight when the process died. */
     suspects: Suspects;
     /** Called for each message that is held because it kills the server. */
     onKiller: (record: StoredEntry) => Promise<void>;
@@ -78,7 +78,7 @@ export class MailQueue implements Queue {
     });
   }
 
-  /** Messages that wait. */
+  /** How many messages wait. */
   get size(): number {
     return this.#entries.size;
   }
@@ -119,14 +119,16 @@ export class MailQueue implements Queue {
     void this.#records.use(record.id, () => this.#dispatch(), record);
   }
 
-  /** Every second. */
+  /** To be called every second. */
   tick(): void {
     this.#schedule.tick();
     this.#records.tick();
     this.#dispatch();
   }
 
-  /** What waits; with an id also the recipients of that message that do not wait any more. */
+  /**
+   * Lists what waits; where the selector has an id, with the recipients of that message that do not wait any more, too.
+   */
   async *list(selector: Selector): AsyncGenerator<QueuedMessage> {
     for await (const entry of this.#chosen(selector)) {
       const look = (record: StoredEntry): QueuedMessage | undefined => {
@@ -171,7 +173,7 @@ export class MailQueue implements Queue {
     return touched;
   }
 
-  /** How much waits, in which state, and since when. */
+  /** Counts what waits, in which state, and since when. */
   async count(): Promise<QueueCounts> {
     const states = { waiting: 0, sending: 0, held: 0 };
     let oldestAt: number | undefined;
@@ -220,7 +222,7 @@ export class MailQueue implements Queue {
     }
   }
 
-  /** Runs what may run. */
+  /** Begins every turn that may begin now. */
   #dispatch(): void {
     if (this.#timer === undefined) return;
     for (let turn; (turn = this.#schedule.next());) this.#run(turn);
@@ -238,7 +240,7 @@ export class MailQueue implements Queue {
   async #takeTurn(turn: Turn): Promise<void> {
     const { entry } = turn.job;
     let found: Found | undefined;
-    // Before the content is read: if that kills the process, the next start knows.
+    // This is written before the content is read: if reading kills the process, the next start knows the message.
     const written = this.#options.suspects.begin(entry.id);
     try {
       found = await this.#records.use(entry.id, record => this.#work(turn, record, written));

@@ -14,7 +14,7 @@ const maxRemovals = 20;
 type Use = {
   users: number;
   record: Promise<StoredEntry> | StoredEntry;
-  /** It says more than the store has. */
+  /** The record says something that the store does not have yet. */
   isDirty: boolean;
   writing?: Promise<void>;
   nextWrite?: Promise<void> | undefined;
@@ -34,7 +34,7 @@ export class Records {
   readonly #log: Log;
   readonly #onOver: (id: string) => void;
   readonly #uses = new Map<string, Use>();
-  /** Done, but the store could not remove them: tried again each second, some at a time. */
+  /** Messages that are done but that the store could not remove. Each second that is tried again for some of them. */
   readonly #unremoved = new Set<string>();
 
   /** `onOver` is called just before a message is removed. */
@@ -75,7 +75,7 @@ export class Records {
     return use.nextWrite;
   }
 
-  /** Once a second. */
+  /** To be called once a second: tries again to remove messages that the store could not remove. */
   tick(): void {
     for (const id of [...this.#unremoved].slice(0, maxRemovals))
       this.#store.remove(id).then(

@@ -25,7 +25,7 @@ import { pending } from './records.ts';
 import { Trial } from './trial.ts';
 
 export type ScheduleOptions = Readonly<{
-  /** All mail for other servers goes to one: one destination. */
+  /** All mail for other servers goes to the relay, so it has one destination. */
   isRelayed: boolean;
   lifetimeMs: number;
   retryMs: readonly number[];
@@ -53,7 +53,7 @@ export class Schedule {
   }
 
   /**
-   * Makes the jobs of an entry, or its job for one destination, what the record says. A running job is planned at its
+   * Makes the jobs of an entry, or its job for one destination, agree with the record. A running job is planned at its
    * end.
    */
   plan(entry: Entry, record: StoredEntry, only?: Destination): void {
@@ -88,7 +88,10 @@ export class Schedule {
     return nextHopKey(this.#hop(recipient)) === destination.key;
   }
 
-  /** Every second: jobs whose time has come become ready, and destinations whose back-off is over become open. */
+  /**
+   * To be called every second: jobs whose time has come become ready, and destinations whose back-off is over become
+   * open.
+   */
   tick(): void {
     const now = this.#options.clock.now();
     this.places.tick();
@@ -172,7 +175,7 @@ export class Schedule {
     return { all: this.#destinations.size, blocked: this.#blocked.size };
   }
 
-  /** Why a job has not been tried yet, or is not tried now; undefined: its next attempt is planned. */
+  /** Says why a job has not been tried yet, or is not tried now; undefined where its next attempt is planned. */
   explain(job: Job): string | undefined {
     const { destination, entry } = job;
     const now = this.#options.clock.now();

@@ -11,8 +11,9 @@ import type { Terms } from './outcome.ts';
 import { planOf } from './plan.ts';
 
 type Job = SharedMessage['jobs'][number];
-/** Messages to which an order is given side by side, and how often it is tried while a record changes. */
+/** An order is carried out for so many messages side by side. */
 const maxOrders = 8;
+/** An order on a job whose record changes meanwhile is tried so often. */
 const maxTries = 10;
 
 type OrderOptions = Terms & { readonly listen?: Listen | undefined; readonly clock: Clock };
@@ -54,7 +55,10 @@ export async function actShared(
   return touched;
 }
 
-/** Whether the order concerned recipients of that job. A job that changes meanwhile is looked at again. */
+/**
+ * Carries out an order on one job, and resolves with whether it concerned any of its recipients. A job that changes
+ * meanwhile is looked at again.
+ */
 async function changeJob(
   store: SharedStore,
   job: Job,
@@ -79,7 +83,7 @@ async function changeJob(
   return false;
 }
 
-/** Why a recipient is not tried now; undefined: its next attempt is planned. */
+/** Says why a recipient is not tried now; undefined where its next attempt is planned. */
 function explain({ nextAt }: StoredRecipient, job: Job | undefined, now: number): string | undefined {
   if (job?.sender !== undefined) return `${sending} by ${job.sender}`;
   if (job === undefined || nextAt > now) return undefined;

@@ -1,9 +1,9 @@
 // Which messages were in flight when the process died, so that one that kills the process is found and put aside. A
 // message is in flight from before its content is read until what became of it is recorded. A small file says so, by a
 // line of fixed length for each message; the attempts that begin in one turn of the event loop share a write. It is
-// written without fsync, because it is to survive the death of the process, not a power cut. At the next start the messages whose lines say so are suspects: trial.ts has them tried one
-// at a time. Only a death at which one message alone was in flight counts against it. After three of these it is a
-// killer, and the queue holds it.
+// written without fsync, because it is to survive the death of the process, not a power cut. At the next start the
+// messages whose lines say so are suspects: trial.ts has them tried one at a time. Only a death at which one message
+// alone was in flight counts against it. After three of these it is a killer, and the queue holds it.
 // Promises: never throws because of the disk; a line that cannot be written only means that a death goes unnoticed.
 import fs from 'node:fs';
 import { setImmediate } from 'node:timers/promises';
@@ -47,22 +47,25 @@ export class Suspects {
     this.#log = log;
   }
 
-  /** Reads what the process before has left, and begins anew. The caller has the lock on the data folder. */
+  /**
+   * Reads the file that the previous process has left, and begins a new one. The caller has the lock on the data
+   * folder.
+   */
   open(): void {
     if (this.#path !== undefined) this.#file = this.#open(this.#path);
   }
 
-  /** The deaths of the process at which it was in flight; with any it is a suspect. */
+  /** At how many deaths of the process a message was in flight. With any it is a suspect. */
   deaths(id: string): number {
     return this.#watched.get(id)?.deaths ?? 0;
   }
 
-  /** Whether it was the only one in flight at so many deaths that it must not be tried again. */
+  /** Whether a message was the only one in flight at so many deaths that it must not be tried again. */
   isKiller(id: string): boolean {
     return (this.#watched.get(id)?.deathsAlone ?? 0) >= maxDeathsAlone;
   }
 
-  /** Resolves when the file says it: only then may the content be read. */
+  /** Notes that an attempt begins. Resolves when the file says so: only then may the content of the message be read. */
   begin(id: string): Promise<void> | undefined {
     const watched = this.#watched.get(id) ?? this.#add(id, 0, 0);
     watched.users += 1;
@@ -90,7 +93,7 @@ export class Suspects {
     else this.#timer ??= setTimeout(() => this.#write(), momentMs).unref();
   }
 
-  /** It was tried, and did no harm; or it is gone. */
+  /** Watches a message no more, because it was tried and did no harm, or because it is gone. */
   clear(id: string): void {
     const watched = this.#watched.get(id);
     if (watched === undefined) return;
@@ -101,7 +104,7 @@ export class Suspects {
     this.#write();
   }
 
-  /** An end that was planned: what is still in flight is no suspect. */
+  /** Ends as planned: a message that is still in flight is no suspect then. */
   close(): void {
     for (const [id, watched] of this.#watched) {
       watched.users = 0;
@@ -137,7 +140,7 @@ export class Suspects {
     return watched;
   }
 
-  /** Puts its line into the image, or takes it out. */
+  /** Puts the line of a message into the image, or takes it out. */
   #mark(id: string, watched: Watched): void {
     const isOver = watched.users === 0 && watched.deaths === 0;
     if (isOver) {

@@ -25,7 +25,7 @@ export class Trial<Job> {
     this.#random = random;
   }
 
-  /** It is due, and its message is a suspect of that many deaths. */
+  /** Adds a job that is due and whose message is a suspect of that many deaths. */
   add(job: Job, deaths: number): void {
     this.#waiting.set(job, { job, deaths, lot: this.#random.below(1_000_000) });
   }
@@ -50,7 +50,7 @@ export class Trial<Job> {
     return this.#next(mayBegin)?.job;
   }
 
-  /** `end` ends the attempt. */
+  /** Notes that the attempt of a suspect has begun; `end` ends it. */
   begin(job: Job, deaths: number, end: () => void): void {
     this.#running = { job, end, secondsLeft: secondsForEachDeath * deaths };
   }
@@ -59,7 +59,7 @@ export class Trial<Job> {
     if (this.#running?.job === job) this.#running = undefined;
   }
 
-  /** Once a second. */
+  /** To be called once a second: ends a suspect that takes too long while others wait. */
   tick(): void {
     if (this.#running === undefined) return;
     this.#aloneSecondsLeft = Math.max(0, this.#aloneSecondsLeft - 1);

@@ -1,6 +1,6 @@
-// The HTTP process, a program of its own (main.ts): what it is told by the network process, what it asks there, and which
-// routes it has. It has no settings but those of `start`, no secrets, and may write no file. It ends when the network
-// process does.
+// The HTTP process, a program of its own (main.ts): what it is told by the network process, what it asks there, and
+// which routes it has. It has no settings but those of `start`, no secrets, and may write no file. It ends when the
+// network process does.
 import { join } from 'node:path';
 import type { Change } from '../mail/captured.ts';
 import { reasonOf } from '../system/reason.ts';
@@ -33,7 +33,7 @@ const ask: Ask = async (name, ...about) => {
 };
 
 const pageFolder = join(import.meta.dirname, 'page');
-/** What is done with changes of captured mail. Until the index is there, they wait. */
+/** Takes a change of captured mail. Until the index is there, changes wait. */
 let hear: (change: Change) => void = change => early.push(change);
 const early: Change[] = [];
 

@@ -1,6 +1,6 @@
 // What a client of the HTTP server may cost. docs/security.md and docs/limits.md have the same numbers.
 
-/** Connections at once. A further one is closed. */
+/** So many connections are open at once. A further one is closed. */
 export const maxConnections = 250;
 /** Requests that are being answered, those that wait for mail included. A further one is 503. */
 export const maxRequests = 200;
@@ -23,11 +23,14 @@ export const askMs = 5_000;
 /** So long the HTTP process may take to listen, and to end. */
 export const startMs = 30_000;
 export const stopMs = 1_000;
-/** Before a child that has ended is replaced; doubled up to the second, and as at first after a life of the third. */
+/**
+ * A child that has ended is replaced after the first of these; the pause is doubled with each death, up to the second;
+ * after a child that lived as long as the third it is as at first.
+ */
 export const firstPauseMs = 500;
 export const lastPauseMs = 30_000;
 export const longLifeMs = 60_000;
-/** Parsing one message must not take longer. */
+/** A child that takes longer to parse one message is killed. */
 export const readingMs = 20_000;
 export const childHeapMb = 512;
 
@@ -36,7 +39,10 @@ export const childHeapMb = 512;
 /** Requests may wait so long for mail, and until all that has come is parsed. */
 export const maxWaitMs = 5 * 60_000;
 export const maxSettleMs = 30_000;
-/** Of one message so many characters of text are searched, and of all together; of the oldest then none. */
+/**
+ * So many characters of the text of one message are searched, and so many of all together: beyond that the text of the
+ * oldest is not searched.
+ */
 export const maxSearchedLength = 32 * 1024;
 export const maxSearchedLengthInAll = 64 * 1024 * 1024;
 /** Of names, addresses, subjects in the index so many characters are kept; of the addresses of a field so many. */
@@ -44,9 +50,9 @@ export const maxShownLength = 1_000;
 export const maxPeople = 1_000;
 /** A message that was looked at stays in memory for so long. */
 export const openedMs = 30_000;
-/** Messages of one list. */
+/** So many messages a list has at most. */
 export const maxListed = 10_000;
-/** A search: its length, and its terms. */
+/** The length of a search, and its terms. What is behind does not count. */
 export const maxQueryLength = 2_000;
 export const maxTerms = 50;
 /** Listeners of events, and what may wait for one of them. */

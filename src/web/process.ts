@@ -1,9 +1,10 @@
-// The network process's side of the HTTP process: starts it, answers what it asks, and starts it again when it has ended.
+// The network process's side of the HTTP process: starts it, answers what it asks, and starts it again when it has
+// ended.
 //
-// How it goes: start() forks the child and hands over what it may know. The child says that it listens, or why it cannot:
-// then start() rejects with that sentence. A child that ends later is replaced after a pause, which is doubled with each
-// death up to half a minute, and short again once a child has lived for a minute. A child that parses one message for too
-// long is killed; a message at which two have ended is not parsed again.
+// How it goes: start() forks the child and hands over what it may know. The child says that it listens, or why it
+// cannot: then start() rejects with that sentence. A child that ends later is replaced after a pause, which is doubled
+// with each death up to half a minute, and short again once a child has lived for a minute. A child that parses one
+// message for too long is killed; a message at which two have ended is not parsed again.
 //
 // Promises: the child has no secret: its environment is empty, and it may read code and what `mayRead` names, write no
 // file and start no process. Whatever it says, this process goes on: an error in an answer goes back as a sentence.
@@ -61,7 +62,7 @@ export class WebProcess {
     }
   }
 
-  /** Ends the child: at once, or after what it has to say, which it may do for a moment. */
+  /** Ends the child. It has a moment to end by itself. */
   async stop(): Promise<void> {
     this.#isStopped = true;
     clearTimeout(this.#timer);
@@ -74,13 +75,16 @@ export class WebProcess {
     clearTimeout(late);
   }
 
-  /** Lost while there is no child: the next one is told everything by its `start`. */
+  /** Tells the child something. That is lost while there is none: the next child is told everything by its `start`. */
   tell(message: ToWeb): void {
     // What goes wrong with the channel is the child's end, which 'exit' reports.
     if (this.#child?.connected) this.#child.send(message, () => {});
   }
 
-  /** `begun` is called once: the child listens (undefined), or why it does not. */
+  /**
+   * Starts a child. `begun` is called once: with undefined when the child listens, else with the reason why it does
+   * not.
+   */
   #fork(begun: (why: string | undefined) => void): void {
     const { script, mayRead, greet, clock, listen } = this.#options;
     const startedAt = clock.now();

@@ -1,6 +1,6 @@
 // What the network process and the HTTP process say to each other over IPC.
-// How it goes: the network process first sends one `start`; the HTTP process says `listening`, or `failed` and ends. Then
-// it asks, with a number for each question, and gets one answer with that number.
+// How it goes: the network process first sends one `start`; the HTTP process says `listening`, or `failed` and ends.
+// Then it asks, with a number for each question, and gets one answer with that number.
 import type { Change, Kept, Marks } from '../mail/captured.ts';
 import type { Figures } from '../mail/figures.ts';
 
@@ -38,13 +38,16 @@ export type Questions = {
   health(): Health;
   figures(): Figures;
   // Where mail is captured:
-  /** Answered behind all changes that there were by then. */
+  /** This is answered when all changes have been told that there were by then. */
   settled(): void;
   remove(ids: readonly string[] | 'all'): void;
   mark(ids: readonly string[] | 'all', marks: Partial<Marks>): void;
-  /** The triggers of Mailpit's chaos, after having set them where they are given; those that are left out are off. */
+  /**
+   * Sets the triggers of Mailpit's chaos where they are given, those that are left out being off, and answers with the
+   * triggers that hold then.
+   */
   chaos(wanted?: unknown): unknown;
-  /** Keeps a message as if it had come by SMTP; its id. */
+  /** Keeps a message as if it had come by SMTP, and answers with its id. */
   keep(mail: Sent): string;
 };
 /** A message that somebody hands in over HTTP. `octets`: line ends LF. */

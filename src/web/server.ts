@@ -1,8 +1,9 @@
 // The HTTP server: bounded, and for programs and people that reach it by its address. It knows nothing of mail.
 // Promises:
-// - A request costs a bounded time and memory (limits.ts); one that fails is answered in JSON with a sentence, never a stack.
-// - No web page elsewhere may read or change anything: an `Origin` that is not our own is refused, and so is a `Host` with a
-//   dot that is neither an address nor our name. A page whose name leads to us (DNS rebinding) has such a Host.
+// - A request costs a bounded time and memory (limits.ts); one that fails is answered in JSON with a sentence, never a
+//   stack.
+// - No web page elsewhere may read or change anything: an `Origin` that is not our own is refused, and so is a `Host`
+//   with a dot that is neither an address nor our name. A page whose name leads to us (DNS rebinding) has such a Host.
 // RFC 9110, RFC 9112; Fetch standard, 'Origin header'.
 import { once } from 'node:events';
 import { type IncomingMessage, type Server, type ServerResponse, createServer } from 'node:http';
@@ -17,7 +18,7 @@ export type Request = Readonly<{
   query: URLSearchParams;
   headers: IncomingMessage['headers'];
   client: string;
-  /** All of it. Rejects with a `Problem`. */
+  /** Reads the whole body. Rejects with a `Problem`. */
   body(): Promise<Buffer>;
   /** Aborted when the client is gone. */
   gone: AbortSignal;
@@ -46,11 +47,11 @@ export type ServerOptions = Readonly<{
   port: number;
   hostname: string;
   routes: readonly Route[];
-  /** A WebSocket is wanted at that path; false: there is none. */
+  /** Takes over a connection that wants a WebSocket at that path; false where there is none. */
   onUpgrade?: (path: string, request: IncomingMessage, socket: Duplex, head: Buffer) => boolean;
-  /** A surprise. `request` is its method and path. */
+  /** Called at a surprise. `request` is its method and path. */
   onTrouble: (request: string, error: unknown) => void;
-  /** Other limits, in tests. */
+  /** Limits in place of the usual ones, for tests. */
   limits?: Partial<Record<keyof typeof usualLimits, number>>;
 }>;
 
@@ -63,7 +64,7 @@ export class Problem extends Error {
   }
 }
 
-/** On every answer. A page may load nothing unless its own route says so. */
+/** These are on every answer. A page may load nothing unless its own route says so. */
 const usualHeaders: Readonly<Record<string, string>> = {
   'Cache-Control': 'no-store',
   'Content-Security-Policy': "default-src 'none'; frame-ancestors 'none'",
@@ -150,7 +151,7 @@ export async function openServer(options: ServerOptions): Promise<Server> {
   await once(server, 'listening').catch((cause: NodeJS.ErrnoException) => {
     throw new Error(`SLIM_HTTP: cannot listen on ${host ?? ''}:${port}: ${advice[cause.code ?? ''] ?? cause.message}`);
   });
-  // For example out of descriptors: without a listener for this event the process would end.
+  // Such an error may be that no descriptors are left. Without a listener for the event the process would end.
   return server.on('error', error => options.onTrouble('', error));
 }
 
@@ -228,7 +229,7 @@ async function readBody(
 
 async function send({ status, headers, body = '' }: Answer, request: IncomingMessage, response: ServerResponse) {
   if (response.destroyed) return;
-  // What is left of a body that nobody wants is not read: the connection ends behind the answer.
+  // The rest of a body that nobody wants is not read: the connection ends behind the answer.
   const isUnread = !request.complete;
   const octets = typeof body === 'string' ? Buffer.from(body) : body;
   const isWhole = Buffer.isBuffer(octets);

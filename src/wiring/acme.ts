@@ -7,7 +7,7 @@ import { type Context, system } from './context.ts';
 
 const folderOf = (dataFolder: string): string => join(dataFolder, 'acme');
 
-/** What reads the pair that the authority has certified; undefined: none is asked for. */
+/** Gives what reads the pair that the authority has certified; undefined where none is asked for. */
 export async function certifiedPair(settings: Settings): Promise<(() => Promise<Pair | undefined>) | undefined> {
   if (settings.acme === undefined) return undefined;
   const { readCertified } = await import('../acme/renewals.ts');

@@ -1,5 +1,6 @@
-// The server as a mail catcher (SLIM_CAPTURE): every message for everybody is taken and kept, every login is right, failures
-// come on demand, and nothing leaves, because nothing that sends is made: no queue, no transport, no DNS, no journal.
+// The server as a mail catcher (SLIM_CAPTURE): every message for everybody is taken and kept, every login is right,
+// failures come on demand, and nothing leaves, because nothing that sends is made: no queue, no transport, no DNS, no
+// journal.
 import { existsSync, readdirSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
@@ -33,7 +34,10 @@ import { type Capturing, openInbound, openLogins } from './receiving.ts';
 import { openRouting } from './routing.ts';
 import { openWeb } from './web.ts';
 
-/** The parts of the server in the order in which they start. `controlPath`: its control socket, and the lock on SLIM_DATA. */
+/**
+ * The parts of the server in the order in which they start. `controlPath`: its control socket, and the lock on
+ * SLIM_DATA.
+ */
 export async function openCapture(context: Context, isFirstStart: boolean, controlPath: string) {
   const { settings, log } = context;
   const { capture, dataFolder, drainMs } = settings;
@@ -109,7 +113,7 @@ export async function openCapture(context: Context, isFirstStart: boolean, contr
   return { parts, listeners };
 }
 
-/** What an operator must know, who may have set SLIM_CAPTURE on a real server. */
+/** Tells the operator, who may have set SLIM_CAPTURE on a real server, what that means. */
 function tell({ dataFolder, capture }: Settings, messages: number, log: Context['log']): void {
   const facts = { folder: capture?.folder, messages, keep: capture?.keep };
   const what = 'every message is taken and kept here, nothing is sent, and no 250 survives a power cut';
@@ -132,7 +136,7 @@ function capturing({ keeper, chaos, folder, root }: Kept): Capturing {
       ...(kind === 'smtp' && port === catcherPort && { mayLoginInClear: true, needsTls: false }),
     }),
     service(usual: Service, socket: Socket): Service {
-      /** Of the message that is being kept: a session has one at a time. */
+      /** The envelope of the message that is being kept: a session has one at a time. */
       let facts: Omit<Captured, 'sizeBytes'> | undefined;
       const answers: Answers = {
         sender() {
@@ -148,7 +152,7 @@ function capturing({ keeper, chaos, folder, root }: Kept): Capturing {
             return { reply: replies.onDemand(451, 'Greylisted on demand, try again') };
           if (wanted?.kind === 'drop') socket.destroy();
           if (wanted?.kind === 'slow') await pause(wanted.ms, undefined, { ref: false });
-          // Nobody's domain may be no name at all: it is kept all the same.
+          // Mail is kept also where the domain of its recipient is no valid name.
           const domain = toMailbox(address)?.domain ?? '';
           return { reply: replies.recipientOk, destination: { domain, found: { routes: [route] } } };
         },
@@ -188,7 +192,7 @@ function capturing({ keeper, chaos, folder, root }: Kept): Capturing {
   };
 }
 
-/** Logins that fail as often as was asked for. */
+/** The same logins, but they fail as often as chaos wants it. */
 function withChaos(inner: Authenticator, chaos: Chaos): Authenticator {
   return {
     mechanisms: inner.mechanisms.filter(name => captureMechanisms.includes(name)),
@@ -200,7 +204,7 @@ function withChaos(inner: Authenticator, chaos: Chaos): Authenticator {
   };
 }
 
-/** What the HTTP process is answered. It believes nothing that comes with a question. */
+/** Answers the questions of the HTTP process, and believes nothing that comes with them. */
 function answersFor(keeper: Keeper, chaos: Chaos) {
   return {
     settled: () => undefined,

@@ -19,14 +19,14 @@ export function selfOf(hostname: string): (nameOrAddress: string) => boolean {
 
 export type Context = {
   readonly settings: Settings;
-  /** What root does for us; undefined where the server was not started as root. */
+  /** The process that does for us what only root may; undefined where the server was not started as root. */
   readonly steward: Steward | undefined;
   readonly log: Log;
   /** Hears the life events of messages and sessions; undefined: nobody listens, and none is built. */
   readonly listen: Listen | undefined;
-  /** What listens. */
+  /** The listeners to life events. */
   readonly watching: Watching;
-  /** For names that come from mail, and for hosts that settings name. */
+  /** Looks up names that come from mail, and hosts that settings name. */
   readonly dns: Dns & Records;
   /** Registers what is to be done at SIGHUP. */
   readonly onReload: (act: () => void) => void;

@@ -1,5 +1,5 @@
-// Who listens to the life events: the history, and what counts for metrics and status. Where neither is on, nobody does,
-// and nothing of it is loaded.
+// Who listens to the life events: the history, and what counts for metrics and status. Where neither is on, nobody
+// does, and nothing of it is loaded.
 import { join } from 'node:path';
 import type { Settings } from '../config/settings.ts';
 import type { History } from '../history/history.ts';
@@ -19,7 +19,7 @@ export type Watching = Readonly<{
   counters?: Counters;
   trend?: Trend;
   history?: History | undefined;
-  /** Keeps what is to be kept. */
+  /** Writes what is still to be kept, and ends. */
   close(): Promise<void>;
 }>;
 
@@ -36,7 +36,7 @@ export async function openWatching(settings: Settings, log: Log): Promise<Watchi
       counters.hear(event);
       history?.hear(event);
     } catch (error) {
-      // Whoever watches mail must not be what holds it up.
+      // A listener that fails must not hold up the mail that it watches.
       gatherer.line('error', 'events', { event: event.kind, error: String(error) }, 'an event could not be kept', 1);
     }
   };
@@ -52,7 +52,7 @@ export async function openWatching(settings: Settings, log: Log): Promise<Watchi
   };
 }
 
-/** Captured mail has a list of its own. */
+/** Opens the history, where there is to be one. Captured mail has a list of its own. */
 async function openHistory(settings: Settings, log: Log) {
   const { historyMs: lifetimeMs, capture, dataFolder, sharesQueue } = settings;
   if (lifetimeMs === 0 || capture !== undefined) return undefined;
@@ -62,7 +62,7 @@ async function openHistory(settings: Settings, log: Log) {
   return new History({ folder, table, lifetimeMs, maxBytes: maxHistoryBytes, clientKey, clock: system.clock, log });
 }
 
-/** What all replicas know of mail; undefined without a database. */
+/** Opens the history that all replicas keep together; undefined without a database. */
 export async function openHistoryTable({ database: at }: Pick<Settings, 'database'>, log: Log) {
   if (at === undefined) return undefined;
   const { openDatabase } = await import('../postgres/pool.ts');

@@ -1,5 +1,5 @@
-// The figures of the running server: what was counted, and what can be seen now. docs/metrics.md explains each name; a test
-// compares.
+// The figures of the running server: what was counted, and what can be seen now. docs/metrics.md explains each name; a
+// test compares.
 import { statfs } from 'node:fs/promises';
 import type { Health } from '../control/requests.ts';
 import { judge } from '../control/health.ts';
@@ -12,7 +12,7 @@ import { acmeTroubles } from './acme.ts';
 import { type Context, system } from './context.ts';
 import type { Kept } from './sending.ts';
 
-/** So long the figures are kept. */
+/** The same figures are told for so long. */
 const keptMs = 900;
 
 type Parts = Readonly<{
@@ -33,7 +33,7 @@ export function createFigures(
     const health = await look();
     const judged = judge(health);
     const troubles = [...judged.troubles, ...(await acmeTroubles(settings))];
-    // The database of a shared queue may not answer.
+    // Where the queue is shared, its database may not answer.
     const queued = await sending?.queue.count().catch(() => undefined);
     const states = journal?.()?.state;
     const cpu = process.cpuUsage();
@@ -72,7 +72,7 @@ export function createFigures(
     const { hostname } = settings;
     return { version, hostname, now, startedAt, ...judged, troubles, minutes: trend?.minutes ?? [], metrics };
   };
-  // Whoever asks often is told the same: it costs a look at each message in the queue.
+  // Figures are collected once in a while, and not for each question: that costs a look at each message in the queue.
   let last: Promise<Figures> | undefined;
   let lastAt = -Infinity;
   return () => {
@@ -114,7 +114,7 @@ function counter(name: string, help: string, value: number): Metric {
   return { name, help, type: 'counter', samples: [{ labels: {}, value }] };
 }
 
-/** Of SLIM_DATA and of SLIM_MAIL_ROOT, where they are there. */
+/** The free octets of the file systems of SLIM_DATA and SLIM_MAIL_ROOT, as far as these folders are there. */
 async function freeBytes({ dataFolder, mailRoot }: Context['settings']): Promise<readonly Value[]> {
   const values: Value[] = [];
   for (const [folder, path] of Object.entries({ data: dataFolder, mail: mailRoot })) {

@@ -1,4 +1,5 @@
-// What has a say about mail from outside, and about how much may be sent. Each is loaded only where its setting is there.
+// What has a say about mail from outside, and about how much may be sent. Each is loaded only where its setting is
+// there.
 import type { Check } from '../inbound/checks.ts';
 import { clientKey } from '../inbound/peer.ts';
 import { isFromOutside, saysNothing } from '../inbound/policy.ts';
@@ -8,7 +9,7 @@ import { replies } from '../smtp/reply.ts';
 import type { Gatherer } from '../system/gather.ts';
 import { type Context, system } from './context.ts';
 
-/** undefined: nothing has. */
+/** Opens the filters that the settings ask for; undefined where there are none. */
 export async function openFilters(
   { settings, dns }: Context,
   gatherer: Gatherer,

@@ -6,10 +6,10 @@ import type { Gatherer } from '../system/gather.ts';
 import { type Context, system } from './context.ts';
 import { programOf } from './programs.ts';
 
-/** Who hears of the child. */
+/** The log and the listeners that are told of the child. */
 type Told = Pick<Context, 'log'> & Partial<Pick<Context, 'listen'>>;
 
-/** In the order in which they are asked: a signature may cover what the second one changes. */
+/** Opens the checks, in the order in which they are asked: a signature may cover what the second one changes. */
 export async function openJudging(
   settings: Pick<Settings, 'verify' | 'hostname' | 'resolver'>,
   gatherer: Gatherer,
@@ -22,7 +22,7 @@ export async function openJudging(
   return [judgingCheck({ judge, mode, hostname, gatherer }), claimsCheck(hostname)];
 }
 
-/** What asks the judging child, which is started when it is needed. */
+/** Opens what asks the judging child. The child is started when it is needed. */
 export async function openJudges(
   { hostname, resolver: servers }: Pick<Settings, 'hostname' | 'resolver'>,
   { log, listen }: Told,

@@ -30,7 +30,7 @@ type LoginParts = { readonly tablePasswords: TablePasswords | undefined; readonl
 const differing =
   'SLIM_SRS_SECRET is not set: replicas make up different challenges, by which strangers can tell which logins exist';
 
-/** Who may log in; undefined: nobody, and AUTH is not offered. */
+/** Opens the check of logins; undefined where nobody may log in, and AUTH is not offered. */
 export async function openLogins({ settings, steward, log }: Context, { tablePasswords, counts }: LoginParts) {
   const { users, domains, supports, dataFolder, sharesQueue, srsSecret } = settings;
   if (users.length === 0) return undefined;
@@ -39,7 +39,7 @@ export async function openLogins({ settings, steward, log }: Context, { tablePas
   // While logins cannot be checked, anybody can make it write a line for each attempt.
   const gathered = new Gatherer(log).asLog('logins');
   if (sharesQueue && srsSecret === undefined) log.warn({}, differing);
-  // Slow to derive, because what is drawn from it is shown to strangers.
+  // It is slow to derive, because strangers are shown what is drawn from it.
   const commonSecret = sharesQueue && srsSecret ? scryptSync(srsSecret, 'challenges', 20).toString('hex') : undefined;
   const throttle = { isShared, clientKey, counts };
   return createAuthenticator({ ...sources, offered, commonSecret, ...throttle, ...system, log: gathered });
@@ -58,7 +58,7 @@ export type Capturing = {
   service(usual: Service, socket: Socket): Service;
 };
 
-/** What takes mail from the network. */
+/** Opens what takes mail from the network. */
 export async function openInbound(context: Context, parts: Parts, capturing?: Capturing) {
   const { settings, steward, log, listen, onReload } = context;
   const { resolve, returnPaths, storages, queue, report, authenticator, counts } = parts;
@@ -85,7 +85,7 @@ export async function openInbound(context: Context, parts: Parts, capturing?: Ca
   const gatherer = new Gatherer(log);
   const filters = await openFilters(context, gatherer, counts);
   const policy = { resolve, returnPaths, senderCheck, gatherer, filters };
-  /** In the order in which they are asked. */
+  /** The checks of whole messages, in the order in which they are asked. */
   const checks = [loopCheck, forwardCheck, ...(await openJudging(settings, gatherer, { log, listen }))];
   checks.push(...(await openSpamChecks(context, gatherer)));
   // Where we sign, we answer for the author, too.
@@ -123,7 +123,7 @@ export async function openInbound(context: Context, parts: Parts, capturing?: Ca
   return { listeners, certificates };
 }
 
-/** Who is named by proxies; undefined: there are none. */
+/** Opens what reads the headers of proxies; undefined where there are no proxies. */
 async function openIntroductions({ proxyNetworks: networks }: Settings, gatherer: Gatherer, log: Log) {
   if (networks.length === 0) return undefined;
   const refused = sharedAddresses().filter(matcher(networks));
@@ -133,7 +133,9 @@ async function openIntroductions({ proxyNetworks: networks }: Settings, gatherer
   return openProxies({ networks, isShared, gatherer });
 }
 
-/** In a container a stranger may come through a proxy, with the address of the gateway: what that means is told once. */
+/**
+ * In a container a stranger may come through a proxy, with the address of the gateway: what that means is told once.
+ */
 function tellShared(trusts: (client: string) => boolean, log: Log): void {
   const addresses = sharedAddresses();
   const limits =

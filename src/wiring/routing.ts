@@ -14,7 +14,7 @@ import { addressDirectory, defaultDirectory, domainDirectory, postmasterDirector
 import { createResolver } from '../routing/resolver.ts';
 import { type Context, system } from './context.ts';
 
-/** `ask`: whether an LMTP server has a mailbox; unset: nobody can tell. */
+/** Opens the chain of directories. `ask` finds out whether an LMTP server has a mailbox; without it nobody can tell. */
 export async function openRouting({ settings, steward, log }: Context, ask?: AskMailbox) {
   const { storages, mailRoot, dataFolder, subaddress, domains: own, sharesQueue } = settings;
   const { places } = storages;

@@ -34,7 +34,7 @@ export async function openSending(context: Context, { resolve, returnPaths, sign
   const { policy: externalTls, exceptions: tlsExceptions } = settings.externalTls;
   const common = { hostname, ...system, log };
   const maildir = new MaildirStorage({ ...common, log: new Gatherer(log).asLog('storage') });
-  // Never asked without a steward: then no directory has such routes.
+  // Without a steward this storage is never asked, because no directory has such routes then.
   const account = steward?.storage(join(dataFolder, 'spool'), system.random) ?? maildir;
   const storages: Readonly<Record<Route['kind'], Storage>> = { maildir, account };
   const isSelf = selfOf(hostname);
@@ -73,7 +73,9 @@ export type Kept = Readonly<{
   queue: MailQueue | SharedQueue;
   use: (journal: Journal | undefined) => void;
   start: () => Promise<void>;
-  /** When nothing more comes. */
+  /**
+   * To be called when no more mail comes: gives files to all that has none yet, or leaves the mail to other replicas.
+   */
   settle: () => Promise<void>;
 }>;
 

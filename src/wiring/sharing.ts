@@ -12,7 +12,7 @@ import { SharedQueue, type SharedQueueOptions } from '../queue/shared.ts';
 import type { Log } from '../system/log.ts';
 import type { Kept } from './sending.ts';
 
-/** The statements of the queue side by side, its large messages, and the one that listens. */
+/** There are so many connections: for the queue's statements side by side, for large messages, and one that listens. */
 const maxConnections = 14;
 const moveRetryMs = 10_000;
 

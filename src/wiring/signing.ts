@@ -1,13 +1,14 @@
-// What signs outgoing mail, and seals what is forwarded: the keys, the signer and the sealer. Loaded only where SLIM_DKIM is
-// on, or where judged mail may be forwarded.
+// What signs outgoing mail, and seals what is forwarded: the keys, the signer and the sealer. Loaded only where
+// SLIM_DKIM is on, or where judged mail may be forwarded.
 import { accessSync, constants } from 'node:fs';
 import { join } from 'node:path';
 import type { Answers, RequestOf } from '../control/requests.ts';
 import type { Domains, Signer } from '../mail/ports.ts';
 import { type Context, system } from './context.ts';
 
-/** So long after the start, and then so often, the records of keys that wait for them are looked for. */
+/** So long after the start the records of keys that wait for them are looked for. */
 const firstLookMs = 60_000;
+/** From then on they are looked for so often. */
 const lookEveryMs = 10 * 60_000;
 
 export async function openSigning({ settings, dns, log, onReload }: Context, domains: Domains) {

@@ -1,5 +1,5 @@
-// The HTTP process: where its program lies, what it may read and what it is answered. Loaded only where SLIM_HTTP is set, or
-// mail is captured.
+// The HTTP process: where its program lies, what it may read and what it is answered. Loaded only where SLIM_HTTP is
+// set, or mail is captured.
 import { judge } from '../control/health.ts';
 import type { Answers as Told } from '../control/requests.ts';
 import type { Kept } from '../mail/captured.ts';
@@ -16,7 +16,7 @@ type Captured = {
   readonly answers: Omit<Answers, 'health' | 'figures'>;
 };
 
-/** Not started yet. `captured`: where mail is captured. */
+/** Makes the HTTP process, which is not started yet. `captured` is there where mail is captured. */
 export function openWeb(
   { settings: { http, hostname, maxSizeBytes }, log, listen }: Context,
   { health, figures }: { health(): Told['health'] | Promise<Told['health']>; figures(): Promise<Told['figures']> },

@@ -7,13 +7,13 @@ import type { Query } from '../pool.ts';
 import * as sql from './statements.ts';
 
 const chunkBytes = 256 * 1024;
-/** Of large messages so many are in the spool at once; the next ones wait. */
+/** So many large messages are in the spool at once; further ones wait. */
 const maxSpooled = 10;
 
-/** Connections that large messages may have of those of the queue. */
+/** How many of the queue's connections large messages may use at once. */
 const maxBodyQueries = 4;
 
-/** The same query, so many at once. */
+/** The same query function, with at most so many queries at once. */
 export function limited(query: Query, max = maxBodyQueries): Query {
   const waiting: (() => void)[] = [];
   let running = 0;
@@ -30,7 +30,7 @@ export function limited(query: Query, max = maxBodyQueries): Query {
   };
 }
 
-/** Puts a file into chunks. Rejects where it cannot be read or sent; what was sent stays. */
+/** Puts a file into the database in chunks. Rejects where it cannot be read or sent; the chunks that were sent stay. */
 export async function uploadFile(query: Query, id: string, path: string): Promise<void> {
   const file = await open(path);
   try {

@@ -1,6 +1,6 @@
-// A commit that is not on the standby yet is reported as a success, with a warning alone, where somebody has cancelled its
-// wait. 250 must not be said then: the connection is closed, so that the answer counts as lost, and what it was about is
-// asked for again, which waits for the standby anew.
+// A commit that is not on the standby yet is reported as a success, with a warning alone, where somebody has cancelled
+// its wait. 250 must not be said then: the connection is closed, so that the answer counts as lost, and what it was
+// about is asked for again, which waits for the standby anew.
 import type { PoolClient } from 'pg';
 
 /** The code of a warning without a code of its own. A warning of another kind costs a connection, and nothing else. */
@@ -12,7 +12,7 @@ export function distrustWarnings(client: PoolClient): void {
   });
 }
 
-/** pg does not type it. */
+/** The socket of a connection, which pg's types do not name. */
 function socketOf(client: PoolClient): { destroy(): void } | undefined {
   return (client as unknown as { connection?: { stream?: { destroy(): void } } }).connection?.stream;
 }

@@ -14,24 +14,27 @@ import * as sql from './statements.ts';
 /** How long the fate of new mail may be unknown before its client hears 451. */
 const doubtMs = 8_000;
 const retryMs = 500;
-/** Beyond, what was refused in doubt may be sent although its client sends it again. */
+/**
+ * So many messages that were refused in doubt are remembered, to be removed. One beyond that may be sent although its
+ * client sends it again.
+ */
 const maxForgotten = 10_000;
 const maxGroup = 200;
 
-/** A message, its jobs, and what is to be kept of each. */
+/** A message, its jobs, and the plan of each. */
 type Newcomer = Readonly<{ record: StoredEntry; jobs: readonly LeasedJob[]; plans: readonly JobPlan[] }>;
 type Small = Newcomer & Readonly<{ octets: Buffer; wantsSeats: boolean }>;
 
 type IntakeOptions = Readonly<{
   query: Query;
-  /** The same for large messages. */
+  /** Runs the statements about large messages. */
   bodies: Query;
   maxSessions: number;
-  /** The life of this replica; undefined: none now. */
+  /** The life of this replica; undefined while it has none. */
   life: () => string | undefined;
   /** Resolves when seats may be taken. */
   mayTakeSeats: () => Promise<void> | undefined;
-  /** An answer was lost. */
+  /** Called when an answer was lost. */
   onDoubt: () => void;
 }>;
 
@@ -39,7 +42,7 @@ export class Intake {
   readonly #options: IntakeOptions;
   readonly #group = new Group<Small, boolean>(maxGroup, items => this.#accept(items));
   readonly #forgotten = new Set<string>();
-  /** Whether the last fate stayed unknown: then the next one is not waited for. */
+  /** Whether the fate of the last mail stayed unknown: then that of the next mail is not waited for. */
   #isInDoubt = false;
   isTakingSeats = false;
 
@@ -47,12 +50,18 @@ export class Intake {
     this.#options = options;
   }
 
-  /** Keeps a small message, leased, and gives its jobs the seats that are free. Whether the queue did not have that id. */
+  /**
+   * Keeps a small message, leased, and gives its jobs the seats that are free. Resolves with whether the queue did not
+   * have that id before.
+   */
   add(mail: Small): Promise<boolean> {
     return this.#group.add(mail);
   }
 
-  /** Puts a large message into the database, without jobs. Rejects having left nothing for long. */
+  /**
+   * Puts a large message into the database, without jobs. Where it rejects, what it has left there is removed before
+   * long.
+   */
   async upload({ record, plans }: Newcomer, path: string): Promise<void> {
     const { query, bodies, life } = this.#options;
     const { id, from, receivedAt, sizeBytes } = record;
@@ -82,12 +91,12 @@ export class Intake {
     throw new CannotTell(`the upload of message ${id} was lost`);
   }
 
-  /** Nobody was told that this message is kept. */
+  /** Has a message removed, because nobody was told that it is kept. */
   forget(id: string): void {
     if (this.#forgotten.size < maxForgotten) this.#forgotten.add(id);
   }
 
-  /** Removes what is forgotten. Rejects where that cannot be done now. */
+  /** Removes the messages that are to be forgotten. Rejects where that cannot be done now. */
   async tidy(): Promise<void> {
     const ids = [...this.#forgotten];
     if (ids.length === 0) return;
@@ -105,7 +114,8 @@ export class Intake {
         const there = new Set(isAgain ? await this.#touch(ids) : []);
         const left = items.filter(({ record }) => !there.has(record.id));
         const made = left.length > 0 ? await this.#insert(me, left) : new Set();
-        // What was still being committed was neither there nor made.
+        // A message whose first statement was only now committed was not there for the first look, and could not be
+        // made.
         if (isAgain && made.size < left.length) for (const id of await this.#touch(ids)) there.add(id);
         return ids.map(id => there.has(id) || made.has(id));
       });
@@ -118,7 +128,7 @@ export class Intake {
     return (await this.#options.query(sql.touch, [ids])).flatMap(({ name }) => name ?? []);
   }
 
-  /** One statement. The ids that are kept now; their jobs have their seats. */
+  /** Sends one statement. Resolves with the ids that are kept by it, whose jobs have their seats then. */
   async #insert(me: string | undefined, items: readonly Small[]): Promise<ReadonlySet<string>> {
     const { query, maxSessions } = this.#options;
     const jobs = items.flatMap(({ record: { id }, plans }) => plans.map(plan => ({ id, ...columnsOf(plan) })));
@@ -158,7 +168,9 @@ export class Intake {
     return made;
   }
 
-  /** Sends something again while its answer is lost. Rejects where its fate stays unknown: then it is forgotten. */
+  /**
+   * Sends something again while its answer is lost. Rejects where its fate stays unknown: then it is to be forgotten.
+   */
   async #insist<T>(ids: readonly string[], me: string | undefined, send: (isAgain: boolean) => Promise<T>): Promise<T> {
     const until = monotonicMs() + doubtMs;
     for (let isAgain = false; ; isAgain = true)

@@ -10,7 +10,9 @@ export const nameOf = ({ record, destination }: LeasedJob): string => `${record.
 
 export type Writing = Readonly<{ job: LeasedJob; lease: Lease; plan: JobPlan }>;
 
-/** Writes jobs whose turn is over, as those that are done or as those that wait: which were written, and whether others wait. */
+/**
+ * Writes jobs whose turn is over, as done or as waiting. Resolves with which were written, and whether other jobs wait.
+ */
 export async function writeJobs(
   query: Query,
   me: string | undefined,
@@ -33,7 +35,7 @@ export async function writeJobs(
   return { written: items.map(({ job }) => names.has(nameOf(job))), isWoken: rows.some(row => row.is_woken) };
 }
 
-/** Which of these jobs are leased still, with time enough to send them. */
+/** Resolves with which of these jobs are still leased, with time enough to send them. */
 export async function checkJobs(query: Query, me: string | undefined, jobs: readonly LeasedJob[]) {
   const names = [jobs.map(({ record }) => record.id), jobs.map(({ destination }) => destination)];
   const rows = await query(sql.check, [me, ...names, Replica.marginSeconds]);

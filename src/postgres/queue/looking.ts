@@ -5,7 +5,7 @@ import type { Query } from '../pool.ts';
 import { recordOf } from './rows.ts';
 import { statement } from './statements.ts';
 
-/** All messages, or that with an id, in pages. */
+/** Gives all messages, or the one with that id, page by page. */
 export async function* pages(query: Query, { id }: Selector): AsyncGenerator<SharedMessage> {
   type Job = SharedMessage['jobs'][number] & { readonly isLeased: boolean; readonly replica: string | null };
   type Row = Readonly<{ id: string; envelope: StoredEntry; size: number; jobs: readonly Job[] | null }>;
@@ -38,8 +38,8 @@ const page = statement(
     FROM slimsmtp_message m WHERE m.id > $1 AND m.uploader IS NULL AND ($2::text IS NULL OR m.id = $2) ORDER BY m.id LIMIT 200`,
 );
 /**
- * How many messages wait (exactly while they are few, else as the planner believes), how many of them are held (10,000 at
- * most), since when, and for how many next hops.
+ * How many messages wait (exactly while they are few, else as the planner believes), how many of them are held (10,000
+ * at most), since when, and for how many next hops.
  */
 const count = statement(
   'count',

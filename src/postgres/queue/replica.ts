@@ -11,20 +11,20 @@ import type { Query } from '../pool.ts';
 import * as sql from './statements.ts';
 
 const leaseMs = 60_000;
-/** So much of a lease must be left to send. */
+/** So much of a lease must be left for a message to be sent. */
 const marginMs = 5_000;
 const renewMs = 5_000;
 const retryMs = 1_000;
-/** Every so many renewals the leftovers of crashes are looked for. */
+/** The leftovers of crashes are looked for at every second renewal. */
 const sweepEvery = 2;
 
 type ReplicaOptions = Readonly<{
   query: Query;
   /** Makes the tables where they are missing. */
   makeSchema: () => Promise<void>;
-  /** A life has begun, and then each time something may have become due that was others'. */
+  /** Called when a life has begun, and whenever jobs of other replicas may have become free. */
   onWork: () => void;
-  /** A life is over: what was leased is not ours any more. */
+  /** Called when a life is over: what it had leased is not ours any more. */
   onLost: () => void;
   log: Log;
 }>;
@@ -51,7 +51,7 @@ export class Replica {
     return monotonicMs() - this.#renewedAt < leaseMs - marginMs;
   }
 
-  /** Seconds of the lease that must be left in the database, too. */
+  /** The same margin in seconds, for statements that look at the lease in the database. */
   static readonly marginSeconds = marginMs / 1000;
 
   /** Begins a life if it can, and goes on trying in the background. Never rejects. */
@@ -108,7 +108,7 @@ export class Replica {
     }
   }
 
-  /** What every replica does for all: takes from the dead, and looks for what a crash has left. */
+  /** Does what every replica does for all of them: frees what dead replicas had, and removes what crashes have left. */
   async #serveAll(): Promise<void> {
     const { query, onWork, log } = this.#options;
     const [freed] = (await query(sql.expire)) as unknown as readonly { replicas: number; jobs: number }[];

@@ -2,9 +2,9 @@
 import { type Message, inMemory, nextHopAt } from '../../mail/message.ts';
 import type { JobPlan, LeasedJob, StoredEntry } from '../../mail/queue-store.ts';
 
-/** What only a job has of a record. */
+/** The part of a record that one job has for itself. */
 type Own = Pick<StoredEntry, 'recipients' | 'madeCopies'>;
-/** The type of octets at PostgreSQL. */
+/** PostgreSQL's number for the type bytea. */
 const bytea = 17;
 
 /** What the store knows of a lease. */
@@ -15,7 +15,7 @@ export type Lease = {
   readonly body?: Message;
 };
 
-/** The columns of a job. Times in seconds from now. */
+/** The columns of a job. Its times are in seconds from now. */
 export function columnsOf({ destination, record, state, waitMs, wakeMs }: JobPlan) {
   const { recipients, madeCopies } = record;
   const own: Own = { recipients, ...(madeCopies && { madeCopies }) };
@@ -65,7 +65,8 @@ export function toLeased(row: LeasedRow): { readonly job: LeasedJob; readonly le
 /** An array of octets as PostgreSQL receives it in binary: as text it would be twice as long. */
 export function bytesArray(items: readonly Buffer[]): Buffer {
   const head = Buffer.alloc(items.length === 0 ? 12 : 20);
-  // Dimensions, whether it has NULLs, the type of the elements; then the length and the first index.
+  // An array begins with the number of its dimensions, whether it has NULLs, and the type of its elements; then come
+  // its length and its first index.
   head.writeInt32BE(items.length === 0 ? 0 : 1, 0);
   head.writeInt32BE(bytea, 8);
   if (items.length > 0) head.writeInt32BE(items.length, 12);

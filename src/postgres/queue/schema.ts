@@ -64,11 +64,14 @@ CREATE INDEX slimsmtp_event_names ON slimsmtp_event USING gin (names);`,
 -- Held mail is counted, also where a million others wait.
 CREATE INDEX slimsmtp_job_held ON slimsmtp_job (message) WHERE state = 'held';`,
 ];
-/** The version of this server, and the oldest one that can work with its tables. */
+/** The version of this server's tables. */
 const version = steps.length;
+/** The oldest version that can work with these tables. */
 const oldest = 1;
 
-/** Brings the tables to this server's version, from any version before it or from none. What `slimsmtp schema` prints. */
+/**
+ * Brings the tables to this server's version, from any version before it or from none. What `slimsmtp schema` prints.
+ */
 export const schemaScript = [
   'BEGIN;',
   // Of replicas that start together one does it, and the others find it done.
@@ -91,7 +94,9 @@ const find = {
   expected: [undefinedTable],
 };
 
-/** Makes or upgrades the tables where that is wanted. Rejects where the queue cannot be used now, having said why once. */
+/**
+ * Makes or upgrades the tables where that is wanted. Rejects where the queue cannot be used now, having said why once.
+ */
 export function schemaMaker(database: Database, log: Log): () => Promise<void> {
   let told = '';
   const tell = (error: unknown, words: string): Error => {

@@ -1,6 +1,7 @@
 // The statements of the queue that several replicas share.
 // Each is alone in its transaction, so that a replica that is stopped in the middle holds no lock, and each may be sent
-// again after an answer was lost. `$1` is the life of the replica that asks, where one asks.
+// again after an answer was lost. `$1` is the life of the replica that asks, where one asks. The comment on a statement
+// says what its other parameters are, and behind `->` what its rows are.
 //
 // Why some of it looks odd, each met by failing:
 // - `IS NOT DISTINCT FROM` in place of `=`: a plan that was made on an empty queue would use the partial index on
@@ -35,7 +36,7 @@ const wakeDestinations = (jobs: string, retry: string): string => {
       blocked_until = ${until}, next_due = greatest(least(d.next_due, excluded.next_due), ${until})`;
 };
 
-/** What a job is to whoever leases it. */
+/** The columns of a job that the replica gets which leases it. */
 const leased = (job: string, seat: string): string => `${job}.message AS id, ${job}.destination, ${job}.revision,
   ${job}.deaths, ${job}.record, ${seat} AS seat, m.envelope, m.size::float8 AS size, m.is_single, m.body IS NULL AS is_chunked,
   CASE WHEN m.size <= 65536 THEN m.body END AS body`;
@@ -57,7 +58,10 @@ export const renew = statement(
   'renew',
   `UPDATE slimsmtp_replica SET lease_until = now() + ${seconds('$2::float8')} WHERE id = $1 RETURNING 1`,
 );
-/** Takes what the dead had. For a while after a start of the database nobody is dead: nobody could renew a lease. */
+/**
+ * Frees what dead replicas had. For a while after a start of the database none is dead, since none could renew its
+ * lease.
+ */
 export const expire = statement(
   'expire',
   `WITH dead AS MATERIALIZED (SELECT id FROM slimsmtp_replica WHERE lease_until < now()
@@ -72,13 +76,14 @@ export const expire = statement(
     woken AS (${wakeDestinations('jobs', '0')})
     SELECT (SELECT count(*)::int FROM dead) AS replicas, (SELECT count(*)::int FROM jobs) AS jobs`,
 );
-/** A planned end: others may have what is still leased at once. */
+/** Ends a life as planned: others may have at once what it still leases. */
 export const leave = statement('leave', `UPDATE slimsmtp_replica SET lease_until = '-infinity' WHERE id = $1`);
 
 /**
- * messages: $2 ids, $3 senders, $4 times of arrival in ms, $5 sizes, $6 whether it has one job, $7 envelopes, $8 bodies; their
- * jobs, leased at once: $9 messages, $10 destinations, $11 whether a notice, $12 seconds to the wake, $13 records; seats:
- * $14 destinations, $15 numbers wanted, $16 sessions at most -> no row: this life is over. A seat is refused where others wait for one, or nobody may try.
+ * messages: $2 ids, $3 senders, $4 times of arrival in ms, $5 sizes, $6 whether it has one job, $7 envelopes, $8
+ * bodies; their jobs, leased at once: $9 messages, $10 destinations, $11 whether a notice, $12 seconds to the wake, $13
+ * records; seats: $14 destinations, $15 numbers wanted, $16 sessions at most -> no row: this life is over. A seat is
+ * refused where others wait for one, or nobody may try.
  */
 export const accept = statement(
   'accept',
@@ -134,8 +139,9 @@ export const download = statement('download', 'SELECT data FROM slimsmtp_chunk W
 export const body = statement('body', 'SELECT body AS data FROM slimsmtp_message WHERE id = $1');
 
 /**
- * $2 destinations at most, $3 jobs at most, $4 jobs of a destination at most, $5 its sessions at most, $6 whether notices may
- * run, $7 destinations that take fewer sessions, $8 how many, $9 seconds to look back. Always a row, which says how many destinations were looked at.
+ * $2 destinations at most, $3 jobs at most, $4 jobs of a destination at most, $5 its sessions at most, $6 whether
+ * notices may run, $7 destinations that take fewer sessions, $8 how many, $9 seconds to look back. Always a row, which
+ * says how many destinations were looked at.
  */
 export const claim = statement(
   'claim',
@@ -177,7 +183,10 @@ export const claim = statement(
     FROM (SELECT count(*)::int AS looked FROM d) v
       LEFT JOIN u ON true LEFT JOIN d ON d.name = u.destination LEFT JOIN slimsmtp_message m ON m.id = u.message`,
 );
-/** $2 at most: jobs whose senders are to hear something while they wait. For a moment an attempt may tell something better. */
+/**
+ * Leases jobs whose senders are to hear something while they wait: $2 at most. For a moment an attempt may tell
+ * something better.
+ */
 export const wake = statement(
   'wake',
   `WITH r AS MATERIALIZED (SELECT id FROM slimsmtp_replica WHERE id = $1 FOR KEY SHARE),
@@ -194,7 +203,10 @@ export const check = statement(
   `SELECT message, destination FROM slimsmtp_job JOIN unnest($2::text[], $3::text[]) AS v(m, d) ON message = m AND destination = d
     WHERE ${isMine} AND EXISTS (SELECT FROM slimsmtp_replica WHERE id = $1 AND lease_until > now() + ${seconds('$4::float8')})`,
 );
-/** Nothing is left to do for messages of one job: $2 messages, $3 destinations, $4 revisions, $5 seats -> those that are gone */
+/**
+ * Removes messages of one job for which nothing is left to do: $2 messages, $3 destinations, $4 revisions, $5 seats ->
+ * those that are gone
+ */
 export const settle = statement(
   'settle',
   `WITH v AS MATERIALIZED (SELECT * FROM unnest($2::text[], $3::text[], $4::int[], $5::int[]) AS v(m, d, rev, n)),
@@ -251,7 +263,10 @@ export const unblock = statement(
   `UPDATE slimsmtp_destination SET failures = 0, blocked_until = '-infinity', reason = NULL, next_due = first_at, changes = changes + 1
     WHERE name = ANY ($1::text[])`,
 );
-/** What an answer that was lost has left: $2 messages and $3 destinations that are known, $4 destinations and $5 numbers of seats */
+/**
+ * Frees what a lost answer has left: $2 messages and $3 destinations that are known, $4 destinations and $5 numbers of
+ * seats
+ */
 export const orphans = statement(
   'orphans',
   `WITH j AS (UPDATE slimsmtp_job SET owner = NULL, next_at = now() WHERE owner = $1::bigint
@@ -271,13 +286,13 @@ export const sweepDone = statement(
   'sweep_done',
   `SELECT DISTINCT message AS name FROM slimsmtp_job WHERE state = 'done' AND message > $1 ORDER BY 1 LIMIT 500`,
 );
-/** Destinations where nothing waits */
+/** Removes destinations where nothing waits */
 export const sweepIdle = statement(
   'sweep_idle',
   `DELETE FROM slimsmtp_destination WHERE name IN (SELECT name FROM slimsmtp_destination WHERE first_at = 'infinity'
     ORDER BY name LIMIT 500 FOR UPDATE SKIP LOCKED) AND first_at = 'infinity' AND blocked_until < now()`,
 );
-/** A net below all wake-ups: the destinations of what waits, 500 after $1 */
+/** Wakes the destinations of jobs that wait, 500 after $1, in case a wake-up was lost */
 export const sweepWaiting = statement(
   'sweep_waiting',
   `WITH RECURSIVE walk(destination, n) AS (
@@ -296,8 +311,8 @@ export const sweepWaiting = statement(
     SELECT max(destination) AS name, count(*)::int AS looked FROM walk`,
 );
 /**
- * An operator's order: $1 messages, $2 destinations, $3 revisions, $4 states, $5 seconds to the next attempt, $6 to the wake, $7
- * records -> those that had this revision still
+ * An operator's order: $1 messages, $2 destinations, $3 revisions, $4 states, $5 seconds to the next attempt, $6 to the
+ * wake, $7 records -> those that had this revision still
  */
 export const order = statement(
   'order',

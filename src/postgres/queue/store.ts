@@ -8,9 +8,9 @@
 // waits or backs off; it says when there is something to claim.
 //
 // New mail is leased at once by the replica that took it, in the statement that makes it stable, which also asks for a
-// seat (intake.ts). With a seat it is sent from memory; without one the lease is given back, and whoever claims it sends
-// it. So two commits keep most mail: that of `accept` and that of `settle`. A large message is uploaded first, without
-// jobs (bodies.ts).
+// seat (intake.ts). With a seat it is sent from memory; without one the lease is given back, and whoever claims it
+// sends it. So two commits keep most mail: that of `accept` and that of `settle`. A large message is uploaded first,
+// without jobs (bodies.ts).
 //
 // An answer may be lost, and then it is not known whether the statement was carried out. Each statement may be sent
 // again. Of new mail it is asked first whether it is there: it cannot have been sent meanwhile, because its lease was
@@ -48,11 +48,11 @@ import { type Writing, checkJobs, nameOf, writeJobs } from './jobs.ts';
 const retryMs = 500;
 /** After a lost answer the database may work on for so long, before what it has left is looked for. */
 const orphanMs = 10_000;
-/** In one claim: destinations, jobs of one of them. */
+/** Destinations that one claim looks at, and jobs that it takes of one of them. */
 const [maxDestinations, maxOfDestination] = [50, 10];
 /**
- * Once in so long: jobs whose senders are to hear something, so many; and all destinations that are due. Between that only
- * those that became due since, so that no claim walks over the dead entries of all before.
+ * Once in so long a claim takes so many jobs whose senders are to hear something, and looks at all destinations that
+ * are due. In between it looks at those that became due since, and not at the dead entries of all before.
  */
 const [lateMs, maxLate, farBack] = [1000, 20, 1e9];
 
@@ -79,11 +79,11 @@ export class PostgresStore implements SharedStore {
   readonly #checks = new Group<LeasedJob, boolean>(500, items =>
     checkJobs(this.#options.database.query, this.#replica.id, items),
   );
-  /** All that is leased, and by their names. */
+  /** All jobs that are leased; then the same by their names. */
   readonly #leases = new Map<LeasedJob, Lease>();
   readonly #byName = new Map<string, LeasedJob>();
   #on: On = { onWork: () => undefined, onLost: () => undefined };
-  /** When an answer was lost, if nothing was given back since. */
+  /** When an answer was lost, unless what it has left was given back since. */
   #doubtAt: number | undefined;
   #orphaning: Promise<void> | undefined;
   #wokenAt = -lateMs;
@@ -163,7 +163,7 @@ export class PostgresStore implements SharedStore {
     const isLateTime = monotonicMs() - this.#wokenAt >= lateMs;
     if (isLateTime) this.#wokenAt = monotonicMs();
     const lookBack = isLateTime ? farBack : lateMs / 1000;
-    // Each destination that is looked at can have one of the jobs: what is not taken waits a second.
+    // No more destinations are looked at than jobs may be taken: one that is looked at in vain waits a second.
     const destinations = Math.min(maxDestinations, jobs);
     const values = [me, destinations, jobs, maxOfDestination, this.#options.maxSessions, notices, ...fewer, lookBack];
     try {
@@ -180,7 +180,7 @@ export class PostgresStore implements SharedStore {
 
   #take(row: LeasedRow): LeasedJob {
     const { job, lease } = toLeased(row);
-    // It was written although the answer was lost: else it could not be claimed.
+    // A job that we had was written although the answer was lost: else it could not be claimed again.
     const before = this.#byName.get(nameOf(job));
     if (before) this.#release(before);
     this.#hold(job, lease);
@@ -220,7 +220,7 @@ export class PostgresStore implements SharedStore {
       }
   }
 
-  /** It was written before, or removed by an operator, or is lost. */
+  /** Drops a job that cannot be written: it was written before, or an operator has removed it, or its lease is lost. */
   async #giveUp(job: LeasedJob): Promise<void> {
     const { seat, destination } = job;
     const isUsed = [...this.#leases.keys()].some(
@@ -280,7 +280,7 @@ export class PostgresStore implements SharedStore {
     return written;
   }
 
-  /** Removes what lost answers have left, as soon as the database cannot be at it any more. */
+  /** Removes what lost answers have left, as soon as the database cannot be working on it any more. */
   async #tidy(): Promise<void> {
     await this.#intake.tidy();
     const isTime = this.#doubtAt !== undefined && monotonicMs() - this.#doubtAt >= orphanMs;

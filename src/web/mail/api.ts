@@ -129,7 +129,7 @@ export function messageRoutes(desk: Desk): readonly Route[] {
           headers: {
             'Content-Type': type,
             'Content-Disposition': `inline; filename*=UTF-8''${encodeURIComponent(part.name || part.id)}`,
-            // Whatever it is, it runs nothing and loads nothing.
+            // A part runs nothing and loads nothing, whatever it is.
             'Content-Security-Policy': "sandbox; default-src 'none'; style-src 'unsafe-inline'",
           },
           body: part.octets,
@@ -140,7 +140,7 @@ export function messageRoutes(desk: Desk): readonly Route[] {
   ];
 }
 
-/** Mailpit's, and not here: 501 with the reason. */
+/** Routes of Mailpit's that are not here: they answer 501 with the reason. */
 const absent: readonly Route[] = (
   [
     ['GET', '/api/v1/message/{ID}/html-check', 'The HTML check is not part of SlimSMTP.'],

@@ -40,7 +40,7 @@ function fromTrouble(parsed: Parsed): string | false {
   return !parsed.from.some(({ Address }) => Address.includes('@')) && 'From has no address.';
 }
 
-/** As SLIM_SENDER_CHECK=strict would find it, which knows of more addresses of a login. */
+/** What SLIM_SENDER_CHECK=strict would find, though that knows of more addresses of a login. */
 function loginTrouble(parsed: Parsed, { login, loginAddress }: Captured): string | false {
   const [from] = parsed.from;
   if (login === undefined || loginAddress === undefined || from === undefined) return false;

@@ -6,10 +6,10 @@ import type { Item, Mailbox } from './mailbox.ts';
 
 export type Desk = Readonly<{ ask: Ask; mailbox: Mailbox; version: string; folder: string; maxSizeBytes: number }>;
 
-/** As Mailpit says it. */
+/** The answer that Mailpit gives where there is nothing to tell. */
 export const ok = text('ok');
 
-/** What got its 250 before this moment is in the index. */
+/** Resolves when each message that got its 250 before this moment is in the index. */
 export async function settled({ ask, mailbox }: Desk): Promise<void> {
   await ask('settled');
   await mailbox.settled();
@@ -39,7 +39,7 @@ export async function readJson({ body }: Request): Promise<Json> {
   throw new Problem(400, 'The body of the request must be a JSON object.');
 }
 
-/** No ids stand for all messages. */
+/** Reads a list of ids; an empty one stands for all messages. */
 export function toIds(value: unknown): readonly string[] | 'all' {
   if (value === undefined || value === null) return 'all';
   if (!Array.isArray(value) || value.some(each => typeof each !== 'string'))
@@ -47,7 +47,7 @@ export function toIds(value: unknown): readonly string[] | 'all' {
   return value.length === 0 ? 'all' : (value as string[]);
 }
 
-/** Characters that no tag may have are taken out, as Mailpit does. */
+/** Reads a list of tags. Characters that no tag may have are taken out, as Mailpit does. */
 export function toTags(value: unknown): readonly string[] {
   if (!Array.isArray(value)) return [];
   const names = value.map(each =>

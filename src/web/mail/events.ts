@@ -1,6 +1,7 @@
 // GET /api/events: a WebSocket on which everything that happens to captured mail is told, as Mailpit does: new, update,
 // delete, prune, truncate, stats.
-// Promise: a listener that does not read costs a bounded memory, and is then dropped. Nothing that it sends is looked at.
+// Promise: a listener that does not read costs a bounded memory, and is then dropped. Nothing that it sends is looked
+// at.
 // RFC 6455.
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
@@ -13,7 +14,10 @@ const path = '/api/events';
 /** Figures are told so long after a change, once for all changes until then. */
 const statsMs = 100;
 
-/** Takes over a connection that wants a WebSocket there; false: it wants something else. */
+/**
+ * Gives a function that takes over a connection which wants a WebSocket at /api/events; false where it wants something
+ * else.
+ */
 export function openEvents(mailbox: Mailbox, version: string) {
   const server = new WebSocketServer({ noServer: true, maxPayload: 1024, perMessageDeflate: false });
   const listeners = new Set<WebSocket>();

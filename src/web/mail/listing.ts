@@ -6,7 +6,7 @@ import type { Item, Mailbox } from './mailbox.ts';
 import { type Matches, parseSearch } from './search.ts';
 import { list } from './shapes.ts';
 
-/** Fields of a list that are parameters by themselves: those of a search. */
+/** Fields of a search that are parameters of a list by themselves. */
 const filters = ['to', 'from', 'cc', 'bcc', 'subject', 'message-id', 'tag'] as const;
 export const filterQuery = Object.fromEntries(filters.map(name => [name, `Only messages that have this in ${name}.`]));
 

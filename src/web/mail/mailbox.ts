@@ -1,11 +1,12 @@
-// The captured mail as this process knows it: an index in memory, filled from what the network process tells, in its order.
+// The captured mail as this process knows it: an index in memory, filled from what the network process tells, in its
+// order.
 //
-// How it goes: each message that has arrived is read and parsed once, one after the other, and then it is in the index, and
-// whoever waits for it hears of it. While one is parsed, the network process knows which, and kills this process where that
-// takes too long. Removals and marks take effect at once, also for a message that is still to be parsed.
+// How it goes: each message that has arrived is read and parsed once, one after the other, and then it is in the index,
+// and whoever waits for it hears of it. While one is parsed, the network process knows which, and kills this process
+// where that takes too long. Removals and marks take effect at once, also for a message that is still to be parsed.
 //
-// Promises: memory is bounded by the number of messages that are kept, and by the text of theirs that is searched. After
-// `settled()` the index has all that got its 250 before.
+// Promises: memory is bounded by the number of messages that are kept, and by the text of theirs that is searched.
+// After `settled()` the index has all that got its 250 before.
 import { readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -38,7 +39,7 @@ export type Told = { readonly kind: 'arrived'; readonly item: Item } | Exclude<C
 type Options = Readonly<{
   folder: string;
   unreadable: readonly string[];
-  /** Tells which message is being parsed; undefined: none any more. */
+  /** Tells which message is being parsed; undefined where none is any more. */
   onReading: (id: string | undefined) => void;
 }>;
 
@@ -74,12 +75,12 @@ export class Mailbox {
     clearTimeout(timer);
   }
 
-  /** The newest first. */
+  /** All messages, the newest first. */
   items(): readonly Item[] {
     return [...this.#items.values()].toReversed();
   }
 
-  /** `latest`: the newest one. */
+  /** The message with that id; `latest` is the newest one. */
   find(id: string): Item | undefined {
     return id === 'latest' ? this.items()[0] : this.#items.get(id);
   }
@@ -129,7 +130,7 @@ export class Mailbox {
     }
   }
 
-  /** Behind all messages that it has heard of before. */
+  /** Adds a message, which is parsed behind all that were added before. */
   add({ mail, isRead, tags }: Kept): void {
     this.#coming.set(mail.id, { isRead, tags });
     this.#read = this.#read.then(() => this.#index(mail));
@@ -230,7 +231,7 @@ const cut = (people: readonly Person[]): readonly Person[] =>
 
 const nobody: Person = { Name: '', Address: '' };
 
-/** Of a message that could not be parsed the envelope is shown. */
+/** What is shown of a message that could not be parsed: its envelope. */
 const unparsed = ({ from, recipients }: Captured): Summary => ({
   from: { Name: '', Address: from },
   to: recipients.map(Address => ({ Name: '', Address })),

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import type { Address as ParsedAddress, Email } from 'postal-mime';
 
-/** As Mailpit writes an address. */
+/** An address, as Mailpit's API has it. */
 export type Person = { readonly Name: string; readonly Address: string };
 
 export type Part = Readonly<{
@@ -25,7 +25,7 @@ export type Parsed = Readonly<{
   replyTo: readonly Person[];
   subject: string;
   messageId: string;
-  /** In ms; undefined: there is none that can be read. */
+  /** The date in ms since 1970; undefined where there is none that can be read. */
   date: number | undefined;
   text: string;
   html: string;
@@ -33,8 +33,8 @@ export type Parsed = Readonly<{
 }>;
 
 /**
- * postal-mime joins the lines of each part by a Blob. Node's own costs more than all else that it does with a small message (0.8
- * of 1.1 ms), because it is for what lies elsewhere; this one joins octets that are here.
+ * postal-mime joins the lines of each part by a Blob. Node's own costs more than all else that it does with a small
+ * message (0.8 of 1.1 ms), because it is for what lies elsewhere; this one joins octets that are here.
  */
 class Joined {
   readonly #octets: Buffer;

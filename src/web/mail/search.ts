@@ -1,6 +1,6 @@
-// What is looked for among captured mail, in the words of Mailpit's search: `to:anton subject:"your order" !is:read hello`.
-// Every term must hold; `!` or `-` in front turns it round; without a field it is looked for in the text, the subject and
-// all names and addresses. Letter case does not count. Pure.
+// What is looked for among captured mail, in the words of Mailpit's search: `to:anton subject:"your order" !is:read
+// hello`. Every term must hold; `!` or `-` in front turns it round; without a field it is looked for in the text, the
+// subject and all names and addresses. Letter case does not count. Pure.
 import * as limits from '../limits.ts';
 import type { Item } from './mailbox.ts';
 import type { Person } from './parse.ts';
@@ -33,7 +33,10 @@ const states: Readonly<Record<string, Matches>> = {
   'has:inline': ({ summary }) => summary.inline > 0,
 };
 
-/** `timeZone`: of the dates in it, UTC unless given. What cannot be understood is passed over, as Mailpit does. */
+/**
+ * Parses a search. `timeZone` is that of its dates, UTC unless given. What cannot be understood is passed over, as
+ * Mailpit does.
+ */
 export function parseSearch(query: string, timeZone = 'UTC'): Matches {
   const terms = [...query.slice(0, limits.maxQueryLength).matchAll(term)].slice(0, limits.maxTerms);
   const wanted = terms.flatMap(([whole, not, field = '', phrase, word]) => {
@@ -53,7 +56,7 @@ const bare = (whole: string, not: string | undefined): string =>
     .replaceAll('"', '')
     .toLowerCase();
 
-/** undefined: there is no such field. */
+/** Parses a term; undefined where there is no such field. */
 function parseTerm(field: string, part: string, timeZone: string): Matches | undefined {
   const state = states[`${field}:${part}`];
   if (state) return state;
@@ -69,7 +72,7 @@ function parseTerm(field: string, part: string, timeZone: string): Matches | und
     item.searched.includes(part) || has(item.summary.subject, part) || (fields['addressed']?.(item, part) ?? false);
 }
 
-/** `2026-11-29`, `2026/11/29`, both also with a time behind; in that zone. */
+/** Parses `2026-11-29` or `2026/11/29`, both also with a time behind, in that time zone. */
 function parseDate(text: string, timeZone: string): number | undefined {
   const [, year, month, day, hour = '0', minute = '0', second = '0'] =
     /^(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?:[t ](\d{1,2}):(\d{2})(?::(\d{2}))?)?$/.exec(text) ?? [];

@@ -1,5 +1,5 @@
-// POST /api/v1/send: a message as JSON, composed by nodemailer and kept as if it had come by SMTP. For tests that want mail
-// in the mailbox without a client of their own.
+// POST /api/v1/send: a message as JSON, composed by nodemailer and kept as if it had come by SMTP. For tests that want
+// mail in the mailbox without a client of their own.
 import { Problem, type Route, json } from '../server.ts';
 import { type Desk, type Json, isObject, readJson, toTags } from './desk.ts';
 
@@ -7,7 +7,7 @@ export const sendRoute = (desk: Desk): Route => ({
   method: 'POST',
   path: '/api/v1/send',
   about: 'Keeps a message: From, To, Cc, Bcc, ReplyTo, Subject, Text, HTML, Headers, Attachments (base64), Tags.',
-  // Base64, and the rest of the JSON.
+  // Base64 makes a message a third larger, and there is the rest of the JSON.
   maxBodyOctets: Math.ceil(desk.maxSizeBytes * 1.4) + 1024 * 1024,
   async answer(request) {
     const wanted = await readJson(request);
@@ -38,7 +38,7 @@ async function compose(wanted: Json): Promise<{ octets: Buffer; from: string; re
     headers: fields(wanted['Headers']),
     attachments: listOf(wanted['Attachments'], 'Attachments').map(attachment),
     newline: '\n',
-    // What it is given is text, and never the name of a file or of a host.
+    // Whatever nodemailer is given is text, and never the name of a file or of a host.
     disableFileAccess: true,
     disableUrlAccess: true,
   });

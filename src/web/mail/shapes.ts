@@ -25,7 +25,7 @@ export function listItem({ mail, isRead, tags, summary }: Item) {
   };
 }
 
-/** `found`: what matches; `all`: every message. */
+/** A part of a list. `found` is what matches, `all` is every message. */
 export function list(found: readonly Item[], all: readonly Item[], start: number, limit: number) {
   const messages = found.slice(start, start + limit).map(listItem);
   return {
@@ -91,7 +91,7 @@ const attachment = ({ id, name, type, contentId, octets }: Part) => ({
   Checksums: hashes(octets),
 });
 
-/** Each field with its values. Names as Go's mail package writes them, which is how Mailpit does: `Message-Id`. */
+/** Each field with its values. Names are written as by Go's mail package, as Mailpit has them: `Message-Id`. */
 export function headers(parsed: Parsed): Record<string, string[]> {
   const found: Record<string, string[]> = {};
   for (const { name, value } of parsed.fields.toSorted((one, other) => one.name.localeCompare(other.name)))
@@ -99,7 +99,7 @@ export function headers(parsed: Parsed): Record<string, string[]> {
   return found;
 }
 
-/** RFC 2369, RFC 8058. */
+/** How to unsubscribe, as the message says it (RFC 2369, RFC 8058). */
 function listUnsubscribe(parsed: Parsed) {
   const [header = ''] = valuesOf(parsed, 'list-unsubscribe');
   const [post = ''] = valuesOf(parsed, 'list-unsubscribe-post');

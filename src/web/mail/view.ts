@@ -45,7 +45,7 @@ export function viewRoutes(desk: Desk): readonly Route[] {
 
 function policy(isEmbedded: boolean, isRemote: boolean): string {
   const elsewhere = isRemote ? ' http: https:' : '';
-  // Same origin, so that inline images load; without scripts that gives a document nothing.
+  // The document keeps its origin, so that inline images load; without scripts that gives it nothing.
   const sandbox = isEmbedded ? '' : ' allow-same-origin';
   return [
     `sandbox${sandbox} allow-popups allow-popups-to-escape-sandbox`,
@@ -60,7 +60,7 @@ function policy(isEmbedded: boolean, isRemote: boolean): string {
   ].join('; ');
 }
 
-/** As Mailpit does: inline parts are links to this API. */
+/** The HTML with links to this API in place of inline parts, as Mailpit has it. */
 const linked = (parsed: Parsed, id: string, isRemote: boolean): string =>
   tame(
     replaceInline(parsed, part => `/api/v1/message/${id}/part/${part.id}`),
@@ -84,7 +84,7 @@ function embedded(parsed: Parsed, isRemote: boolean): string {
 const tame = (html: string, isRemote: boolean): string =>
   html.replaceAll(isRemote ? /<(?:base|meta|i?frame)/gi : /<(?:base|link|meta|i?frame)/gi, '<bgsound');
 
-/** `cid:` of RFC 2392. */
+/** Puts a URL in place of each `cid:` (RFC 2392) that names a part. */
 function replaceInline({ html, parts }: Parsed, toUrl: (part: Parsed['parts'][number]) => string): string {
   return html.replaceAll(/(["'(=]\s*)cid:([^"'()\s<>]+)/gi, (whole, before: string, cid: string) => {
     const part = parts.find(({ contentId }) => contentId === cid || contentId === tryDecode(cid));

@@ -3,7 +3,7 @@
 import { list } from './api.js';
 import { element, shortTime, sizeText } from './dom.js';
 
-/** As in list.css. */
+/** The height of a row in pixels, which list.css has, too. */
 const rowHeight = 76;
 const pageSize = 100;
 /** Rows that are drawn above and below what is in view. */
@@ -38,7 +38,7 @@ export class MessageList {
     this.#onCount = onCount;
     box.append(this.#canvas);
     box.addEventListener('scroll', () => this.#drawSoon());
-    // By the place, not by the element: that may have been drawn anew between press and release.
+    // A click counts by its place, and not by its element, which may have been drawn anew between press and release.
     box.addEventListener('click', event => {
       const y = event.clientY - box.getBoundingClientRect().top + box.scrollTop;
       this.#choose(Math.floor(y / rowHeight));
