@@ -1,7 +1,9 @@
-// Makes a fresh clone runnable: `node .node24/ensure.mjs start|test` installs what is missing or stale in node_modules and sees to it that
-// the scripts run under Node 24; `… pam` (npm's postinstall) compiles authenticate-pam for that Node.
-// Promises: nothing to do costs a few milliseconds; every failure is one clear line. Plain JavaScript that Node 18 can run, no dependencies.
-// Never: writes package-lock.json, removes what a running server has loaded, or fails an installation for want of PAM.
+// Makes a fresh clone runnable: `node .node24/ensure.mjs start|test` installs what is missing or stale in node_modules
+// and sees to it that the scripts run under Node 24; `… pam` (npm's postinstall) compiles authenticate-pam for that
+// Node.
+// Promises: nothing to do costs a few milliseconds; every failure is one clear line. Plain JavaScript that Node 18 can
+// run, no dependencies. Never: writes package-lock.json, removes what a running server has loaded, or fails an
+// installation for want of PAM.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
@@ -28,7 +30,10 @@ function node24() {
   return existsSync(broughtNode) ? broughtNode : isNode24 ? process.execPath : undefined;
 }
 
-/** By content, not by date: after `npm ci --omit=dev` the dates look right and the dev dependencies are missing all the same. */
+/**
+ * By content, not by date: after `npm ci --omit=dev` the dates look right and the dev dependencies are missing all the
+ * same.
+ */
 function isStale(purpose) {
   const packages = path => JSON.parse(readFileSync(path, 'utf8')).packages;
   const installed = packages(join(modules, '.package-lock.json'));
@@ -41,8 +46,9 @@ function isStale(purpose) {
 }
 
 /**
- * npm must run under the host's own Node, not under the one that it brings: engines decide whether Node 24 is installed at all. `npm install`
- * where something is there already, because `npm ci` would first remove it, also from under a server that runs from this folder.
+ * npm must run under the host's own Node, not under the one that it brings: engines decide whether Node 24 is installed
+ * at all. `npm install` where something is there already, because `npm ci` would first remove it, also from under a
+ * server that runs from this folder.
  */
 function install(isFresh, purpose) {
   const command = isFresh ? (purpose === 'start' ? ['ci', '--omit=dev'] : ['ci']) : ['install', '--no-save'];
@@ -60,7 +66,10 @@ function install(isFresh, purpose) {
   process.exit(1);
 }
 
-/** Compiles authenticate-pam against the headers of this very Node: npm's own `nodedir` may name those of another version. */
+/**
+ * Compiles authenticate-pam against the headers of this very Node: npm's own `nodedir` may name those of another
+ * version.
+ */
 function buildPam() {
   const folder = join(modules, 'authenticate-pam');
   const without = reason => console.log(`Unix passwords (PAM) stay off on this machine: ${reason}`);

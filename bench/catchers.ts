@@ -1,5 +1,5 @@
-// Mail catchers side by side: how fast they take 10,000 messages, until each can be found; how long a list and a search take
-// then; and how much memory they have. `node bench/catchers.ts FOLDER`, where FOLDER/node_modules has the others:
+// Mail catchers side by side: how fast they take 10,000 messages, until each can be found; how long a list and a search
+// take then; and how much memory they have. `node bench/catchers.ts FOLDER`, where FOLDER/node_modules has the others:
 // npm install --ignore-scripts smtp-server mailparser maildev smtp-tester
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';

@@ -1,6 +1,8 @@
-// What a message costs SlimSMTP as one thing grows: its recipients, its size, the queue, the sessions, the table `smtp`. The first two are the message's
-// own work and may cost in proportion; the others are the work of others and must not slow it.
-// Promises: each round goes over all points, so that a disk that slows down does not look like growth; PostgreSQL is a real one, in a root of its own.
+// What a message costs SlimSMTP as one thing grows: its recipients, its size, the queue, the sessions, the table
+// `smtp`. The first two are the message's own work and may cost in proportion; the others are the work of others and
+// must not slow it.
+// Promises: each round goes over all points, so that a disk that slows down does not look like growth; PostgreSQL is a
+// real one, in a root of its own.
 import { readdirSync, rmSync } from 'node:fs';
 import { performance } from 'node:perf_hooks';
 import { join } from 'node:path';
@@ -124,7 +126,8 @@ export const growth: Readonly<Record<string, Series>> = {
           await database.grow(rows);
           await warm(place, peer, { settings }, async server => {
             const known = await deliver(place, peer, server, unrelated);
-            // The server asks the database for each: nothing is remembered, and the table must answer that it is not there.
+            // The server asks the database for each: nothing is remembered, and the table must answer that it is not
+            // there.
             const other = await deliver(place, peer, server, { ...unrelated, numbered: true, to: 'new@bench.test' });
             found(rows, { ...known, newMs: other.ms ?? 0, newProcessorMs: other.processorMs ?? 0 });
           });

@@ -1,5 +1,5 @@
-// Mail as it comes from a well-kept domain, for W10: signed beforehand, so that signing costs nothing while it is measured, and a DNS server on
-// loopback that has the domain's key, its SPF and its DMARC. All else is unknown there.
+// Mail as it comes from a well-kept domain, for W10: signed beforehand, so that signing costs nothing while it is
+// measured, and a DNS server on loopback that has the domain's key, its SPF and its DMARC. All else is unknown there.
 import { createHash, generateKeyPairSync } from 'node:crypto';
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';

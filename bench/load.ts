@@ -1,5 +1,6 @@
-// What sends and what receives in the end: Postfix's smtp-source and smtp-sink, in C, so that they leave the cores to the server; and a client of
-// our own for what smtp-source cannot do: STARTTLS, sessions that idle, the time that one message takes.
+// What sends and what receives in the end: Postfix's smtp-source and smtp-sink, in C, so that they leave the cores to
+// the server; and a client of our own for what smtp-source cannot do: STARTTLS, sessions that idle, the time that one
+// message takes.
 // Promises: a reply other than 2xx and 3xx rejects, and so does a minute of silence; nothing is sent twice.
 import { type Socket, connect } from 'node:net';
 import { performance } from 'node:perf_hooks';

@@ -1,6 +1,7 @@
 // How fast SlimSMTP and others are at the same work on this machine: `npm run bench -- [growth] [options]`.
-// Promises: servers take turns, and the order turns with each round; a failed measurement is told, and the status is then 1; at the end, and at Ctrl-C, nothing is left running.
-// Figures of different runs must not be compared: disks and neighbours vary by factors within minutes.
+// Promises: servers take turns, and the order turns with each round; a failed measurement is told, and the status is
+// then 1; at the end, and at Ctrl-C, nothing is left running. Figures of different runs must not be compared: disks and
+// neighbours vary by factors within minutes.
 import { appendFileSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';

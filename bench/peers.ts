@@ -1,6 +1,8 @@
-// The servers that are compared, each as it comes, except limits that would refuse the load and look-ups in the DNS. One runs at a time, on loopback.
-// Promises: each takes mail for u@bench.test and 1u@… to 1000u@…, one Maildir each below `mail`, and relays other mail to the sink, without TLS.
-// A server that forwards or stores later says so (`answersFrom`): for it the clock runs until the last message is in its Maildir.
+// The servers that are compared, each as it comes, except limits that would refuse the load and look-ups in the DNS.
+// One runs at a time, on loopback.
+// Promises: each takes mail for u@bench.test and 1u@… to 1000u@…, one Maildir each below `mail`, and relays other mail
+// to the sink, without TLS. A server that forwards or stores later says so (`answersFrom`): for it the clock runs until
+// the last message is in its Maildir.
 import { chownSync, copyFileSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { dnsAddress, signer } from './judged.ts';
@@ -113,7 +115,10 @@ export const peers: Record<string, (place: Place) => Promise<Peer>> = {
       },
     }),
 
-  /** Judges what comes: OpenDKIM and OpenDMARC as milters, policyd-spf as policy service. The keys of senders come from a file: its resolver asks no server on loopback. */
+  /**
+   * Judges what comes: OpenDKIM and OpenDMARC as milters, policyd-spf as policy service. The keys of senders come from
+   * a file: its resolver asks no server on loopback.
+   */
   'postfix-judge': place =>
     postfix(place, {
       name: 'postfix-judge',

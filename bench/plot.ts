@@ -1,5 +1,6 @@
 // Two kinds of plot as SVG, written by hand: bars for the workloads, lines for what grows.
-// Promises: readable on light and on dark ground, without colours too (each bar and each line bears its name and its numbers); no scripts, no fonts to load.
+// Promises: readable on light and on dark ground, without colours too (each bar and each line bears its name and its
+// numbers); no scripts, no fonts to load.
 import { shown } from './report.ts';
 
 const style = `<style>

@@ -1,6 +1,7 @@
-// Runs programs, and servers in a PID namespace of their own, where nothing escapes: daemons that fork away stay countable, and all end together.
-// Promises: a server's processor time and memory are those of all its processes, ended ones included; when this process dies, however, they die too.
-// Linux only; needs root for the namespace.
+// Runs programs, and servers in a PID namespace of their own, where nothing escapes: daemons that fork away stay
+// countable, and all end together.
+// Promises: a server's processor time and memory are those of all its processes, ended ones included; when this process
+// dies, however, they die too. Linux only; needs root for the namespace.
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
 import { closeSync, openSync, readFileSync, readdirSync } from 'node:fs';
 
@@ -62,8 +63,9 @@ function ended(child: ChildProcess): Promise<number | NodeJS.Signals | null> {
   });
 }
 
-// The first process of the namespace: adopts orphans, so that their processor time is counted, and passes SIGTERM on to all. The limit is the one of
-// a shell: Node has raised its own, and a server that closes each descriptor it might have (Exim) would do little else.
+// The first process of the namespace: adopts orphans, so that their processor time is counted, and passes SIGTERM on to
+// all. The limit is the one of a shell: Node has raised its own, and a server that closes each descriptor it might have
+// (Exim) would do little else.
 const init = `ulimit -Sn 1024; trap 'kill -TERM -1' TERM
 "$@" & server=$!; while kill -0 $server 2>/dev/null; do wait $server; done`;
 

@@ -1,5 +1,7 @@
-// Turns measurements into text: tables for the terminal and for docs/performance.md, with the machine and the versions that they belong to.
-// Promises: medians, never the best; what failed is told; of the document only what stands between a pair of marks changes, all else stays.
+// Turns measurements into text: tables for the terminal and for docs/performance.md, with the machine and the versions
+// that they belong to.
+// Promises: medians, never the best; what failed is told; of the document only what stands between a pair of marks
+// changes, all else stays.
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { arch, cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';

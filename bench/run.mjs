@@ -1,4 +1,5 @@
-// `npm run bench -- [growth] [options]`: see main.ts. Plain JavaScript that Node 18 can run: it finds or installs Node 24 and hands over.
+// `npm run bench -- [growth] [options]`: see main.ts. Plain JavaScript that Node 18 can run: it finds or installs Node
+// 24 and hands over.
 // Promises: Ctrl-C and SIGTERM let the benchmark end what it started and unmount what it mounted; its status is ours.
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';

@@ -1,7 +1,9 @@
-// The place where all is measured: a file system of its own, a Debian root for each Debian server (they conflict), npm servers, our bundle.
-// Promises: the machine's own system is left alone, but for debootstrap; closePlace() unmounts, and deletes all unless BENCH_DIR names a folder to keep.
-// Never measures on what happens to be there: on an ext4 without a journal each create costs a millisecond once some thousand files were deleted, which punishes every
-// server that keeps a queue. Direct I/O, so that an fsync reaches the disk below and no second page cache hides it.
+// The place where all is measured: a file system of its own, a Debian root for each Debian server (they conflict), npm
+// servers, our bundle.
+// Promises: the machine's own system is left alone, but for debootstrap; closePlace() unmounts, and deletes all unless
+// BENCH_DIR names a folder to keep. Never measures on what happens to be there: on an ext4 without a journal each
+// create costs a millisecond once some thousand files were deleted, which punishes every server that keeps a queue.
+// Direct I/O, so that an fsync reaches the disk below and no second page cache hides it.
 import { spawnSync } from 'node:child_process';
 import {
   chmodSync,
@@ -116,7 +118,8 @@ export async function openPlace(say: (text: string) => void) {
       if (!existsSync(image)) {
         say(`Making a file system of ${imageSize}.`);
         await run(['fallocate', '-l', imageSize, `${image}.part`]);
-        // All its tables now: nothing initialises them behind a measurement. Many inodes: a queue of a million has two million files.
+        // All its tables now: nothing initialises them behind a measurement. Many inodes: a queue of a million has two
+        // million files.
         const options = 'lazy_itable_init=0,lazy_journal_init=0';
         await run(['mkfs.ext4', '-q', '-i', '4096', '-O', 'has_journal', '-E', options, `${image}.part`]);
         renameSync(`${image}.part`, image);

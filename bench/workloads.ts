@@ -1,5 +1,7 @@
-// The work: what is sent, and what is measured. A server runs alone, started afresh for each measurement, and is warmed up first.
-// Promises: a measurement in which a single message is missing is an error, not a figure; a rate counts messages, however many recipients they have.
+// The work: what is sent, and what is measured. A server runs alone, started afresh for each measurement, and is warmed
+// up first.
+// Promises: a measurement in which a single message is missing is an error, not a figure; a rate counts messages,
+// however many recipients they have.
 import { existsSync, readdirSync } from 'node:fs';
 import { performance } from 'node:perf_hooks';
 import { connect } from 'node:net';

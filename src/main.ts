@@ -206,7 +206,10 @@ function listParts(context: Context, opened: Opened): Parts {
   };
 }
 
-/** What the command line is answered. `loaded`: the queue knows its messages; before, an answer about them would be that there are none. */
+/**
+ * What the command line is answered. `loaded`: the queue knows its messages; before, an answer about them would be that
+ * there are none.
+ */
 function answers(context: Context, opened: Opened, loaded: Promise<void>) {
   const { settings, log } = context;
   const { roots, routing, sending, authenticator, listeners, live } = opened;

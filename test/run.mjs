@@ -1,7 +1,8 @@
-// The test stages: `node test/run.mjs check|unit|integration|torture …`, in the order given, each with its own set-up; `npm test` is all of them.
-// Promises: a fresh clone needs nothing but Node and npm (and, for the integration stage, a container engine or root on Debian); the first stage
-// that fails ends the run with its status; nothing is skipped silently; tests run under the flags of the image.
-// Never: leaves the choice of files to the test runner, which passes where it finds none.
+// The test stages: `node test/run.mjs check|unit|integration|torture …`, in the order given, each with its own set-up;
+// `npm test` is all of them.
+// Promises: a fresh clone needs nothing but Node and npm (and, for the integration stage, a container engine or root on
+// Debian); the first stage that fails ends the run with its status; nothing is skipped silently; tests run under the
+// flags of the image. Never: leaves the choice of files to the test runner, which passes where it finds none.
 import { spawnSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
@@ -54,7 +55,8 @@ function prepareContainers() {
   run('sh', ['test/setup/engine.sh']);
   run('docker', ['build', '--quiet', '--tag', 'slimsmtp:test', '.']);
   run('docker', ['build', '--quiet', '--tag', 'slimsmtp-peer:test', 'test/peers']);
-  // Where the base image is a stand-in there is no registry, and so no image of testcontainers' reaper: the tests stop what they start.
+  // Where the base image is a stand-in there is no registry, and so no image of testcontainers' reaper: the tests stop
+  // what they start.
   const label = spawnSync('docker', [
     'image',
     'inspect',
@@ -65,7 +67,10 @@ function prepareContainers() {
   if (label.stdout.toString().trim() === 'yes') environment.TESTCONTAINERS_RYUK_DISABLED = 'true';
 }
 
-/** Folders, and files of them. A few at once: the tests are written for two cores, and those of units wait more than they work. The second limit is for files that hang where no timer of theirs runs. */
+/**
+ * Folders, and files of them. A few at once: the tests are written for two cores, and those of units wait more than
+ * they work. The second limit is for files that hang where no timer of theirs runs.
+ */
 function tests(places, { atOnce, eachMs, allMs }, ...flags) {
   const files = places.flatMap(place => {
     if (place.endsWith('.test.ts')) return join('test', place);

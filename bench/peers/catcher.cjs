@@ -1,5 +1,5 @@
-// Catchers as people make them of packages of npm, with an HTTP list of what they have: `smtp-server` with `mailparser`, and
-// `smtp-tester`. SMTP and HTTP are their ports.
+// Catchers as people make them of packages of npm, with an HTTP list of what they have: `smtp-server` with
+// `mailparser`, and `smtp-tester`. SMTP and HTTP are their ports.
 'use strict';
 const { createServer } = require('node:http');
 

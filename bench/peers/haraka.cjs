@@ -1,4 +1,5 @@
-// A plugin that makes Haraka do our work: mail for bench.test into Maildirs, all other mail to the sink. MAIL, SINK, MAILDIR from the environment.
+// A plugin that makes Haraka do our work: mail for bench.test into Maildirs, all other mail to the sink. MAIL, SINK,
+// MAILDIR from the environment.
 'use strict';
 const { store } = require(process.env.MAILDIR);
 

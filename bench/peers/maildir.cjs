@@ -1,5 +1,6 @@
-// What both servers from npm lack: storing. The simplest correct way: written once, synced, linked into each Maildir, each folder synced.
-// Rejects, having answered nothing, where any of it fails; leaves what it wrote in tmp/ then. MAIL names the folder of the Maildirs.
+// What both servers from npm lack: storing. The simplest correct way: written once, synced, linked into each Maildir,
+// each folder synced. Rejects, having answered nothing, where any of it fails; leaves what it wrote in tmp/ then. MAIL
+// names the folder of the Maildirs.
 'use strict';
 const { link, mkdir, open, rename } = require('node:fs/promises');
 const { join } = require('node:path');

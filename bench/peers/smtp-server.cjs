@@ -1,4 +1,5 @@
-// nodemailer's smtp-server with our Maildir: what one would write to receive mail with it. PORT, MAIL, MODULES, CERTIFICATE from the environment.
+// nodemailer's smtp-server with our Maildir: what one would write to receive mail with it. PORT, MAIL, MODULES,
+// CERTIFICATE from the environment.
 'use strict';
 const { readFileSync } = require('node:fs');
 const { join } = require('node:path');

@@ -35,7 +35,10 @@ export type AuthOptions = World &
     readonly offered?: readonly string[] | undefined;
     /** SLIM_DATA/state. */
     readonly folder: string;
-    /** Of replicas: what made-up challenges are drawn from, the same everywhere; unset: it is made, and kept in `folder`. */
+    /**
+     * Of replicas: what made-up challenges are drawn from, the same everywhere; unset: it is made, and kept in
+     * `folder`.
+     */
     readonly commonSecret?: string | undefined;
     /** For @PAM. */
     readonly steward:
@@ -180,8 +183,9 @@ async function openSources({
   }
 
   /**
-   * Whether a password is right. A wrong one costs the same work in the same queues, whoever's it is said to be, or the time
-   * would tell which names exist. PAM is asked for `nobody`, which is no account, in place of a name that has none.
+   * Whether a password is right. A wrong one costs the same work in the same queues, whoever's it is said to be, or the
+   * time would tell which names exist. PAM is asked for `nobody`, which is no account, in place of a name that has
+   * none.
    */
   async function isRight(found: Found | undefined, id: string, password: Buffer): Promise<boolean> {
     const verifier = found?.verifier ?? invent(id);

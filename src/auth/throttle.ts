@@ -13,8 +13,8 @@
 // expire and accounts share a fixed number of them. Loaded with the logins: a server without logins does not pay for
 // it.
 //
-// Replicas count failures together, in the database; while it is down, each counts alone. What is reserved each knows of
-// itself only: so for each replica one more guess may be judged at once.
+// Replicas count failures together, in the database; while it is down, each counts alone. What is reserved each knows
+// of itself only: so for each replica one more guess may be judged at once.
 import { hash } from 'node:crypto';
 import type { RateLimiterMemory } from 'rate-limiter-flexible';
 import type { CountLimits, CountStore, Counter } from '../mail/ports.ts';

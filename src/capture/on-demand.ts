@@ -1,5 +1,5 @@
-// Failures on demand: what the local part of a recipient asks for, so that tests can see how a program takes a refusal, a
-// slow server or a lost connection. Pure, but for greylisting, which remembers.
+// Failures on demand: what the local part of a recipient asks for, so that tests can see how a program takes a refusal,
+// a slow server or a lost connection. Pure, but for greylisting, which remembers.
 //
 //   reply-451@   RCPT is answered so: any code from 400 to 599
 //   data-552@    the message is refused so, after its last octet

@@ -1,4 +1,5 @@
-// `slimsmtp status`: what the running server does, and what it has done since its start; on a terminal anew every second.
+// `slimsmtp status`: what the running server does, and what it has done since its start; on a terminal anew every
+// second.
 import { setTimeout as pause } from 'node:timers/promises';
 import type { Settings } from '../config/settings.ts';
 import { ask } from '../control/client.ts';

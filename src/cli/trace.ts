@@ -33,7 +33,9 @@ export async function trace(wanted: string, flags: Flags, settings: Settings): P
   throw new Error(`nothing is known of ${wanted}; ${why}`);
 }
 
-/** What all replicas have kept of it: the events that have this name, then those of their messages, and of what follows. */
+/**
+ * What all replicas have kept of it: the events that have this name, then those of their messages, and of what follows.
+ */
 async function readTable(wanted: string, settings: Settings): Promise<readonly string[]> {
   const table = await openHistoryTable(settings, standardError);
   const lines = new Set(await table?.named(bare(wanted)));

@@ -1,4 +1,5 @@
-// `slimsmtp verify FILE`: what the server would say of a message that came from outside, with its reasons. Needs no server.
+// `slimsmtp verify FILE`: what the server would say of a message that came from outside, with its reasons. Needs no
+// server.
 import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
 import type { Settings } from '../config/settings.ts';

@@ -1,5 +1,5 @@
-// What SLIM_CAPTURE makes of the other settings: those that are for mail that leaves, is judged or has a home of its own do not
-// count, and some have other defaults.
+// What SLIM_CAPTURE makes of the other settings: those that are for mail that leaves, is judged or has a home of its
+// own do not count, and some have other defaults.
 // Promise: a setting that does not count is as if it were unset, and is named in the log.
 import { catcherPort, standardSockets } from './sockets.ts';
 import type { Environment, Remark, Source } from './sources.ts';

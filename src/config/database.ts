@@ -1,5 +1,5 @@
-// Where the database is: DATABASE_URL or libpq's own names (PGHOST …) become a URL for each host, because `pg` looks for
-// PG* in the environment only, and the settings may come from elsewhere; nor does it know several hosts.
+// Where the database is: DATABASE_URL or libpq's own names (PGHOST …) become a URL for each host, because `pg` looks
+// for PG* in the environment only, and the settings may come from elsewhere; nor does it know several hosts.
 // Promise: what libpq takes from such names is what `pg` is told; the files that hold the password are known, so that a
 // new connection can read them again.
 import { listOf, oneOf, parser } from './parser.ts';

@@ -1,5 +1,5 @@
-// What replicas (SLIM_QUEUE=@POSTGRESQL) cannot have: whatever each of them would make, keep or know by itself, because a
-// client or a message may come to any of them.
+// What replicas (SLIM_QUEUE=@POSTGRESQL) cannot have: whatever each of them would make, keep or know by itself, because
+// a client or a message may come to any of them.
 import type { Known } from './contradictions.ts';
 import { sortStorages } from './storages.ts';
 import type { Clean } from './table.ts';

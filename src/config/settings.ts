@@ -121,7 +121,8 @@ function load(environment: Environment) {
     logFormat: clean.SLIM_LOG_FORMAT,
     drainMs: clean.SLIM_DRAIN,
     http: clean.SLIM_HTTP, // undefined: no HTTP server
-    capture: capture(clean, storages.places.filter(each => 'path' in each).find(each => each.kind === 'default')?.path), // undefined: an ordinary server
+    // It is undefined where the server is an ordinary one.
+    capture: capture(clean, storages.places.filter(each => 'path' in each).find(each => each.kind === 'default')?.path),
     remarks, // for the log, at the start
   };
   return { settings: freeze(settings), sources };

@@ -5,7 +5,9 @@ import { listOf, parser } from './parser.ts';
 import { port } from './values.ts';
 
 export const standardSockets = 'smtp://:25\nsubmission://:587\nsubmissions://:465';
-/** Where clients of mail catchers connect (SLIM_CAPTURE): without TLS, because they would refuse our own certificate. */
+/**
+ * Where clients of mail catchers connect (SLIM_CAPTURE): without TLS, because they would refuse our own certificate.
+ */
 export const catcherPort = 1025;
 
 /** `host` undefined: IPv4 and IPv6. */

@@ -1,7 +1,7 @@
 // Who gets the mail (SLIM_STORAGES): `addr@domain=PATH`, `*@domain=PATH`, `@POSTGRESQL`, `@PAM`, `default=PATH`. Local
 // part and path may both hold `=`. `default=…` is always the catch-all; an address that begins so is `"default=x"@…`.
-// In place of a PATH an address (a value with an `@` and no `/`) is a forward, and `lmtp://host:port` or `lmtp:///path/socket`
-// an LMTP server. An address may stand several times: all count.
+// In place of a PATH an address (a value with an `@` and no `/`) is a forward, and `lmtp://host:port` or
+// `lmtp:///path/socket` an LMTP server. An address may stand several times: all count.
 import { formatMailbox, toMailbox } from '../mail/address.ts';
 import type { Forward } from '../mail/message.ts';
 import { parseAddress } from '../smtp/address.ts';

@@ -2,7 +2,10 @@
 import type { Figures } from '../mail/figures.ts';
 import type { Health } from './requests.ts';
 
-/** A word, and what is wrong, in sentences with the command that mends it. Without its database it is degraded, and works. */
+/**
+ * A word, and what is wrong, in sentences with the command that mends it. Without its database it is degraded, and
+ * works.
+ */
 export function judge(health: Health): Pick<Figures, 'health' | 'troubles'> {
   const { listening, database, writable, unwritable } = health;
   const troubles = [

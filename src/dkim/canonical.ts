@@ -1,7 +1,8 @@
-// The canonicalisation 'relaxed' of header fields and bodies: the form in which a signature sees a message, so that servers on
-// its way may fold lines and drop blanks without breaking it.
-// Promises: pure; linear time; memory for one piece, whatever the body; the digest is that of the octets that go out, where
-// a line ends in CRLF, whether it is stored with LF or came with a bare CR (src/outbound/content.ts sends that as a line end).
+// The canonicalisation 'relaxed' of header fields and bodies: the form in which a signature sees a message, so that
+// servers on its way may fold lines and drop blanks without breaking it.
+// Promises: pure; linear time; memory for one piece, whatever the body; the digest is that of the octets that go out,
+// where a line ends in CRLF, whether it is stored with LF or came with a bare CR (src/outbound/content.ts sends that as
+// a line end).
 // RFC 6376 §3.4.2 and §3.4.4.
 import { type Hash, createHash } from 'node:crypto';
 
@@ -20,7 +21,10 @@ const TAB = 9;
 const LF = 10;
 const CR = 13;
 const SPACE = 32;
-/** So many octets are canonicalised at once, into a buffer that all share: one of its own for each message cost 60 µs of collection. */
+/**
+ * So many octets are canonicalised at once, into a buffer that all share: one of its own for each message cost 60 µs of
+ * collection.
+ */
 const stepBytes = 32 * 1024;
 /** Each octet becomes two at most: a line end. */
 const out = Buffer.allocUnsafeSlow(stepBytes * 2 + 1);

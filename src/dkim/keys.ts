@@ -1,19 +1,19 @@
-// The keys that sign: made, kept in `SLIM_DATA/dkim/<domain>/`, rotated. `<selector>.pem` is a private key, `keys.json` says in
-// which state each is.
+// The keys that sign: made, kept in `SLIM_DATA/dkim/<domain>/`, rotated. `<selector>.pem` is a private key, `keys.json`
+// says in which state each is.
 // Promises:
 // - A domain has a key of each algorithm from its first mail on, and that one signs at once.
 // - A later key signs only once its record was seen in DNS. DNS that is silent changes nothing.
 // - A key that is to sign and cannot be read is CannotTell (4.7.5): mail waits, and never leaves unsigned for that.
-// - A folder that is only read (SLIM_DKIM_KEYS, of replicas or read-only) is never written: there the operator makes the
-//   keys, one of the algorithms is enough, and what keys.json says of their states stays.
+// - A folder that is only read (SLIM_DKIM_KEYS, of replicas or read-only) is never written: there the operator makes
+//   the keys, one of the algorithms is enough, and what keys.json says of their states stays.
 //
 // A key is in one of four states, in this order:
-//   new        made; its record has not been seen. The first of its algorithm signs all the same, since nothing else could.
+//   new        made; its record has not been seen. The first of its algorithm signs all the same: nothing else could.
 //   published  its record was seen, by one look.
-//   active     its record was seen by a second look, minutes later: all name servers of the domain have it by then. It signs.
+//   active     its record was seen by a second look, minutes later: by then all name servers have it. It signs.
 //   retired    another one has become active. Its record has to stay for some days, for mail that is still on its way.
-// `look` moves a key on, never back. A PEM file that keys.json does not know (copied there by an operator, or left by a crash
-// between the two) is a new key behind those that it knows.
+// `look` moves a key on, never back. A PEM file that keys.json does not know (copied there by an operator, or left by a
+// crash between the two) is a new key behind those that it knows.
 // RFC 6376 §3.1 (selectors) and §3.3.3 (key sizes), RFC 8463.
 import { type KeyObject, createPrivateKey, generateKeyPair } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, readdirSync } from 'node:fs';

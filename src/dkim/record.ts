@@ -1,4 +1,5 @@
-// The DNS record of a key: what is to be published, and whether a record that was found is that. RFC 6376 §3.6.1, RFC 8463 §4.
+// The DNS record of a key: what is to be published, and whether a record that was found is that. RFC 6376 §3.6.1, RFC
+// 8463 §4.
 import { type KeyObject, createPublicKey } from 'node:crypto';
 import type { Algorithm } from './signature.ts';
 

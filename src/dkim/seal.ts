@@ -1,9 +1,10 @@
-// The ARC set of a message that we forward: what we have found out about its author (ARC-Authentication-Results), a signature
-// of the message as it leaves (ARC-Message-Signature), and a seal on all sets (ARC-Seal). So the next server can believe us
-// that the author's SPF and signature were right when the message came here.
-// What was found out is read off our own Authentication-Results fields, which stand in the message. Nobody else's can carry
-// our name there: such claims are made harmless when a message comes (src/inbound/claims.ts).
-// Promises: pure but for the signing itself; linear time, whatever stands in the header. No set is added to a chain that has failed before, or that nobody has verified.
+// The ARC set of a message that we forward: what we have found out about its author (ARC-Authentication-Results), a
+// signature of the message as it leaves (ARC-Message-Signature), and a seal on all sets (ARC-Seal). So the next server
+// can believe us that the author's SPF and signature were right when the message came here.
+// What was found out is read off our own Authentication-Results fields, which stand in the message. Nobody else's can
+// carry our name there: such claims are made harmless when a message comes (src/inbound/claims.ts).
+// Promises: pure but for the signing itself; linear time, whatever stands in the header. No set is added to a chain
+// that has failed before, or that nobody has verified.
 // RFC 8617 §4.1 and §5.1.
 import { type Field, bodyOf } from '../mail/header.ts';
 import { relaxedField } from './canonical.ts';
@@ -13,12 +14,14 @@ import { type Signed, type SigningKey, base64Lines, fieldsToSign, folded, signOc
 const maxInstances = 50;
 const parts = ['arc-authentication-results', 'arc-message-signature', 'arc-seal'] as const;
 
-/** `authservId`: our name in Authentication-Results. `names`: the fields to sign, instead of those that DKIM would sign. */
+/**
+ * `authservId`: our name in Authentication-Results. `names`: the fields to sign, instead of those that DKIM would sign.
+ */
 type ToSeal = Signed & Readonly<{ authservId: string; names?: readonly string[] }>;
 
 /**
- * The three ARC fields that seal a message (RFC 8617 §4.1), each ending in LF; '' where there is no judgement of ours to
- * seal, or where the chain must not be continued.
+ * The three ARC fields that seal a message (RFC 8617 §4.1), each ending in LF; '' where there is no judgement of ours
+ * to seal, or where the chain must not be continued.
  */
 export async function arcSet(message: ToSeal, by: SigningKey): Promise<string> {
   const { fields, authservId, bodyDigest, now } = message;

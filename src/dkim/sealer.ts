@@ -1,6 +1,8 @@
-// Seals what we forward for others (ARC), with the RSA key of the first of SLIM_DOMAINS, at whose addresses its bounces come.
-// Promises: mail of ours is not sealed, since it is signed; a message is sealed once for each form in which it leaves. A
-// forward that cannot be sealed leaves all the same, with a line in the log: a seal helps it on, and nobody demands one.
+// Seals what we forward for others (ARC), with the RSA key of the first of SLIM_DOMAINS, at whose addresses its bounces
+// come.
+// Promises: mail of ours is not sealed, since it is signed; a message is sealed once for each form in which it leaves.
+// A forward that cannot be sealed leaves all the same, with a line in the log: a seal helps it on, and nobody demands
+// one.
 // RFC 8617.
 import type { Signer } from '../mail/ports.ts';
 import { Gatherer } from '../system/gather.ts';

@@ -1,6 +1,6 @@
 // DKIM-Signature fields for a header and the digest of its body. Pure, but for the signing itself.
-// Promises: what a reader shows of a message is signed as often as it stands there and once more, so that nobody can add
-// another From or Subject; no `l=`, so that nobody can add to the body.
+// Promises: what a reader shows of a message is signed as often as it stands there and once more, so that nobody can
+// add another From or Subject; no `l=`, so that nobody can add to the body.
 // RFC 6376 §3.5 and §5.4, RFC 8463 (Ed25519).
 import { type KeyObject, hash, sign } from 'node:crypto';
 import type { Field } from '../mail/header.ts';
@@ -24,7 +24,10 @@ export type Signed = {
 const contentFields = ['content-type', 'content-transfer-encoding', 'content-disposition'];
 const oversigned = ['from', 'to', 'cc', 'subject', 'date', 'message-id', 'reply-to', 'mime-version', ...contentFields];
 const isOversigned = (name: string): boolean => oversigned.includes(name) || name.startsWith('content-');
-/** Besides these the fields of lists are signed where they stand there (RFC 8058). Never Received, Return-Path and Bcc, which change. */
+/**
+ * Besides these the fields of lists are signed where they stand there (RFC 8058). Never Received, Return-Path and Bcc,
+ * which change.
+ */
 const isSigned = (name: string): boolean => isOversigned(name) || name.startsWith('list-');
 /** More fields than that make no mail that somebody reads, and `h=` would grow with them. */
 export const maxSignedFields = 500;

@@ -1,8 +1,8 @@
 // Signs what leaves: finds the domain that answers for a message, reads the message as it goes out, and gives the
 // DKIM-Signature fields to put in front of it.
 // Promises:
-// - Signed is what is ours to sign (`QueueEntry.isOurs`) and has one From field with an address in a hosted domain. Whatever
-//   of ours leaves unsigned has a line in the log that says why.
+// - Signed is what is ours to sign (`QueueEntry.isOurs`) and has one From field with an address in a hosted domain.
+//   Whatever of ours leaves unsigned has a line in the log that says why.
 // - Where it cannot be told now whether or how it is to be signed, the mail waits (CannotTell).
 // - A message is read and signed once for each form in which it leaves, however many servers it goes to.
 import { parseAddressList } from '../mail/address-list.ts';

@@ -1,11 +1,12 @@
 // One question to one server: over UDP, and over TCP where the answer does not fit into a datagram.
-// Promises: a forged answer has to hit a random id, a random port and the address of the server; descriptors are bounded, however many
-// questions stay unanswered; each exchange ends in its time, and each error is one of Node's codes.
+// Promises: a forged answer has to hit a random id, a random port and the address of the server; descriptors are
+// bounded, however many questions stay unanswered; each exchange ends in its time, and each error is one of Node's
+// codes.
 // RFC 5452 (forged answers), RFC 7766 (TCP).
 //
-// A question has a socket of its own, and so a port of its own, while there are few. Beyond, it shares one with others; a socket that has
-// had its share of questions is given no more, and closes with its last answer. Each socket is connected: the kernel drops what comes
-// from elsewhere, and tells when nobody listens there.
+// A question has a socket of its own, and so a port of its own, while there are few. Beyond, it shares one with others;
+// a socket that has had its share of questions is given no more, and closes with its last answer. Each socket is
+// connected: the kernel drops what comes from elsewhere, and tells when nobody listens there.
 import { type Socket, createSocket } from 'node:dgram';
 import { connect, isIPv6 } from 'node:net';
 import { failure } from '../system/dns.ts';

@@ -1,6 +1,8 @@
-// One question as DNS writes it, and what an answer to it says: pure, but for `dns-packet`, which is loaded with the first question.
+// One question as DNS writes it, and what an answer to it says: pure, but for `dns-packet`, which is loaded with the
+// first question.
 // Promise: a message that does not answer this very question (its id, its name, its type) is no answer.
-// RFC 1035 §4, RFC 6891 (EDNS0), RFC 6840 §5.7 (AD in a question: we understand it in the answer), RFC 2308 §5 (how long a 'no' counts).
+// RFC 1035 §4, RFC 6891 (EDNS0), RFC 6840 §5.7 (AD in a question: we understand it in the answer), RFC 2308 §5 (how
+// long a 'no' counts).
 import type { Answer as Entry } from 'dns-packet';
 
 export type QuestionType = 'A' | 'AAAA' | 'MX' | 'NS' | 'PTR' | 'TLSA' | 'TXT';

@@ -1,7 +1,8 @@
-// Which DNS servers are asked: those of SLIM_RESOLVER, else those of resolv.conf, which is read again when it has changed.
-// Promise: the AD bit is believed only of servers that our operator has named, or where resolv.conf says `options trust-ad`; and of
-// Docker's forwarder never by itself, because Docker copies that option from the host, whose resolver it may not ask at all.
-// resolv.conf(5). Its `search` and `ndots` do not apply: a name from mail is whole as it stands.
+// Which DNS servers are asked: those of SLIM_RESOLVER, else those of resolv.conf, which is read again when it has
+// changed.
+// Promise: the AD bit is believed only of servers that our operator has named, or where resolv.conf says `options
+// trust-ad`; and of Docker's forwarder never by itself, because Docker copies that option from the host, whose resolver
+// it may not ask at all. resolv.conf(5). Its `search` and `ndots` do not apply: a name from mail is whole as it stands.
 import { readFileSync, statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import type { Clock } from '../system/world.ts';

@@ -1,16 +1,18 @@
 // Our own stub resolver: asks recursive DNS servers, and keeps what they say for as long as they allow.
-// Promises: however many ask, and however silent the DNS is, descriptors, memory and waits are bounded; a changed /etc/resolv.conf
-// counts from the next question on; one question for the same name and type is under way at a time; DNSSEC is believed only of servers
-// whose word counts (servers.ts). Each question ends 30 s after it was asked, whether it is waiting for its turn or for its answer.
-// Why not Node's resolver: it shows neither the AD bit nor TLSA's owner nor a TTL.
+// Promises: however many ask, and however silent the DNS is, descriptors, memory and waits are bounded; a changed
+// /etc/resolv.conf counts from the next question on; one question for the same name and type is under way at a time;
+// DNSSEC is believed only of servers whose word counts (servers.ts). Each question ends 30 s after it was asked,
+// whether it is waiting for its turn or for its answer. Why not Node's resolver: it shows neither the AD bit nor TLSA's
+// owner nor a TTL.
 //
-// A question looks into the cache first. Then it waits for its turn, so that names whose name servers are silent do not hold up the
-// others: a turn lasts until the answer comes, or for a quarter of a second, because a question that takes longer most likely concerns
-// such a name. So at most 800 of these begin in a second. In its turn it goes to the servers one after the other, beginning
-// with the one that answered last. A server that says nothing gives way to the next one; when all have been silent, the next round waits
-// longer. What a server says for certain (there is such a name, or there is none) ends the question. When every server has failed
-// otherwise (SERVFAIL, REFUSED, garbage), the question fails with the last code. Where an answer is an alias whose target it does not
-// tell, the target is asked for; eight aliases at most.
+// A question looks into the cache first. Then it waits for its turn, so that names whose name servers are silent do not
+// hold up the others: a turn lasts until the answer comes, or for a quarter of a second, because a question that takes
+// longer most likely concerns such a name. So at most 800 of these begin in a second. In its turn it goes to the
+// servers one after the other, beginning with the one that answered last. A server that says nothing gives way to the
+// next one; when all have been silent, the next round waits longer. What a server says for certain (there is such a
+// name, or there is none) ends the question. When every server has failed otherwise (SERVFAIL, REFUSED, garbage), the
+// question fails with the last code. Where an answer is an alias whose target it does not tell, the target is asked
+// for; eight aliases at most.
 import { lookup } from 'node:dns/promises';
 import { within } from '../system/deadline.ts';
 import type { Answer, Dns, MxRecord, RecordType, Records, TlsaRecord } from '../system/dns.ts';
@@ -70,7 +72,8 @@ export function openDns(options: StubOptions = {}): Dns & Records {
     tlsa: async name => as(await ask(name, 'TLSA'), readTlsa),
     ptr: async address => (await ask(reverseName(address), 'PTR')) as Answer<string>,
     records: async (name, type) => as(await ask(name, type), asNodeHasIt(type)).records,
-    // A thread of the pool waits for the answer, and the same pool writes our files: so one question for a host at a time.
+    // A thread of the pool waits for the answer, and the same pool writes our files: so one question for a host at a
+    // time.
     systemAddresses,
   };
 }

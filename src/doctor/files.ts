@@ -1,5 +1,5 @@
-// What `slimsmtp doctor` sees on the disk: whose the folders of SLIM_DATA and of mail are, who may read keys, and whether there is
-// room. It changes nothing.
+// What `slimsmtp doctor` sees on the disk: whose the folders of SLIM_DATA and of mail are, who may read keys, and
+// whether there is room. It changes nothing.
 import fs from 'node:fs';
 import { join } from 'node:path';
 import type { Finding } from '../mail/admin.ts';

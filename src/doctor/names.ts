@@ -1,5 +1,5 @@
-// What `slimsmtp doctor` hears from DNS: whether the resolver answers, whether it tells the truth about names that nobody has, and
-// whether its word on DNSSEC is worth anything.
+// What `slimsmtp doctor` hears from DNS: whether the resolver answers, whether it tells the truth about names that
+// nobody has, and whether its word on DNSSEC is worth anything.
 import type { Finding } from '../mail/admin.ts';
 import type { Dns } from '../system/dns.ts';
 

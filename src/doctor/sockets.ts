@@ -1,5 +1,5 @@
-// What `slimsmtp doctor` sees when it comes to the server as a client: whether each socket of SLIM_LISTEN answers as this server, and
-// which certificate it shows. It sends EHLO and STARTTLS, and no mail.
+// What `slimsmtp doctor` sees when it comes to the server as a client: whether each socket of SLIM_LISTEN answers as
+// this server, and which certificate it shows. It sends EHLO and STARTTLS, and no mail.
 import { type Socket, connect } from 'node:net';
 import { type TLSSocket, connect as connectTls } from 'node:tls';
 import type { Finding } from '../mail/admin.ts';

@@ -126,7 +126,9 @@ export class DiskJournal implements Journal {
     });
   }
 
-  /** Segments that wait for `sync -f`, those with files that cannot be written yet, and whether it can be written now. */
+  /**
+   * Segments that wait for `sync -f`, those with files that cannot be written yet, and whether it can be written now.
+   */
   get state(): Readonly<{ full: number; left: number; isWritable: boolean }> {
     return { full: this.#full.length, left: this.#left.size, isWritable: !this.#isPaused };
   }

@@ -1,5 +1,5 @@
-// The files of the history: a folder of `<time>.jsonl`, each with a line of JSON for each event, in the order of time. The
-// time in a name is that of its first event, so that names in order are files in order.
+// The files of the history: a folder of `<time>.jsonl`, each with a line of JSON for each event, in the order of time.
+// The time in a name is that of its first event, so that names in order are files in order.
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 

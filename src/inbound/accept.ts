@@ -63,7 +63,9 @@ export class Incoming {
   #envelope: Envelope<Destination>;
   readonly #peer: Peer;
   readonly #id: string;
-  /** Delivered-To lines that all copies share. They stand in the message, behind its Return-Path, and not in each copy. */
+  /**
+   * Delivered-To lines that all copies share. They stand in the message, behind its Return-Path, and not in each copy.
+   */
   readonly #head: string;
   #plan: Plan;
   #arrival: Arrival; // for the log and for whoever listens

@@ -1,7 +1,8 @@
-// The checks of a message that has arrived whole, before it is kept: each may refuse it, or have lines to put in front of it.
-// Promises: checks run one after the other, in their order; the first refusal ends it. Each has a deadline; a check that is
-// late, or fails in an unforeseen way, is no answer, so the client hears 4xx and sends the message again.
-// A new check is a value of type `Check` in a file of its own, and its place in the array in src/wiring/receiving.ts.
+// The checks of a message that has arrived whole, before it is kept: each may refuse it, or have lines to put in front
+// of it.
+// Promises: checks run one after the other, in their order; the first refusal ends it. Each has a deadline; a check
+// that is late, or fails in an unforeseen way, is no answer, so the client hears 4xx and sends the message again. A new
+// check is a value of type `Check` in a file of its own, and its place in the array in src/wiring/receiving.ts.
 import type { Verdict as Told } from '../mail/event.ts';
 import type { Content } from '../mail/judgement.ts';
 import type { Envelope } from '../smtp/envelope.ts';
@@ -30,8 +31,9 @@ export type Arrived = Readonly<{
 }>;
 
 /**
- * Lines for the header, each ending in LF. `junk`: the message goes to the folder for junk of its mailboxes, and where it
- * would only be forwarded it is refused with this reply. `isUnjudged`: the check could not be made, which is only counted.
+ * Lines for the header, each ending in LF. `junk`: the message goes to the folder for junk of its mailboxes, and where
+ * it would only be forwarded it is refused with this reply. `isUnjudged`: the check could not be made, which is only
+ * counted.
  */
 type Findings = { readonly lines: string; readonly junk?: Reply; readonly isUnjudged?: true };
 /** A refusal, findings, or nothing to say; `why`: for the log; `results`: as in Authentication-Results. */
@@ -49,8 +51,8 @@ export type Check = Readonly<{
 }>;
 
 /**
- * What all checks together say: a refusal, or the findings of all. Rejects when one is late or fails. `tell`: hears what
- * each of them has said.
+ * What all checks together say: a refusal, or the findings of all. Rejects when one is late or fails. `tell`: hears
+ * what each of them has said.
  */
 export async function runChecks(
   checks: readonly Check[],

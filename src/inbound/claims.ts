@@ -1,6 +1,6 @@
-// Fields that claim to be our own word on a message, Authentication-Results with our name, are made harmless: programs behind us
-// believe such a field (RFC 8601 §5). The field gets another name, of the same length, so that a large message is not written
-// anew. Others stay. It is done after the verification, because a signature may cover the field.
+// Fields that claim to be our own word on a message, Authentication-Results with our name, are made harmless: programs
+// behind us believe such a field (RFC 8601 §5). The field gets another name, of the same length, so that a large
+// message is not written anew. Others stay. It is done after the verification, because a signature may cover the field.
 import type { Field } from './fields.ts';
 
 /** As long as the name that it replaces. */
@@ -11,7 +11,8 @@ export function isClaim({ name: fieldName, text, isCut }: Field, hostname: strin
   if (fieldName !== 'authentication-results') return false;
   if (isCut) return true;
   const value = withoutComments(text.slice(text.indexOf(':') + 1)).replace(/["\\]/g, '');
-  // A version may stand behind the name, or words that do not belong there: programs that read the first word see our name.
+  // A version may stand behind the name, or words that do not belong there: programs that read the first word see our
+  // name.
   const [name = ''] = value.trim().split(/[\s;/]/, 1);
   return name.toLowerCase().replace(/\.$/, '') === hostname.toLowerCase();
 }

@@ -1,21 +1,23 @@
 // One client's connection: the loop that carries out what the session asks for.
 //
-// How it works. The session (smtp/session.ts) is pure: it is given octets and says, one action at a time, what it wants.
-// This loop carries the action out, answers it where it was a question, and asks for the next; so exactly one action is
-// under way at any time, and replies leave in the order of the commands. An action that is done at once gives no promise
-// and the loop goes on without a pause; one that waits (a look-up, a disk, a slow client) suspends this connection alone.
+// How it works. The session (smtp/session.ts) is pure: it is given octets and says, one action at a time, what it
+// wants. This loop carries the action out, answers it where it was a question, and asks for the next; so exactly one
+// action is under way at any time, and replies leave in the order of the commands. An action that is done at once gives
+// no promise and the loop goes on without a pause; one that waits (a look-up, a disk, a slow client) suspends this
+// connection alone.
 //
-//   serving   the loop runs. A message is in one of three places: none has begun (#incoming is undefined), its content is
-//             coming ('begin' made #incoming), or it is being kept ('commit' waits until it is stable).
+//   serving   the loop runs. A message is in one of three places: none has begun (#incoming is undefined), its content
+//             is coming ('begin' made #incoming), or it is being kept ('commit' waits until it is stable).
 //   draining  drain() was called: as serving, but the loop ends as soon as no transaction is open.
-//   closing   the last reply was written: by end() from outside, or because the session said 'close'. The loop ends with
-//             the action that is under way, which is never interrupted: a commit is finished although its client is gone.
+//   closing   the last reply was written: by end() from outside, or because the session said 'close'. The loop ends
+//             with the action that is under way, which is never interrupted: a commit is finished although its client
+//             is gone.
 //
 // What can be true at once: a message was answered, its spool file is still being removed (#released), and the next
 // transaction has begun already. What cannot: two messages in memory for one connection, or content after end().
 //
-// Promises: a client that does not read, sends too slowly or vanishes costs a bounded time and memory; a surprise is a 421
-// and a log line. Decides nothing about the client: policy.ts does.
+// Promises: a client that does not read, sends too slowly or vanishes costs a bounded time and memory; a surprise is a
+// 421 and a log line. Decides nothing about the client: policy.ts does.
 // RFC 5321 §4.5.3.2 (timeouts) and §3.8; RFC 3207, 4954.
 import type { Socket } from 'node:net';
 import { setImmediate as turn } from 'node:timers/promises';

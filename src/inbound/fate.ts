@@ -1,5 +1,6 @@
 // What becomes of mail from outside once it is judged (SLIM_VERIFY). Pure.
-// Promises: what cannot be told now never refuses a message for good and never puts it into `.Junk`; neither does SPF alone.
+// Promises: what cannot be told now never refuses a message for good and never puts it into `.Junk`; neither does SPF
+// alone.
 // RFC 9989 §5 (DMARC), RFC 7372 (5.7.26).
 import type { Judgement } from '../mail/judgement.ts';
 import { type Reply, replies } from '../smtp/reply.ts';

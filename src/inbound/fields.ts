@@ -1,10 +1,13 @@
-// The few fields of a header that say how a message is to be judged, found without parsing the rest. A header may be as long as a
-// message: it is read in windows, in linear time.
+// The few fields of a header that say how a message is to be judged, found without parsing the rest. A header may be as
+// long as a message: it is read in windows, in linear time.
 import { setImmediate as turn } from 'node:timers/promises';
 import type { Content } from '../mail/judgement.ts';
 import { readMessage } from '../mail/message.ts';
 
-/** `at`: the octet of the content where the field begins. `text`: the start of the field, as latin1; `isCut`: it is longer. */
+/**
+ * `at`: the octet of the content where the field begins. `text`: the start of the field, as latin1; `isCut`: it is
+ * longer.
+ */
 export type Field = Readonly<{ name: string; at: number; text: string; isCut: boolean }>;
 export type Found = Readonly<{ fields: readonly Field[]; headerOctets: number }>;
 

@@ -1,7 +1,9 @@
-// The check of the From field, where mail is signed: we answer for what a login writes there, so it may write only what it may
-// say in MAIL FROM (SLIM_SENDER_CHECK). `strict`: each of the addresses is its own. `domain`: each is of a hosted domain.
-// Promises: what cannot be read as one field with one list of addresses is refused, since others may read it in another way.
-// Mail without From is taken. Trusted networks are not asked, as for MAIL FROM; nor are strangers, whose mail is not signed.
+// The check of the From field, where mail is signed: we answer for what a login writes there, so it may write only what
+// it may say in MAIL FROM (SLIM_SENDER_CHECK). `strict`: each of the addresses is its own. `domain`: each is of a
+// hosted domain.
+// Promises: what cannot be read as one field with one list of addresses is refused, since others may read it in another
+// way. Mail without From is taken. Trusted networks are not asked, as for MAIL FROM; nor are strangers, whose mail is
+// not signed.
 // RFC 6409 §6.1, RFC 5322 §3.6.2.
 import { parseAddressList } from '../mail/address-list.ts';
 import { bodyOf } from '../mail/header.ts';

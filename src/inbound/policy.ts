@@ -21,8 +21,8 @@ export type Policy = {
 };
 
 /**
- * Of an accepted recipient: its domain (A-labels), and what is known of it here; without `found` it is for another server.
- * `sentAs`: the reverse-path of what is forwarded.
+ * Of an accepted recipient: its domain (A-labels), and what is known of it here; without `found` it is for another
+ * server. `sentAs`: the reverse-path of what is forwarded.
  */
 export type Destination = { readonly domain: string; readonly found?: Found; readonly sentAs?: string };
 export type Answer = { readonly reply: Reply; readonly destination?: Destination };
@@ -39,7 +39,9 @@ export const answersBy = (policy: Policy): Answers => ({
   recipient: (address, peer, reversePath) => answerRecipient(address, peer, reversePath, policy),
 });
 
-/** Whether mail of that peer comes from its author, not from another server: then its header is completed (RFC 6409 §8). */
+/**
+ * Whether mail of that peer comes from its author, not from another server: then its header is completed (RFC 6409 §8).
+ */
 export const isAuthors = ({ login, isTrusted }: Peer, isSubmission: boolean): boolean =>
   // Printers and programs of a trusted network rarely complete a header, and have no server before this one.
   isSubmission || isTrusted || login !== undefined;
@@ -95,7 +97,8 @@ async function decide(
   reversePath: string,
   { resolve, returnPaths, gatherer }: Policy,
 ): Promise<Answer> {
-  if (address.domain.startsWith('[')) return { reply: replies.relayDenied }; // address literals are nobody's domain here
+  // Address literals are nobody's domain here.
+  if (address.domain.startsWith('[')) return { reply: replies.relayDenied };
   const mailbox = toMailbox(address);
   if (mailbox === undefined) return { reply: replies.badDomain };
   const { domain } = mailbox;

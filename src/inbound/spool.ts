@@ -6,8 +6,8 @@
 // Header lines of ours (what a check has found) can be put in front of content that has come already, between the
 // Return-Path and the trace. In memory that costs nothing. A file begins with its head, so a caller that will have such
 // lines reserves room for them when the message begins. What is left of that room becomes blanks at the ends of these
-// lines of ours, where they say nothing. Lines that are longer than their room, or shorter by more than blanks can fill,
-// cost a second write of the content.
+// lines of ours, where they say nothing. Lines that are longer than their room, or shorter by more than blanks can
+// fill, cost a second write of the content.
 import { readdirSync, unlinkSync } from 'node:fs';
 import { type FileHandle, open, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -28,7 +28,10 @@ const syncEveryBytes = 8 * 1024 * 1024;
 /** What all messages hold now. */
 let totalBytes = 0;
 
-/** The head of a message; each line ends in LF. `returnPath`, and lines behind it that stand there too, are for Maildirs alone. */
+/**
+ * The head of a message; each line ends in LF. `returnPath`, and lines behind it that stand there too, are for Maildirs
+ * alone.
+ */
 type Head = Readonly<{ returnPath: string; trace: string }>;
 /** `returnPathBytes`: so many octets in front are for Maildirs alone. */
 export type Finished = Readonly<{ message: Message; returnPathBytes: number }>;

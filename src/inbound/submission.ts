@@ -116,7 +116,8 @@ export class SubmittedHeader {
   /** A header, whose first field begins there. */
   #complete(header: string, begin: number): string {
     const fields = header.slice(begin).split(/(?<=\n)(?![ \t])/);
-    const body = fields.findIndex(each => !field.test(each)); // for many readers the body begins at a line that is no field
+    // For many readers the body begins at a line that is no field.
+    const body = fields.findIndex(each => !field.test(each));
     const named = body < 0 ? fields : fields.slice(0, body);
     const names = new Set(named.map(each => each.split(':', 1).join().trim().toLowerCase()));
     const added = Object.entries(this.#missing).map(([name, line]) => (names.has(name) ? '' : line));

@@ -1,7 +1,8 @@
-// The judging child, a program of its own (main.ts). Whatever strangers have written into a header is parsed here, by a library, in a
-// process that has no settings, no secrets in its environment, may read no file but its own code, may write none, and is killed
-// when it takes too long.
-// It works on many messages at once, since most of the time is waiting for the DNS. It ends when the network process does.
+// The judging child, a program of its own (main.ts). Whatever strangers have written into a header is parsed here, by a
+// library, in a process that has no settings, no secrets in its environment, may read no file but its own code, may
+// write none, and is killed when it takes too long.
+// It works on many messages at once, since most of the time is waiting for the DNS. It ends when the network process
+// does.
 import { setImmediate as turn } from 'node:timers/promises';
 import type { Judgement } from '../mail/judgement.ts';
 import { openDns } from '../dns/stub.ts';

@@ -12,8 +12,8 @@ export const maxSignatures = 10;
 /** Questions to the DNS for one message. Each part has its own, so that none can use up those of another: 50 in all. */
 export const maxQuestions = { spf: 25, keys: 13, dmarc: 12 } as const;
 /**
- * For so long, from the start of judging a message, questions of SPF and of keys are waited for: a domain of the sender's whose
- * DNS is slow must not keep DMARC from its answer.
+ * For so long, from the start of judging a message, questions of SPF and of keys are waited for: a domain of the
+ * sender's whose DNS is slow must not keep DMARC from its answer.
  */
 export const partsMs = 9_000;
 /**

@@ -1,5 +1,6 @@
 // The addresses of a field such as From.
-// Promises: linear time; a list is read whole or not at all: two readers of a doubtful one might see two different authors.
+// Promises: linear time; a list is read whole or not at all: two readers of a doubtful one might see two different
+// authors.
 // RFC 5322 §3.4 and §4.4 (comments and folds may stand between any two tokens), RFC 6532 (UTF-8).
 import { type Address, parseAddress } from '../smtp/address.ts';
 

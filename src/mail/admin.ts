@@ -1,5 +1,5 @@
-// What an operator sees and may order: the queue (`slimsmtp queue …`), keys (`dkim …`), DNS records (`dns`), and what is wrong (`doctor`). Plain data: it crosses the control socket as
-// JSON.
+// What an operator sees and may order: the queue (`slimsmtp queue …`), keys (`dkim …`), DNS records (`dns`), and what
+// is wrong (`doctor`). Plain data: it crosses the control socket as JSON.
 
 /** Which messages are meant: those that have everything that is given. Empty: all. */
 export type Selector = Readonly<{ id?: string | undefined; domain?: string | undefined; sender?: string | undefined }>;

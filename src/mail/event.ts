@@ -1,7 +1,7 @@
 // The life events of messages and sessions, for whoever watches: metrics, history, status.
-// Promises: where nobody listens no event is built (`listen?.({ … })` does not look at its argument then), and nothing is
-// counted for anybody. An event is plain data, which JSON carries; it holds no content of a message and no secret. It has
-// no time: it happens when it is told. Whoever listens returns at once and never throws.
+// Promises: where nobody listens no event is built (`listen?.({ … })` does not look at its argument then), and nothing
+// is counted for anybody. An event is plain data, which JSON carries; it holds no content of a message and no secret.
+// It has no time: it happens when it is told. Whoever listens returns at once and never throws.
 // A message is known by its id, as our 250 and the log have it; `as` is the id of mail that follows from it.
 import type { QueueAction } from './admin.ts';
 import type { Delivery, NextHop, Outcome } from './message.ts';
@@ -93,7 +93,9 @@ export type Event =
     }>
   /** A sender was told what became of the mail; without `as` it could not be: the sender does not exist here. */
   | Readonly<{ kind: 'notice'; message: string; as?: string; to: string; outcomes: readonly ToldOutcome[] }>
-  /** An address that gets the mail besides, or instead, at another server: an entry of its own. `from`: as it is sent. */
+  /**
+   * An address that gets the mail besides, or instead, at another server: an entry of its own. `from`: as it is sent.
+   */
   | Readonly<{ kind: 'forward'; message: string; as: string; from: string; to: readonly string[] }>
   /** What an operator has ordered for mail that waits; or the server itself, which holds what kills it. */
   | Readonly<{ kind: 'order'; message: string; action: QueueAction; by: 'operator' | 'server'; to: readonly string[] }>

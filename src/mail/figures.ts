@@ -1,5 +1,5 @@
-// Figures of the server: as Prometheus has them, and what the status page says besides. Plain data, which IPC carries; no
-// content of a message, no address, no secret.
+// Figures of the server: as Prometheus has them, and what the status page says besides. Plain data, which IPC carries;
+// no content of a message, no address, no secret.
 export type Sample = Readonly<{
   /** Bounded in number: never a name or an address from the network. */
   labels: Readonly<Record<string, string>>;
@@ -16,7 +16,10 @@ export type Metric = Readonly<{
   samples: readonly Sample[];
 }>;
 
-/** What happened in a minute that began at `at` (ms since 1970): messages taken, recipients and messages refused, recipients of queued mail. */
+/**
+ * What happened in a minute that began at `at` (ms since 1970): messages taken, recipients and messages refused,
+ * recipients of queued mail.
+ */
 export type Minute = Readonly<{
   at: number;
   taken: number;

@@ -5,7 +5,10 @@
 /** `name`: in lower case. `text`: the whole field with its name and folds, without the line end at its end. */
 export type Field = { readonly name: string; readonly text: string };
 
-/** The fields of a header whose lines end in LF, in their order. A line that is no field is left out with what follows folded. */
+/**
+ * The fields of a header whose lines end in LF, in their order. A line that is no field is left out with what follows
+ * folded.
+ */
 export function fieldsOf(header: string): readonly Field[] {
   const fields: Field[] = [];
   for (const text of header.split(/\n(?![ \t])/)) {

@@ -1,4 +1,5 @@
-// What is found out about the author of mail from outside, and the port by which it is asked for. Plain data, which IPC carries.
+// What is found out about the author of mail from outside, and the port by which it is asked for. Plain data, which IPC
+// carries.
 import type { Message } from './message.ts';
 
 /** The words of RFC 8601 §2.7. */
@@ -35,7 +36,10 @@ export type Judgement = Readonly<{
     /** Several From fields, or authors of several domains: `policy` is the strictest of them. */
     hasSeveralAuthors?: true;
   }>;
-  /** The same as results of an Authentication-Results field, such as `spf=pass smtp.mailfrom=example.net`. ASCII, one line each. */
+  /**
+   * The same as results of an Authentication-Results field, such as `spf=pass smtp.mailfrom=example.net`. ASCII, one
+   * line each.
+   */
   results: readonly string[];
 }>;
 
@@ -43,7 +47,8 @@ export type Judgement = Readonly<{
 export interface Judge {
   /**
    * Never rejects: what cannot be found out now is `temperror`. undefined: too much mail waits to be judged.
-   * `onlyFrom`: the header is too long to be parsed. These are its From fields: the author's domain alone is judged, and no signature.
+   * `onlyFrom`: the header is too long to be parsed. These are its From fields: the author's domain alone is judged,
+   * and no signature.
    */
   judge(facts: MailFacts, content: Content, onlyFrom?: string): Promise<Judgement | undefined>;
 }

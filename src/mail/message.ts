@@ -89,7 +89,10 @@ export async function* piecesOf(message: Message, start: number, pieceBytes: num
   }
 }
 
-/** A mailbox that an LMTP server keeps. `server`: as SLIM_STORAGES names it. `address`: the one by which that server knows it. */
+/**
+ * A mailbox that an LMTP server keeps. `server`: as SLIM_STORAGES names it. `address`: the one by which that server
+ * knows it.
+ */
 export type LmtpMailbox = { readonly server: string; readonly address: string };
 
 /** A recipient of a message that is kept for later. */
@@ -107,8 +110,9 @@ export type QueueRecipient = RecipientWishes & {
 };
 
 /**
- * What makes a second envelope of a forward: the recipients at other servers, and the line that tells them which address led
- * to them, by which a loop is noticed. `isShared`: success is told once, for the shared mailbox (RFC 3461 §5.2.7).
+ * What makes a second envelope of a forward: the recipients at other servers, and the line that tells them which
+ * address led to them, by which a loop is noticed. `isShared`: success is told once, for the shared mailbox (RFC 3461
+ * §5.2.7).
  */
 export function toForwarded(
   { address, notify, originalRecipient, isShared }: QueueRecipient,
@@ -137,7 +141,9 @@ export type QueueEntry = MessageWishes & {
   readonly id: string;
   /** Reverse-path, without brackets; '' is the null one. */
   readonly from: string;
-  /** The reverse-path towards other servers, where it is another one: mail of a foreign sender that is forwarded (SRS). */
+  /**
+   * The reverse-path towards other servers, where it is another one: mail of a foreign sender that is forwarded (SRS).
+   */
   readonly sentAs?: string;
   /** Header lines in front of what other servers get; each ends in LF. */
   readonly head?: string;
@@ -206,7 +212,10 @@ export type Delivery = {
   readonly text: string;
   /** The server that said so: its host name. */
   readonly remote?: string;
-  /** TLS version and cipher on the way there, and what has verified the server; unset: plain text, or nobody was reached. */
+  /**
+   * TLS version and cipher on the way there, and what has verified the server; unset: plain text, or nobody was
+   * reached.
+   */
   readonly tls?: string;
   /** Nobody could be reached at all: the destination backs off, not only this message. */
   readonly isUnreachable?: boolean;

@@ -2,8 +2,8 @@
 // A Buffer is only a view. One octet of a read keeps all 64 KiB that were read with it, and one octet of a copy made by
 // Buffer.from keeps Node's pool of 64 KiB. So whoever keeps octets that came from elsewhere keeps them as `Octets`.
 // Promises: nobody else changes them; `heldBytes` is what they cost, and never more than about three times their number
-// plus one small block. Small pieces are copied into blocks. A large piece that fills most of its buffer is kept as it is:
-// a message of 4 KiB that came in one read, and the reads of a large message, are never copied.
+// plus one small block. Small pieces are copied into blocks. A large piece that fills most of its buffer is kept as it
+// is: a message of 4 KiB that came in one read, and the reads of a large message, are never copied.
 
 declare const owned: unique symbol;
 

@@ -49,13 +49,16 @@ export type Found = {
   readonly isForBounces?: true;
   /** Mailboxes at LMTP servers that get the mail, too. */
   readonly lmtp?: readonly LmtpMailbox[];
-  /** The mailbox is there, and takes no mail (it is full, for example): the enhanced status code for it, of class 5. Without routes. */
+  /**
+   * The mailbox is there, and takes no mail (it is full, for example): the enhanced status code for it, of class 5.
+   * Without routes.
+   */
   readonly refusal?: string;
 };
 
 /**
- * Whether an LMTP server takes mail for a mailbox: 'unknown' where it has no such mailbox, else the enhanced status code of a
- * lasting refusal (class 5). Throws CannotTell.
+ * Whether an LMTP server takes mail for a mailbox: 'unknown' where it has no such mailbox, else the enhanced status
+ * code of a lasting refusal (class 5). Throws CannotTell.
  */
 export type AskMailbox = (mailbox: LmtpMailbox) => Promise<'taken' | 'unknown' | { readonly refusal: string }>;
 
@@ -74,14 +77,14 @@ export type Resolution =
   | { readonly kind: 'elsewhere' };
 
 /**
- * Where a recipient's mail goes. Throws CannotTell, from whichever source could not answer. `local`: the local part as it
- * was written, which matters where it hides an address of somebody else (SRS).
+ * Where a recipient's mail goes. Throws CannotTell, from whichever source could not answer. `local`: the local part as
+ * it was written, which matters where it hides an address of somebody else (SRS).
  */
 export type Resolve = (mailbox: Mailbox, explain?: Explain, local?: string) => Promise<Resolution>;
 
 /**
- * What else has a say about clients and logins, beside the policy: each gives a refusal, or undefined. They never reject. Which
- * clients are asked about is the policy's matter.
+ * What else has a say about clients and logins, beside the policy: each gives a refusal, or undefined. They never
+ * reject. Which clients are asked about is the policy's matter.
  */
 export type Filters = Readonly<{
   /** One more message of a client. */

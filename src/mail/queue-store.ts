@@ -47,7 +47,10 @@ export interface QueueStore {
   settle(): Promise<void>;
 }
 
-/** What a store for several replicas keeps of the recipients of a message that have one next hop, so that it is found when it is due. */
+/**
+ * What a store for several replicas keeps of the recipients of a message that have one next hop, so that it is found
+ * when it is due.
+ */
 export type JobPlan = Readonly<{
   /** The key of the next hop. */
   destination: string;
@@ -87,7 +90,10 @@ export type SharedMessage = Readonly<{
   }>[];
 }>;
 
-/** What a replica may take on: jobs, whether notices are among them, and sessions where a destination takes fewer than usual. */
+/**
+ * What a replica may take on: jobs, whether notices are among them, and sessions where a destination takes fewer than
+ * usual.
+ */
 export type ClaimLimits = Readonly<{ jobs: number; notices: boolean; sessions: ReadonlyMap<string, number> }>;
 
 /**
@@ -113,8 +119,8 @@ export interface SharedStore {
   /** Whether the job is still this replica's: asked right before the next hop is told to take the message. */
   confirm(job: LeasedJob): Promise<boolean>;
   /**
-   * Records what became of a job, and gives it and its seat back. `merge` gives the plan anew where an operator has changed
-   * the record meanwhile. Resolves when that is stable, or the job is lost.
+   * Records what became of a job, and gives it and its seat back. `merge` gives the plan anew where an operator has
+   * changed the record meanwhile. Resolves when that is stable, or the job is lost.
    */
   write(job: LeasedJob, plan: JobPlan, merge: (changed: StoredEntry) => JobPlan): Promise<void>;
   /** What was learnt of a destination: nothing is tried there for so long. It was `job.failures` before. */
@@ -130,7 +136,10 @@ export interface SharedStore {
   count(): Promise<SharedCounts>;
 }
 
-/** How many messages wait, how many of them are held, when the oldest came (ms since 1970), and how many next hops have mail, or back off. */
+/**
+ * How many messages wait, how many of them are held, when the oldest came (ms since 1970), and how many next hops have
+ * mail, or back off.
+ */
 export type SharedCounts = Readonly<{
   messages: number;
   held: number;

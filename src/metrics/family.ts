@@ -1,5 +1,5 @@
-// Numbers that grow, told apart by labels: counters and histograms. A set of labels whose values are known from the start
-// is there from the start, as 0, so that a rate over it never begins with its first event.
+// Numbers that grow, told apart by labels: counters and histograms. A set of labels whose values are known from the
+// start is there from the start, as 0, so that a rate over it never begins with its first event.
 import type { Metric, Sample } from '../mail/figures.ts';
 
 /** The labels of a family, each with the values that are known in advance. */

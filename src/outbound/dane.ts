@@ -1,10 +1,14 @@
 // DANE for mail: whether the certificates that a server shows fit the TLSA records of its host. Pure.
-// Promises: a record that says what we do not understand never fits; with usage 3 neither name nor date counts, with usage 2 both do.
+// Promises: a record that says what we do not understand never fits; with usage 3 neither name nor date counts, with
+// usage 2 both do.
 // RFC 6698 §2.1, RFC 7671 §5, RFC 7672 §3.
 import { X509Certificate, createPublicKey, hash } from 'node:crypto';
 import type { TlsaRecord } from '../system/dns.ts';
 
-/** The records of a host, at least one of them usable, and the names that a certificate may be for (RFC 7672 §3.2.2), the host's first. */
+/**
+ * The records of a host, at least one of them usable, and the names that a certificate may be for (RFC 7672 §3.2.2),
+ * the host's first.
+ */
 export type Dane = { readonly records: readonly TlsaRecord[]; readonly names: readonly string[] };
 /** `depth`: which certificate has matched, the server's own being 0; -1 is none. */
 type Verdict = { readonly isVerified: boolean; readonly depth: number; readonly reason: string };
@@ -18,7 +22,10 @@ export function isUsable({ usage, selector, matching, data }: TlsaRecord): boole
   return isKnown && (matching === 0 ? data.length > 0 : digestOctets[matching] === data.length);
 }
 
-/** `chain`: the certificates in DER, the server's own first, each followed by its issuer as far as the server has shown it. */
+/**
+ * `chain`: the certificates in DER, the server's own first, each followed by its issuer as far as the server has shown
+ * it.
+ */
 export function verifyChain(chain: readonly Buffer[], { records, names }: Dane, now: number): Verdict {
   try {
     const [own, ...issuers] = chain.slice(0, maxDepth).map(octets => new X509Certificate(octets));
@@ -44,7 +51,10 @@ function fits(certificate: X509Certificate, { selector, matching, data }: TlsaRe
   return (matching === 0 ? octets : hash(matching === 1 ? 'sha256' : 'sha512', octets, 'buffer')).equals(data);
 }
 
-/** How far from the server's certificate the chain meets a trust anchor; -1: nowhere. Every certificate on the way must be valid. */
+/**
+ * How far from the server's certificate the chain meets a trust anchor; -1: nowhere. Every certificate on the way must
+ * be valid.
+ */
 function findAnchor(
   own: X509Certificate,
   issuers: readonly X509Certificate[],

@@ -10,11 +10,12 @@
 // content or TLS is wanted.
 //
 // A session is in one of four states. What the dialogue says and hears moves it on, and nothing else:
-//   opening      greeting, EHLO, STARTTLS and EHLO again, AUTH. `open` ends with what the server offers, or with a refusal.
-//   idle         between messages: neither side owes the other anything. What the server says now, nobody has asked for.
-//   transaction  MAIL, RCPT …, DATA, content. `transact` (transaction.ts) begins and ends it, as often as a message needs.
-//   over         the server said 421, closed, was too slow, or said something that is no reply to what was asked. No command goes
-//                out any more. Every dialogue that hears of it ends with a result, so no message is left without one.
+//   opening      greeting, EHLO, STARTTLS and EHLO again, AUTH. `open` ends with what the server offers, or a refusal.
+//   idle         between messages: neither side owes the other anything. What the server says now was not asked for.
+//   transaction  MAIL, RCPT …, DATA, content. `transact` (transaction.ts) begins and ends it, as often as needed.
+//   over         the server said 421, closed, was too slow, or said something that is no reply to what was asked. No
+//                command goes out any more. Every dialogue that hears of it ends with a result, so no message is left
+//                without one.
 // With PIPELINING up to a hundred commands are under way at once, and their replies are read in the order of the
 // commands. A command whose reply decides what comes next (EHLO, STARTTLS, AUTH, DATA, RSET, the final dot) is always
 // the last of those under way.

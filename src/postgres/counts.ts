@@ -1,9 +1,9 @@
 // The table in which replicas count together: failed logins, and mail for SLIM_RATE_CLIENT and SLIM_RATE_LOGIN. Its
-// statements are those of rate-limiter-flexible; the table is made with those of the queue. What is here is what happens
-// while the database is down.
-// Promises: nobody waits for a database that has just not answered: for some seconds each replica counts alone, at once.
-// A key that has consumed more than it may is refused from memory until its period is over, so a flood of it does not
-// reach the database.
+// statements are those of rate-limiter-flexible; the table is made with those of the queue. What is here is what
+// happens while the database is down.
+// Promises: nobody waits for a database that has just not answered: for some seconds each replica counts alone, at
+// once. A key that has consumed more than it may is refused from memory until its period is over, so a flood of it does
+// not reach the database.
 import type { RateLimiterPostgres } from 'rate-limiter-flexible';
 import { CannotTell, type CountStore } from '../mail/ports.ts';
 import type { Clock } from '../system/world.ts';

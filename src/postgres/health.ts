@@ -1,5 +1,5 @@
-// What `slimsmtp doctor` learns from the database: whether it answers, whether the tables that the settings ask for are there and
-// may be read, rows that lead nowhere, and what time it thinks it is.
+// What `slimsmtp doctor` learns from the database: whether it answers, whether the tables that the settings ask for are
+// there and may be read, rows that lead nowhere, and what time it thinks it is.
 import type { Finding } from '../mail/admin.ts';
 import type { Database, Statement } from './pool.ts';
 

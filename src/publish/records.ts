@@ -1,7 +1,10 @@
-// The DNS records that a domain needs so that its mail is taken and believed: what they are, and whether they are there.
-// Promises: nothing is invented: what only the operator can know (the address of the server, the words of a relay) is left to a
-// note. A record that serves the same purpose in other words is ok. DNS that cannot tell is 'unknown', never 'missing'.
-// RFC 5321 §5.1 (MX), RFC 7208 (SPF), RFC 6376 (DKIM), RFC 9989 (DMARC), RFC 8461 (MTA-STS), RFC 8460 (TLS reports), RFC 7672 (DANE).
+// The DNS records that a domain needs so that its mail is taken and believed: what they are, and whether they are
+// there.
+// Promises: nothing is invented: what only the operator can know (the address of the server, the words of a relay) is
+// left to a note. A record that serves the same purpose in other words is ok. DNS that cannot tell is 'unknown', never
+// 'missing'.
+// RFC 5321 §5.1 (MX), RFC 7208 (SPF), RFC 6376 (DKIM), RFC 9989 (DMARC), RFC 8461 (MTA-STS), RFC 8460 (TLS reports),
+// RFC 7672 (DANE).
 import { createHash } from 'node:crypto';
 import { isIPv6 } from 'node:net';
 import { reverseName } from '../dns/reverse-name.ts';
@@ -76,7 +79,9 @@ function wantedRecords(facts: Facts, addresses: readonly string[], dns: Dns): re
   ];
 }
 
-/** The addresses of the host, and their names: a server whose address has no name, or another one, is refused by many. */
+/**
+ * The addresses of the host, and their names: a server whose address has no name, or another one, is refused by many.
+ */
 function hostRecords({ hostname, isRelayed }: Facts, addresses: readonly string[], dns: Dns): readonly Wanted[] {
   const name = `${hostname}.`;
   const ask = async () => (await dns.addresses(hostname)).records;
@@ -136,8 +141,9 @@ function mtaSts({ domain, hostname }: Facts, dns: Dns): Wanted {
 }
 
 /**
- * The record that binds others to our certificate (DANE), for a host in a signed zone. One that a new key would make wrong is
- * not asked for; where there are some, one of them has to fit, since no mail comes from servers that look at them otherwise.
+ * The record that binds others to our certificate (DANE), for a host in a signed zone. One that a new key would make
+ * wrong is not asked for; where there are some, one of them has to fit, since no mail comes from servers that look at
+ * them otherwise.
  */
 async function tlsaRecord({ hostname, certificate }: Facts, dns: Dns): Promise<readonly Wanted[]> {
   const name = `_25._tcp.${hostname}`;

@@ -1,5 +1,6 @@
-// Passes on mail whose recipient was looked up only in the queue (a notice, say): to where it is forwarded, and to the LMTP
-// servers that keep its mailbox. Each becomes an entry of its own. Most are planned when the mail comes (src/inbound/plan.ts).
+// Passes on mail whose recipient was looked up only in the queue (a notice, say): to where it is forwarded, and to the
+// LMTP servers that keep its mailbox. Each becomes an entry of its own. Most are planned when the mail comes
+// (src/inbound/plan.ts).
 import type { Listen } from '../mail/event.ts';
 import { type Message, type QueueEntry, type QueueRecipient, toForwarded } from '../mail/message.ts';
 import type { Found, Prepared, Queue, ReturnPaths } from '../mail/ports.ts';

@@ -1,15 +1,15 @@
 // The directories that settings alone make up: addresses, whole domains, the catch-all, and postmaster's last home.
-// Promises: a PATH inside the home of a Unix account is delivered as that account, whoever owns the folders there. An LMTP
-// server is asked whether it has the mailbox: one that it does not know is not ours, so that the next directory is asked.
-// Never makes a folder and never looks at one: a PATH that has gone is the storage's trouble, when it delivers.
+// Promises: a PATH inside the home of a Unix account is delivered as that account, whoever owns the folders there. An
+// LMTP server is asked whether it has the mailbox: one that it does not know is not ours, so that the next directory is
+// asked. Never makes a folder and never looks at one: a PATH that has gone is the storage's trouble, when it delivers.
 import { join, relative } from 'node:path';
 import type { Forward, LmtpMailbox, Route } from '../mail/message.ts';
 import { type Accounts, type AskMailbox, CannotTell, type Directory, type Explain, type Found } from '../mail/ports.ts';
 import { type Mailbox, formatMailbox } from '../mail/address.ts';
 
 /**
- * An entry of SLIM_STORAGES. `key` is an address, `*@domain` or `default`. Its mail goes into a folder (`path`, absolute),
- * to another address, or to an LMTP server.
+ * An entry of SLIM_STORAGES. `key` is an address, `*@domain` or `default`. Its mail goes into a folder (`path`,
+ * absolute), to another address, or to an LMTP server.
  */
 export type Entry = Readonly<{
   kind: 'address' | 'domain' | 'default';

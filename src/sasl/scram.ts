@@ -71,9 +71,10 @@ export function clientFirst(name: string, nonce: string): string {
 }
 
 /**
- * The client's answer to the server's challenge, and what the server must say to it: a server that says anything else has not
- * proved itself, whatever its reply code is. `first` is the result of clientFirst. `channel` is the GS2 header, with the data of
- * a channel binding. Undefined: the challenge is malformed, is not for us, or asks for too little or too much work.
+ * The client's answer to the server's challenge, and what the server must say to it: a server that says anything else
+ * has not proved itself, whatever its reply code is. `first` is the result of clientFirst. `channel` is the GS2 header,
+ * with the data of a channel binding. Undefined: the challenge is malformed, is not for us, or asks for too little or
+ * too much work.
  */
 export async function clientFinal(
   password: string | Buffer,

@@ -1,8 +1,8 @@
 // Addresses as they stand in MAIL and RCPT (RFC 5321 §4.1.2 and §4.5.3.1, RFC 6531 §3.3). Only this parser makes one.
 // Promise: linear time, never throws; a local part has no quotes or escapes left, so that "a.b"@x and a.b@x are equal.
 // Source routes are parsed and dropped (RFC 5321 appendix C). Domains are checked for shape only. Real mail passes that
-// the RFC forbids: local parts over 64 octets (VERP, SRS, lists), two dots in a row or one before the @ (old phones), an
-// empty quoted local part, a path without its brackets.
+// the RFC forbids: local parts over 64 octets (VERP, SRS, lists), two dots in a row or one before the @ (old phones),
+// an empty quoted local part, a path without its brackets.
 
 declare const parsed: unique symbol;
 
@@ -25,7 +25,7 @@ const octet = '(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)';
 const ipv4Literal = new RegExp(`^\\[${octet}(?:\\.${octet}){3}\\]$`);
 const ipv6Literal = /^\[IPv6:([0-9A-F:.]+)\]$/i;
 
-/** The argument of MAIL or RCPT, split: `TO:<a@b> X=1` is ['a@b', 'X=1']. undefined: another keyword, half a bracket. */
+/** Splits an argument of MAIL or RCPT: `TO:<a@b> X=1` is ['a@b', 'X=1']. undefined: another keyword, half a bracket. */
 export function splitPath(keyword: string, text: string): readonly [path: string, parameters: string] | undefined {
   const [, found = '', bracketed, bare = '', parameters = ''] = argument.exec(text) ?? [];
   const path = bracketed ?? bare;

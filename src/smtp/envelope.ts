@@ -1,5 +1,5 @@
-// The envelope of a message, and the arguments of MAIL and RCPT that build it (RFC 5321 §4.1.1.11, RFC 1870, 6152, 6531,
-// 4954 §5, 3461 §4). Promise: a parameter that was not announced, is unknown, malformed or doubled never passes
+// The envelope of a message, and the arguments of MAIL and RCPT that build it (RFC 5321 §4.1.1.11, RFC 1870, 6152,
+// 6531, 4954 §5, 3461 §4). Promise: a parameter that was not announced, is unknown, malformed or doubled never passes
 // silently, and nothing but ASCII passes where SMTPUTF8 was not asked for.
 import { type Address, parseAddress, splitPath } from './address.ts';
 import type { ExtensionName } from './extensions.ts';
@@ -7,7 +7,7 @@ import { type Reply, replies } from './reply.ts';
 
 export type Notify = 'NEVER' | 'SUCCESS' | 'FAILURE' | 'DELAY';
 
-/** What MAIL wishes for the message, and RCPT for a recipient, wherever they go. Whoever keeps them keeps all wishes. */
+/** What MAIL wishes for the message, and RCPT for a recipient, wherever they go. Whoever keeps them keeps all. */
 export type MessageWishes = {
   readonly isUtf8: boolean;
   readonly ret?: 'FULL' | 'HDRS';

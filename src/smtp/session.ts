@@ -24,11 +24,11 @@ export type Action<Ticket = unknown> =
   /** * a response of the client's; with a mechanism it begins a login. 334: another follows; 235: it is logged in */
   | { readonly kind: 'authenticate'; readonly mechanism?: string; readonly response: Buffer | undefined }
   | { readonly kind: 'sender'; readonly sender: Sender } // * may this client send as this one? 2xx: yes
-  | { readonly kind: 'recipient'; readonly recipient: Recipient } // * may it be served? 2xx: it joins the envelope, with a ticket
+  | { readonly kind: 'recipient'; readonly recipient: Recipient } // * is it served? 2xx: it joins the envelope
   | { readonly kind: 'begin'; readonly envelope: Envelope<Ticket> } // * content is about to come; 354: it may
   | { readonly kind: 'chunk'; readonly data: Buffer } // content, line ends LF; its memory belongs to the receiver
   | { readonly kind: 'commit' } // * the message is whole: keep it
-  | { readonly kind: 'discard'; readonly reply: Reply | undefined } // forget the message that began: it was refused so, or will not come
+  | { readonly kind: 'discard'; readonly reply: Reply | undefined } // forget the message: it was refused so, or will not come
   | { readonly kind: 'refused'; readonly verb: 'MAIL' | 'RCPT'; readonly argument: string; readonly reply: Reply } // it was
   | { readonly kind: 'secure' } // send output(), start TLS, call secured(), which drops whatever came in clear
   | { readonly kind: 'close'; readonly hasQuit: boolean }; // send output(), then close

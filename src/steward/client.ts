@@ -104,8 +104,8 @@ export class Steward {
   }
 
   /**
-   * The account that owns a PATH of the settings; every mail asks for it. An answer is asked for anew every four seconds, and
-   * until then the last one is given at once: a steward that hangs must not stop mail that needs no root.
+   * The account that owns a PATH of the settings; every mail asks for it. An answer is asked for anew every four
+   * seconds, and until then the last one is given at once: a steward that hangs must not stop mail that needs no root.
    */
   #owner(path: string): Promise<Account | undefined> {
     const known = this.#owners.get(path);

@@ -68,7 +68,8 @@ export function openPam([script, , ...rest]: readonly [string, ...string[]], env
     const answersBefore = answers;
     const { promise, resolve } = Promise.withResolvers<Answer>();
     waiting.set(id, resolve);
-    child.send({ id, name, password } satisfies Question, () => {}); // an error here is the child's end, which 'exit' reports
+    // An error here is the child's end, which 'exit' reports.
+    child.send({ id, name, password } satisfies Question, () => {});
     const timer = setTimeout(() => {
       resolve({ id, error: 'PAM did not answer in time' });
       if (answers === answersBefore) end(child); // all its threads hang

@@ -117,8 +117,8 @@ function start(options: StewardOptions, servers: readonly Server[]): Running {
 }
 
 /**
- * Takes the place of what Node itself does with a message that has a handle: it would make a socket or a server of it, which
- * then lives in this process. The sender hears that it arrived, because it sends nothing else before.
+ * Takes the place of what Node itself does with a message that has a handle: it would make a socket or a server of it,
+ * which then lives in this process. The sender hears that it arrived, because it sends nothing else before.
  */
 function refuseHandles(child: ChildProcess, log: Log): void {
   (child as EventEmitter)

@@ -1,6 +1,8 @@
-// Removes what crashed deliveries have left in the tmp/ of Maildirs: files that nobody has written or read for 36 hours (maildir(5)).
-// Promises: it never follows a symbolic link below the folder that it is given, never touches new/ or cur/, and never rejects.
-// It makes one call at a time and never lists a folder as a whole, so a million mailboxes cost no memory and hold up no delivery.
+// Removes what crashed deliveries have left in the tmp/ of Maildirs: files that nobody has written or read for 36 hours
+// (maildir(5)).
+// Promises: it never follows a symbolic link below the folder that it is given, never touches new/ or cur/, and never
+// rejects. It makes one call at a time and never lists a folder as a whole, so a million mailboxes cost no memory and
+// hold up no delivery.
 import { existsSync } from 'node:fs';
 import { lstat, opendir, unlink } from 'node:fs/promises';
 import type { World } from '../system/world.ts';

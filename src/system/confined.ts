@@ -1,5 +1,5 @@
-// A child process that is confined: neither settings nor secrets in its environment; it reads the files that it may read,
-// writes none, and starts no process. Whatever strangers have written is parsed in such a child.
+// A child process that is confined: neither settings nor secrets in its environment; it reads the files that it may
+// read, writes none, and starts no process. Whatever strangers have written is parsed in such a child.
 import { type ChildProcess, fork } from 'node:child_process';
 import type { Event, Listen } from '../mail/event.ts';
 

@@ -14,14 +14,17 @@ export type Answer<T> = {
   readonly records: readonly T[];
   /** The owner of the records, in lower case: the name that was asked for, or the one that its aliases lead to. */
   readonly name: string;
-  /** The resolver has verified all of it with DNSSEC, aliases included, and it is one whose word counts (the AD bit, RFC 6840 §5.8). */
+  /**
+   * The resolver has verified all of it with DNSSEC, aliases included, and it is one whose word counts (the AD bit, RFC
+   * 6840 §5.8).
+   */
   readonly isAuthentic: boolean;
 };
 
 /**
- * Names come from mail, but for `systemAddresses`. All reject with Node's error codes: ENOTFOUND (no such name), ENODATA (no such
- * record), ESERVFAIL, ETIMEOUT … The first two are answers; EBADNAME means that there can be no
- * such name; all others, that DNS cannot tell.
+ * Names come from mail, but for `systemAddresses`. All reject with Node's error codes: ENOTFOUND (no such name),
+ * ENODATA (no such record), ESERVFAIL, ETIMEOUT … The first two are answers; EBADNAME means that there can be no such
+ * name; all others, that DNS cannot tell.
  */
 export interface Dns {
   mx(domain: string): Promise<Answer<MxRecord>>;
@@ -32,7 +35,10 @@ export interface Dns {
   tlsa(name: string): Promise<Answer<TlsaRecord>>;
   /** The names of an address. */
   ptr(address: string): Promise<Answer<string>>;
-  /** The addresses, at least one, of a host that our operator named: as the operating system finds them, also in its hosts file. */
+  /**
+   * The addresses, at least one, of a host that our operator named: as the operating system finds them, also in its
+   * hosts file.
+   */
   systemAddresses(host: string): Promise<readonly string[]>;
 }
 
@@ -47,6 +53,9 @@ export type RecordType = 'A' | 'AAAA' | 'MX' | 'NS' | 'PTR' | 'TXT';
 
 /** Any records, for what judges mail. */
 export interface Records {
-  /** As `resolve` of node:dns/promises has them, also its errors: a TXT record is a list of strings, an MX record an `MxRecord`. */
+  /**
+   * As `resolve` of node:dns/promises has them, also its errors: a TXT record is a list of strings, an MX record an
+   * `MxRecord`.
+   */
   records(name: string, type: RecordType): Promise<readonly unknown[]>;
 }

@@ -12,8 +12,8 @@ export const parts = ['queue', 'spool', 'journal', 'state', 'tls', 'dkim', 'acme
 
 /**
  * As root: SLIM_DATA is root's (who could rename `accounts/` in it could make himself root); its parts are given to the
- * network process. Throws the sentence to print; its `cause` is the error of the system, where there was one. True: this is
- * the first start.
+ * network process. Throws the sentence to print; its `cause` is the error of the system, where there was one. True:
+ * this is the first start.
  */
 export function prepareDataAsRoot(dataFolder: string, owner: Owner): boolean {
   refuseForeign(dataFolder, owner);
@@ -36,7 +36,9 @@ export function prepareDataAsRoot(dataFolder: string, owner: Owner): boolean {
   }
 }
 
-/** Root makes the parts before the network process looks, and an image may make them: at the first start all are empty. */
+/**
+ * Root makes the parts before the network process looks, and an image may make them: at the first start all are empty.
+ */
 function isNew(dataFolder: string): boolean {
   const isEmpty = (path: string): boolean => !fs.existsSync(path) || fs.readdirSync(path).length === 0;
   try {

@@ -1,6 +1,6 @@
-// Gathers log lines of one kind, so that nobody who can make us write a line can fill the disk with lines.
-// A kind is a sentence together with whoever caused it (a client's address). In each minute the first lines of a kind are
-// written at once and whole; the others are counted, and when the minute is over one line says how many more there were.
+// Gathers log lines of one kind, so that nobody who can make us write a line can fill the disk with lines. A kind is a
+// sentence together with whoever caused it (a client's address). In each minute the first lines of a kind are written
+// at once and whole; the others are counted, and when the minute is over one line says how many more there were.
 // Promises: memory is bounded, whatever comes; no line is lost without being counted. Never drops a kind's first line
 // unless thousands of lines were written in that minute already.
 import type { Level, Log } from './log.ts';
@@ -25,7 +25,10 @@ export class Gatherer {
     this.#log = log;
   }
 
-  /** Writes a line, or counts it. `who` has caused it: a client's address, or its network. `limit`: of this kind, in a minute. */
+  /**
+   * Writes a line, or counts it. `who` has caused it: a client's address, or its network. `limit`: of this kind, in a
+   * minute.
+   */
   line(level: Level, who: string, fields: Record<string, unknown>, sentence: string, limit = maxLinesOfKind): void {
     const kind = this.#kind(level, who, sentence);
     if (kind.written >= limit || this.#written >= maxLines) return void (kind.more += 1);

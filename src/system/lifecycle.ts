@@ -3,7 +3,10 @@
 // part that fails to stop does not keep the others from stopping.
 
 type Stop = () => unknown;
-/** The parts by their names, in the order in which they start. Each start answers with how to stop it, where that is needed. */
+/**
+ * The parts by their names, in the order in which they start. Each start answers with how to stop it, where that is
+ * needed.
+ */
 export type Parts = Readonly<Record<string, () => Stop | void | Promise<Stop | void>>>;
 
 /** Starts all parts in their order; gives how to stop them. Rejects with the error of the part that could not start. */

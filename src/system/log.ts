@@ -49,7 +49,10 @@ export function takeWarnings(log: Log): void {
 
 let second = NaN;
 let isoSecond = '';
-/** The time of a line, for pino. The part before the milliseconds is kept while it is the same: a Date a line cost 1 % of the time of a message. */
+/**
+ * The time of a line, for pino. The part before the milliseconds is kept while it is the same: a Date a line cost 1 %
+ * of the time of a message.
+ */
 function isoTime(): string {
   const now = systemClock.now();
   const milliseconds = now % 1000;

@@ -1,11 +1,15 @@
-// Names that nobody else uses, and dates as mail writes them: one home for all that end up in headers, logs and file names.
+// Names that nobody else uses, and dates as mail writes them: one home for all that end up in headers, logs and file
+// names.
 import { hostname } from 'node:os';
 import type { Clock, Random } from './world.ts';
 
 let deliveries = 0;
 const host = hostname().replaceAll('/', '\\057').replaceAll(':', '\\072');
 
-/** An id that begins with its time: of a message (in our 250, in Received, in the log, in file names), or of a session. Letters and digits. */
+/**
+ * An id that begins with its time: of a message (in our 250, in Received, in the log, in file names), or of a session.
+ * Letters and digits.
+ */
 export const newId = (time: number, random: Random, randomOctets = 5): string =>
   time.toString(36) + random.hex(randomOctets);
 

@@ -1,7 +1,8 @@
-// The server's certificate: the configured pair, watched by content, or a self-signed one, made once and kept.
-// Promises that a good new pair serves the next handshake without touching sessions, and that a pair that is missing,
-// broken or does not fit never takes the place of one that works: it is logged, once, and looked at again. Never in this
-// file: which socket needs TLS. RFC 8446, RFC 5246 and RFC 9325 §4 (forward secrecy, AEAD), RFC 5280; RFC 7435 for smtp sockets.
+// The server's certificate: the configured pair, watched by content, or a self-signed one, made once and kept. Promises
+// that a good new pair serves the next handshake without touching sessions, and that a pair that is missing, broken or
+// does not fit never takes the place of one that works: it is logged, once, and looked at again. Never in this file:
+// which socket needs TLS. RFC 8446, RFC 5246 and RFC 9325 §4 (forward secrecy, AEAD), RFC 5280; RFC 7435 for smtp
+// sockets.
 import { constants, KeyObject, X509Certificate, createPrivateKey, webcrypto } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -17,7 +18,9 @@ export type Pair = { readonly cert: string; readonly key: string };
 type Subject = Pick<World, 'clock' | 'random'> & { readonly hostname: string };
 type CertificateOptions = World & {
   readonly hostname: string;
-  /** Reads the configured pair (files, steward or settings) and rejects when it is not there; undefined: none is set. */
+  /**
+   * Reads the configured pair (files, steward or settings) and rejects when it is not there; undefined: none is set.
+   */
   readonly readPair: (() => Promise<Pair | undefined>) | undefined;
   /** Whether the key of that pair is one that we have made, and keep. */
   readonly isOurs?: boolean;
@@ -26,20 +29,27 @@ type CertificateOptions = World & {
 };
 
 const dayMs = 86_400_000;
-// Forward secrecy always. No finite-field DHE: every TLS 1.2 sender with AEAD has ECDHE, and DHE invites D(HE)at. For TLS 1.3
-// OpenSSL has a list of its own.
+// Forward secrecy always. No finite-field DHE: every TLS 1.2 sender with AEAD has ECDHE, and DHE invites D(HE)at. For
+// TLS 1.3 OpenSSL has a list of its own.
 const aead = 'ECDHE+AESGCM:ECDHE+CHACHA20';
-/** Where old mail servers come (Exchange on Windows Server 2012 R2, scanners), the alternative to CBC is often plain text. */
+/**
+ * Where old mail servers come (Exchange on Windows Server 2012 R2, scanners), the alternative to CBC is often plain
+ * text.
+ */
 const aeadAndCbc = `${aead}:ECDHE+AES+SHA384:ECDHE+AES+SHA256:ECDHE+AES+SHA1`;
 
 /** The kinds of sockets: mail from other servers comes to `smtp`. */
 type SocketKind = 'smtp' | 'submission' | 'submissions';
 type Contexts = Readonly<Record<SocketKind, SecureContext>>;
 
-/** What other servers are shown: PEM, the server's own certificate first. `isOurs`: we have made the key, and keep it. */
+/**
+ * What other servers are shown: PEM, the server's own certificate first. `isOurs`: we have made the key, and keep it.
+ */
 export type InUse = { readonly cert: string; readonly isOurs: boolean };
 
-/** The pair in use. One context serves all sockets of a kind: `new TLSSocket(socket, {isServer: true, secureContext})`. */
+/**
+ * The pair in use. One context serves all sockets of a kind: `new TLSSocket(socket, {isServer: true, secureContext})`.
+ */
 export class Certificates {
   readonly #options: CertificateOptions;
   #contexts: Contexts | undefined;
@@ -49,7 +59,9 @@ export class Certificates {
   /** When the certificate in use expires, in ms since 1970. */
   expiresAt = 0;
 
-  /** Loads the configured pair or makes do with a self-signed one. Rejects only when that can neither be read nor kept. */
+  /**
+   * Loads the configured pair or makes do with a self-signed one. Rejects only when that can neither be read nor kept.
+   */
   static async open(options: CertificateOptions): Promise<Certificates> {
     const certificates = new Certificates(options);
     await certificates.check();

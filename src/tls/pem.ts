@@ -1,4 +1,5 @@
-// PEM as people hand it over: with line ends written out as `\n` in a variable, and the certificates of a chain in any order.
+// PEM as people hand it over: with line ends written out as `\n` in a variable, and the certificates of a chain in any
+// order.
 // Promise: whatever this cannot make sense of is left as it is, for OpenSSL to refuse with its own words.
 import { type KeyObject, X509Certificate } from 'node:crypto';
 

@@ -1,5 +1,5 @@
-// GET /health: whether mail is taken, for load balancers and container engines. 200, or 503 where it is not; no address,
-// no name and no content is in it. /livez and /readyz are Mailpit's names for it.
+// GET /health: whether mail is taken, for load balancers and container engines. 200, or 503 where it is not; no
+// address, no name and no content is in it. /livez and /readyz are Mailpit's names for it.
 import type { Ask } from './protocol.ts';
 import { type Route, json } from './server.ts';
 

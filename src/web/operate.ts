@@ -1,5 +1,5 @@
-// For operators and their programs: GET /ready, /metrics, /status and what the status page asks for. Figures only: no content
-// of a message, no address, no secret; the network process counts, and is asked.
+// For operators and their programs: GET /ready, /metrics, /status and what the status page asks for. Figures only: no
+// content of a message, no address, no secret; the network process counts, and is asked.
 import { summarize, tilesOf } from '../mail/summary.ts';
 import { toText } from './prometheus.ts';
 import type { Ask } from './protocol.ts';

@@ -1,5 +1,6 @@
-// The pages: the files that lie in page/, beside this code or beside the bundle. Each is read once, and nothing else can
-// be asked for. Promise: a page loads nothing from elsewhere, and may be framed by nobody (Content Security Policy).
+// The pages: the files that lie in page/, beside this code or beside the bundle. Each is read once, and nothing else
+// can be asked for. Promise: a page loads nothing from elsewhere, and may be framed by nobody (Content Security
+// Policy).
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { extname, join } from 'node:path';
 import type { Route } from './server.ts';

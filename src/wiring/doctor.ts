@@ -1,5 +1,6 @@
-// All looks of `slimsmtp doctor`, in the order in which they are told. It runs beside the server, changes nothing and sends no mail.
-// What needs the rights of whoever has called comes first: to ask the running server, root becomes the owner of its socket.
+// All looks of `slimsmtp doctor`, in the order in which they are told. It runs beside the server, changes nothing and
+// sends no mail. What needs the rights of whoever has called comes first: to ask the running server, root becomes the
+// owner of its socket.
 import type { Settings } from '../config/settings.ts';
 import { NoServer, askAll } from '../control/client.ts';
 import { checkFiles } from '../doctor/files.ts';

@@ -1,5 +1,5 @@
-// What every Directory promises (src/mail/ports.ts), as tests that each of them passes. `known` is a mailbox that it has
-// routes for, `unknown` one that it has none for (a catch-all has no such thing); `broken` is one that cannot ask.
+// What every Directory promises (src/mail/ports.ts), as tests that each of them passes. `known` is a mailbox that it
+// has routes for, `unknown` one that it has none for (a catch-all has no such thing); `broken` is one that cannot ask.
 import assert from 'node:assert/strict';
 import { isAbsolute, normalize, relative } from 'node:path';
 import { test } from 'node:test';

@@ -1,5 +1,6 @@
-// The null store: a QueueStore that keeps everything in a map. It shows that the verbs suffice for a queue that keeps every promise
-// of its contract but one, that what it holds outlives the process; and it is what to read first when writing a store.
+// The null store: a QueueStore that keeps everything in a map. It shows that the verbs suffice for a queue that keeps
+// every promise of its contract but one, that what it holds outlives the process; and it is what to read first when
+// writing a store.
 import type { Message } from '../../src/mail/message.ts';
 import type { Prepared } from '../../src/mail/ports.ts';
 import type { QueueStore, StoredEntry } from '../../src/mail/queue-store.ts';

@@ -17,7 +17,10 @@ type Store = {
   ): Promise<{ readonly queue: Queue & { readonly size: number | Promise<number> }; close(): Promise<void> }>;
   /** An existing folder for `file` messages. */
   readonly spool: string;
-  /** A message that was whole and stable, but not yet committed, may be there after a crash: its sender has heard nothing, and sends it again. */
+  /**
+   * A message that was whole and stable, but not yet committed, may be there after a crash: its sender has heard
+   * nothing, and sends it again.
+   */
   readonly keepsPrepared?: true;
   /** How much is left of anything, in files or rows. */
   leftovers(): Promise<number>;

@@ -1,6 +1,7 @@
-// The addresses of a field such as From, by which a login's mail is checked and a signature's domain is found. Of lists that are built
-// here the very addresses come out, whatever comments, folds, names and groups stand between; of any text, no author is overlooked:
-// a list that is read has as many addresses as there are `@` outside of comments, quotes and literals.
+// The addresses of a field such as From, by which a login's mail is checked and a signature's domain is found. Of lists
+// that are built here the very addresses come out, whatever comments, folds, names and groups stand between; of any
+// text, no author is overlooked: a list that is read has as many addresses as there are `@` outside of comments, quotes
+// and literals.
 // An input: an octet (built or any), then octets from which the list is made. RFC 5322 §3.4 and §4.4.
 import assert from 'node:assert/strict';
 import { parseAddressList } from '../../src/mail/address-list.ts';

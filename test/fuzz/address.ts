@@ -1,6 +1,6 @@
-// MAIL and RCPT: what the parser takes is compared with a scanner that walks over the octets as the grammar of RFC 5321 §4.1.2 and
-// RFC 6531 §3.3 has it; canonical forms are stable, and file names made of any of it stay inside their folder.
-// An input: one line of a client.
+// MAIL and RCPT: what the parser takes is compared with a scanner that walks over the octets as the grammar of RFC 5321
+// §4.1.2 and RFC 6531 §3.3 has it; canonical forms are stable, and file names made of any of it stay inside their
+// folder. An input: one line of a client.
 import assert from 'node:assert/strict';
 import { isIPv4, isIPv6 } from 'node:net';
 import { toMailbox } from '../../src/mail/address.ts';

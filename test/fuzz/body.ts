@@ -1,6 +1,7 @@
-// The body decoder against one that looks for the end in the whole and splits it; then the way back: what any content becomes on
-// its way out (dots, line ends, the final dot) is, for a session, that content, and ends once.
-// An input: an octet that chooses DATA or BDAT and the limit, then octets. RFC 5321 §4.1.1.4 and §4.5.2, RFC 3030, RFC 1870 §5.
+// The body decoder against one that looks for the end in the whole and splits it; then the way back: what any content
+// becomes on its way out (dots, line ends, the final dot) is, for a session, that content, and ends once.
+// An input: an octet that chooses DATA or BDAT and the limit, then octets. RFC 5321 §4.1.1.4 and §4.5.2, RFC 3030, RFC
+// 1870 §5.
 import assert from 'node:assert/strict';
 import { Encoder } from '../../src/outbound/content.ts';
 import { Body } from '../../src/smtp/body.ts';

@@ -1,5 +1,5 @@
-// What a signature sees of a message (DKIM's canonicalisation 'relaxed'), against a reading of RFC 6376 §3.4 line by line: the digest
-// of a body does not depend on how it was cut, nor each field on how it was folded.
+// What a signature sees of a message (DKIM's canonicalisation 'relaxed'), against a reading of RFC 6376 §3.4 line by
+// line: the digest of a body does not depend on how it was cut, nor each field on how it was folded.
 // An input: a message; its header is read as fields, its body is digested whole and in pieces.
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';

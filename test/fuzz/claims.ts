@@ -1,5 +1,5 @@
-// Fields that claim to be our own word on a message (Authentication-Results with our name): every form of our name is known as one,
-// no other server's is, and nothing that is not known as a claim is ever sealed by us as our word.
+// Fields that claim to be our own word on a message (Authentication-Results with our name): every form of our name is
+// known as one, no other server's is, and nothing that is not known as a claim is ever sealed by us as our word.
 // An input: an octet (built or any), then octets from which the field is made. RFC 8601 §2.2, RFC 8617 §4.1.1.
 import assert from 'node:assert/strict';
 import { generateKeyPairSync } from 'node:crypto';

@@ -1,6 +1,7 @@
-// The client's dialogue with a server that says anything at all: no throw, an outcome for each recipient, 'delivered' only on a 2xx to
-// content that went out whole, commands that are well-formed and in order, no password in clear, one outcome however it is cut.
-// An input: two octets that choose the terms and the mail, then what the server says; 0x1e ends what comes in one turn.
+// The client's dialogue with a server that says anything at all: no throw, an outcome for each recipient, 'delivered'
+// only on a 2xx to content that went out whole, commands that are well-formed and in order, no password in clear, one
+// outcome however it is cut. An input: two octets that choose the terms and the mail, then what the server says; 0x1e
+// ends what comes in one turn.
 // RFC 5321 §4, RFC 2920, RFC 3207, RFC 4954.
 import assert from 'node:assert/strict';
 import type { Delivery, QueueRecipient } from '../../src/mail/message.ts';

@@ -1,5 +1,6 @@
-// What the fuzzer starts from: the golden dialogues, and corpus/<target>.txt, which holds what long runs kept and every find.
-// A line of those files is an input as a JSON string, an octet a character; lines that begin with # are for readers.
+// What the fuzzer starts from: the golden dialogues, and corpus/<target>.txt, which holds what long runs kept and every
+// find. A line of those files is an input as a JSON string, an octet a character; lines that begin with # are for
+// readers.
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 

@@ -1,5 +1,5 @@
-// The fields of a header, read line by line here, in one go and in windows there: for signing (all fields), and for what says how a
-// message from outside is to be judged, wherever in a long header it stands.
+// The fields of a header, read line by line here, in one go and in windows there: for signing (all fields), and for
+// what says how a message from outside is to be judged, wherever in a long header it stands.
 // An input: an octet (how much stands before it, so that it lies across the edge of a window, or none), then a message.
 import assert from 'node:assert/strict';
 import { findFields } from '../../src/inbound/fields.ts';

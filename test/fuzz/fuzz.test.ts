@@ -1,5 +1,6 @@
-// The fuzzer within the other tests: every target from its corpus (in which every find is kept) for a few seconds, always with the same
-// seed. FUZZ_SECONDS: for all of them together; FUZZ_SEED: another one. Longer runs: test/fuzz/run.ts.
+// The fuzzer within the other tests: every target from its corpus (in which every find is kept) for a few seconds,
+// always with the same seed. FUZZ_SECONDS: for all of them together; FUZZ_SEED: another one. Longer runs:
+// test/fuzz/run.ts.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { type Random, type Target, cut, fuzz, start } from './fuzzer.ts';

@@ -1,8 +1,10 @@
-// A coverage-guided fuzzer: mutates what it has, keeps what runs code or takes a way through a dialogue that nothing before it did.
-// Promises: seeded (the same seed makes the same inputs in the same order); a find comes with its input, made small; no input costs
-// more time than so much per octet, and no pattern more than its length says. A target throws to say that an invariant is broken.
-// Coverage is V8's own block coverage, sampled per batch: so start() must come before the sources are imported. It costs a third of
-// the speed and no dependency. Limits: only code below src/ counts, in this process; a hang of one run is seen only at its end.
+// A coverage-guided fuzzer: mutates what it has, keeps what runs code or takes a way through a dialogue that nothing
+// before it did.
+// Promises: seeded (the same seed makes the same inputs in the same order); a find comes with its input, made small; no
+// input costs more time than so much per octet, and no pattern more than its length says. A target throws to say that
+// an invariant is broken. Coverage is V8's own block coverage, sampled per batch: so start() must come before the
+// sources are imported. It costs a third of the speed and no dependency. Limits: only code below src/ counts, in this
+// process; a hang of one run is seen only at its end.
 import { Session } from 'node:inspector';
 
 export type Target = {
@@ -10,11 +12,17 @@ export type Target = {
   readonly seeds: readonly Buffer[];
   /** What mutations put in: words of the language, an octet a character. */
   readonly words: readonly string[];
-  /** Of most inputs; one in fifty may be eight times as long. Short ones are quick, and show nearly all that there is to see. */
+  /**
+   * Of most inputs; one in fifty may be eight times as long. Short ones are quick, and show nearly all that there is to
+   * see.
+   */
   readonly maxOctets: number;
   /** It works with files or sockets: asked for its coverage more often. */
   readonly isSlow?: boolean;
-  /** One input, whole and in pieces that `random` cuts. `note`: a feature of what happened, for guidance. Throws on a find. */
+  /**
+   * One input, whole and in pieces that `random` cuts. `note`: a feature of what happened, for guidance. Throws on a
+   * find.
+   */
   run(input: Buffer, random: Random, note: (feature: string) => void): void | Promise<void>;
 };
 type Report = Readonly<Record<'executions' | 'seconds' | 'perSecond' | 'blocks' | 'features', number>> & {
@@ -219,8 +227,9 @@ class Run {
   }
 
   /**
-   * Eight times as much of the same takes about eight times as long: a piece of an input, repeated, after what stands before
-   * it. Every second time it comes octet by octet: what gathers pieces must not copy all of them for each new one.
+   * Eight times as much of the same takes about eight times as long: a piece of an input, repeated, after what stands
+   * before it. Every second time it comes octet by octet: what gathers pieces must not copy all of them for each new
+   * one.
    */
   async grow(): Promise<void> {
     const [random, base] = [this.#growth, this.#growth.pick(this.corpus)];

@@ -1,6 +1,6 @@
-// The header of a submitted message, against a reading line by line: no Bcc passes, however it is written or folded, and whatever
-// stands before the header; everything else stays as it was; Date and Message-ID are there once the header has been passed.
-// An input: a message with LF line ends. RFC 5322 §3.6.3 and §4.5.3, RFC 6409 §8.
+// The header of a submitted message, against a reading line by line: no Bcc passes, however it is written or folded,
+// and whatever stands before the header; everything else stays as it was; Date and Message-ID are there once the header
+// has been passed. An input: a message with LF line ends. RFC 5322 §3.6.3 and §4.5.3, RFC 6409 §8.
 import assert from 'node:assert/strict';
 import { SubmittedHeader, maxHeaderOctets } from '../../src/inbound/submission.ts';
 import { kept } from './corpus.ts';

@@ -1,5 +1,5 @@
-// The SASL mechanisms and their messages: a malformed one is a refusal, never a throw, and nobody gets in but by the password: held
-// against a calculation of its own. Also verifiers, and the answers of a relay to our own SCRAM.
+// The SASL mechanisms and their messages: a malformed one is a refusal, never a throw, and nobody gets in but by the
+// password: held against a calculation of its own. Also verifiers, and the answers of a relay to our own SCRAM.
 // An input: an octet that chooses the mechanism, then responses, 0x1e between. RFC 4616, 5802, 7677, 5929.
 import assert from 'node:assert/strict';
 import { createHash, createHmac, pbkdf2Sync } from 'node:crypto';

@@ -1,5 +1,5 @@
-// Notices: whatever a remote server said, and whatever stood in the message, a notice has three parts, its own fields and no others,
-// lines of at most 998 octets, no CR and no NUL, and ASCII alone where the envelope had no SMTPUTF8.
+// Notices: whatever a remote server said, and whatever stood in the message, a notice has three parts, its own fields
+// and no others, lines of at most 998 octets, no CR and no NUL, and ASCII alone where the envelope had no SMTPUTF8.
 // An input, 0x1e between: what the remote said, its name, the address, ORCPT, ENVID, the message. RFC 3461, 3464, 6533.
 import assert from 'node:assert/strict';
 import type { Outcome, QueueEntry } from '../../src/mail/message.ts';

@@ -1,5 +1,5 @@
-// The PROXY header, against a reading of another kind: by one pattern for the text, and octet by octet for the binary form.
-// However it comes in pieces, the verdict is the same, falls once, and covers no octet of the client.
+// The PROXY header, against a reading of another kind: by one pattern for the text, and octet by octet for the binary
+// form. However it comes in pieces, the verdict is the same, falls once, and covers no octet of the client.
 // An input: what a proxy sends first, and what its client sends behind it.
 import assert from 'node:assert/strict';
 import { isIP } from 'node:net';

@@ -1,6 +1,6 @@
-// The queue's folder: an envelope that cannot be read is left alone and logged, and the mail beside it goes out all the same. Whatever
-// stands in the file, the server starts, answers questions about its queue, and nothing is delivered to whom it does not name.
-// An input: a <id>.json. Files of a real folder; transports and clock are doubles.
+// The queue's folder: an envelope that cannot be read is left alone and logged, and the mail beside it goes out all the
+// same. Whatever stands in the file, the server starts, answers questions about its queue, and nothing is delivered to
+// whom it does not name. An input: a <id>.json. Files of a real folder; transports and clock are doubles.
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

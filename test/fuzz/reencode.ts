@@ -1,7 +1,8 @@
-// Mail for a hop that does not take it as it is, without 8BITMIME or with a limit on lines: what is converted decodes to what was there,
-// and what is not is the same, octet for octet. Two judges: for messages of any kind (what is said to be ASCII is; the structure does not
-// depend on how the message was cut and loses nothing), and for messages that are built here: each part's content decodes to what it was.
-// An input: an octet (built or any, and what the hop takes), then octets from which the message is made. RFC 2045 §6, RFC 6152 §3.
+// Mail for a hop that does not take it as it is, without 8BITMIME or with a limit on lines: what is converted decodes
+// to what was there, and what is not is the same, octet for octet. Two judges: for messages of any kind (what is said
+// to be ASCII is; the structure does not depend on how the message was cut and loses nothing), and for messages that
+// are built here: each part's content decodes to what it was. An input: an octet (built or any, and what the hop
+// takes), then octets from which the message is made. RFC 2045 §6, RFC 6152 §3.
 import assert from 'node:assert/strict';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -73,7 +74,10 @@ function read(text: string): string[] {
   return [lines.replaceAll(/=([0-9A-F]{2})/g, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)))];
 }
 
-/** What the walker sees: header and content of each entity, and a letter for what is between. All of it must be the message. */
+/**
+ * What the walker sees: header and content of each entity, and a letter for what is between. All of it must be the
+ * message.
+ */
 function shape(pieces: readonly Buffer[]): string | undefined {
   const walker = new Walker();
   const seen: string[] = [];

@@ -1,5 +1,6 @@
-// The fuzzer for longer runs: node test/fuzz/run.ts [--seconds N] [--seed N] [--keep] [--blind] [target …]. A line of JSON for each
-// target; a find ends with status 1. --keep adds what ran new code to corpus/<target>.txt. --blind: without coverage, which is faster.
+// The fuzzer for longer runs: node test/fuzz/run.ts [--seconds N] [--seed N] [--keep] [--blind] [target …]. A line of
+// JSON for each target; a find ends with status 1. --keep adds what ran new code to corpus/<target>.txt. --blind:
+// without coverage, which is faster.
 import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';

@@ -1,7 +1,7 @@
-// The session against two judges that know nothing of its code: one watches each action (is it legal now?), the other frames the
-// whole input afresh, by the replies that it got: which octets are commands, which are content, and what must have been kept.
-// An input: an octet that chooses the options, then what the client sends; octet 0x1e stands between what comes before and after a
-// start of TLS. RFC 5321 §4, RFC 2920, RFC 3030, RFC 3207.
+// The session against two judges that know nothing of its code: one watches each action (is it legal now?), the other
+// frames the whole input afresh, by the replies that it got: which octets are commands, which are content, and what
+// must have been kept. An input: an octet that chooses the options, then what the client sends; octet 0x1e stands
+// between what comes before and after a start of TLS. RFC 5321 §4, RFC 2920, RFC 3030, RFC 3207.
 import assert from 'node:assert/strict';
 import { extensionNames } from '../../src/smtp/extensions.ts';
 import { type Reply, replies } from '../../src/smtp/reply.ts';
@@ -183,7 +183,10 @@ function run(parts: readonly (readonly Buffer[])[], options: SessionOptions, not
   return judge.events;
 }
 
-/** Frames the input by itself, and compares: as many replies as commands and messages, and every message what it should be. */
+/**
+ * Frames the input by itself, and compares: as many replies as commands and messages, and every message what it should
+ * be.
+ */
 function check(parts: readonly Buffer[], events: readonly Event[], options: SessionOptions): void {
   const text = Buffer.concat(parts).toString('latin1');
   let length = 0;

@@ -1,5 +1,5 @@
-// Settings: whatever the variables hold, there are settings or a SettingsError that says what is wrong; never another error, never a
-// secret in what is shown, never a value that JSON would not carry to the other process.
+// Settings: whatever the variables hold, there are settings or a SettingsError that says what is wrong; never another
+// error, never a secret in what is shown, never a value that JSON would not carry to the other process.
 // An input: NAME=value, octet 0x1e between them. No file is read: names that end in _FILE do not count.
 import assert from 'node:assert/strict';
 import { SettingsError, describeSettings, loadSettings } from '../../src/config/settings.ts';

@@ -1,6 +1,6 @@
-// What a network process that was broken into may ask of the steward: JSON of any kind. A request is one of the listed kinds, with
-// values that cannot be options, paths upwards or numbers out of range; anything else is none. Never a throw.
-// An input: JSON, or what is left of it.
+// What a network process that was broken into may ask of the steward: JSON of any kind. A request is one of the listed
+// kinds, with values that cannot be options, paths upwards or numbers out of range; anything else is none. Never a
+// throw. An input: JSON, or what is left of it.
 import assert from 'node:assert/strict';
 import { type Request, parseRequest } from '../../src/steward/protocol.ts';
 import { kept } from './corpus.ts';

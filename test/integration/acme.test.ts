@@ -1,5 +1,6 @@
-// A certificate by itself: the image against Pebble, Let's Encrypt's own authority for tests, on a small Internet. The first issue, a
-// renewal with the same key, an authority that is not there, one that wants to be asked later, and a name that is not ours.
+// A certificate by itself: the image against Pebble, Let's Encrypt's own authority for tests, on a small Internet. The
+// first issue, a renewal with the same key, an authority that is not there, one that wants to be asked later, and a
+// name that is not ours.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { type PeerCertificate, connect } from 'node:tls';

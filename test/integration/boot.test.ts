@@ -1,5 +1,5 @@
-// What root does at the start, for real and without a container: what it lacks or must not trust is said, with exit status 78.
-// The server comes up as root in test/integration/image.test.ts and compose.test.ts.
+// What root does at the start, for real and without a container: what it lacks or must not trust is said, with exit
+// status 78. The server comes up as root in test/integration/image.test.ts and compose.test.ts.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { chmodSync, chownSync, lstatSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';

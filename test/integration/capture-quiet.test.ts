@@ -1,5 +1,6 @@
-// Where mail is captured, nothing leaves: no connection is made and no datagram sent, DNS included. Every system call that could
-// do so is watched (strace), in all processes of the server, while it takes mail of every kind and answers HTTP.
+// Where mail is captured, nothing leaves: no connection is made and no datagram sent, DNS included. Every system call
+// that could do so is watched (strace), in all processes of the server, while it takes mail of every kind and answers
+// HTTP.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';

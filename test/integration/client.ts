@@ -10,7 +10,9 @@ export type Client = {
   readonly socket: Socket;
 };
 
-/** Over TLS from the start where it is `secure`; certificates are not looked at. `from`: the address of its own to use. */
+/**
+ * Over TLS from the start where it is `secure`; certificates are not looked at. `from`: the address of its own to use.
+ */
 export async function dial(port: number, host = '127.0.0.1', isSecure = false, from?: string): Promise<Client> {
   const where = { port, host, ...(from !== undefined && { localAddress: from }) };
   const socket = isSecure ? connectTls({ ...where, rejectUnauthorized: false }) : connect(where);

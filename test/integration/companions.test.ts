@@ -1,5 +1,6 @@
-// What the server asks while mail comes in: a block list on a real DNS server; and a resolver, Rspamd, an LMTP server and PostgreSQL that
-// hang: mail that needs none of them is as fast as ever, and what they are asked about is answered as docs/spam.md has it.
+// What the server asks while mail comes in: a block list on a real DNS server; and a resolver, Rspamd, an LMTP server
+// and PostgreSQL that hang: mail that needs none of them is as fast as ever, and what they are asked about is answered
+// as docs/spam.md has it.
 import assert from 'node:assert/strict';
 import { type TestContext, after, before, test } from 'node:test';
 import type { StartedTestContainer } from 'testcontainers';
@@ -17,7 +18,10 @@ before(async () => {
 const said = async (server: StartedTestContainer, sentence: string): Promise<number> =>
   (await operate(server).log()).filter(({ msg }) => String(msg).startsWith(sentence)).length;
 
-/** Whole transactions from a container, all at once, each on a connection of its own: the last reply of each, and its milliseconds. */
+/**
+ * Whole transactions from a container, all at once, each on a connection of its own: the last reply of each, and its
+ * milliseconds.
+ */
 const load = `
 import smtplib, sys, threading, time
 server, recipient, count = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -1,5 +1,5 @@
-// What stands in .env: Compose and we read the same out of it; a misspelt setting is an error; a database and a password file of
-// one's own take the place of the demo's; and the demo has exactly two services.
+// What stands in .env: Compose and we read the same out of it; a misspelt setting is an error; a database and a
+// password file of one's own take the place of the demo's; and the demo has exactly two services.
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,6 +1,7 @@
-// Containers for the integration tests: our image (as test/run.mjs built it), PostgreSQL, networks, and the shipped compose file.
-// Promises: what is started through a stage ends with it, in reverse order, volumes too, also when a test fails; servers run as hardened as
-// in compose.yaml; every start waits until the thing is ready, or fails with its log.
+// Containers for the integration tests: our image (as test/run.mjs built it), PostgreSQL, networks, and the shipped
+// compose file.
+// Promises: what is started through a stage ends with it, in reverse order, volumes too, also when a test fails;
+// servers run as hardened as in compose.yaml; every start waits until the thing is ready, or fails with its log.
 // Never: publishes on anything but loopback's random ports, or reads the user's .env.
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -18,7 +19,10 @@ const parts = 'compose.yaml Dockerfile .dockerignore .node24 docker src package.
 /** As in compose.yaml. */
 export const capabilities = ['CHOWN', 'DAC_OVERRIDE', 'SETGID', 'SETUID'];
 
-/** The docker client: for what testcontainers has no words (pause, kill, volumes, logs of the dead). Its output; throws with its complaint. */
+/**
+ * The docker client: for what testcontainers has no words (pause, kill, volumes, logs of the dead). Its output; throws
+ * with its complaint.
+ */
 export async function docker(...parameters: string[]): Promise<string> {
   const { stdout } = await promisify(execFile)('docker', parameters, { cwd: root, maxBuffer: 2 ** 26 });
   return stdout;
@@ -44,7 +48,8 @@ class Server extends GenericContainer {
       .withAddedCapabilities(...capabilities)
       .withSecurityOpt('no-new-privileges');
     this.withExposedPorts(25, 587, 465).withNetworkAliases('slimsmtp');
-    // The image's own check, rarely: each is a process that others of two cores wait for. The log says sooner that it listens.
+    // The image's own check, rarely: each is a process that others of two cores wait for. The log says sooner that it
+    // listens.
     const seldom = {
       test: ['CMD', 'slimsmtp', 'health'] as ['CMD', ...string[]],
       interval: 3000,
@@ -72,8 +77,8 @@ export type Stage = {
   ): Promise<{ database: StartedPostgreSqlContainer; environment: Record<string, string> }>;
   network(): Promise<StartedNetwork>;
   /**
-   * The shipped compose file in a copy of the project, under a name of its own, on free ports; `files` are others of that folder, such as
-   * .env. Not started yet: `compose('up', …)`.
+   * The shipped compose file in a copy of the project, under a name of its own, on free ports; `files` are others of
+   * that folder, such as .env. Not started yet: `compose('up', …)`.
    */
   project(files?: Readonly<Record<string, string>>): Compose;
   /** The same, started by `docker compose up -d --wait`. */
@@ -124,7 +129,8 @@ export function openStage(after: (undo: () => Promise<void>) => void): Stage {
     },
     async postgres(network) {
       const seed = { source: `${root}docker/smtp.sql`, target: '/docker-entrypoint-initdb.d/smtp.sql' };
-      // testcontainers' own, every 250 ms, is cut off where the machine is busy; PostgreSQL takes its remains for a crash and restarts.
+      // testcontainers' own, every 250 ms, is cut off where the machine is busy; PostgreSQL takes its remains for a
+      // crash and restarts.
       const ready = {
         test: ['CMD', 'pg_isready', '-h', '127.0.0.1'] as ['CMD', ...string[]],
         interval: 1000,

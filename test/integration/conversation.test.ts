@@ -1,6 +1,6 @@
-// Two servers of ours that talk to each other over a small Internet with DNSSEC, their records being those that `slimsmtp dns`
-// prints: mail that is signed by one, travels over DANE and is judged by the other; forgeries of it; forwards with SRS and ARC; a
-// bounce that finds its way back; and a third one to which MTA-STS leads.
+// Two servers of ours that talk to each other over a small Internet with DNSSEC, their records being those that
+// `slimsmtp dns` prints: mail that is signed by one, travels over DANE and is judged by the other; forgeries of it;
+// forwards with SRS and ARC; a bounce that finds its way back; and a third one to which MTA-STS leads.
 import assert from 'node:assert/strict';
 import { createHash, createPublicKey } from 'node:crypto';
 import { after, before, test } from 'node:test';

@@ -1,5 +1,5 @@
-// Signed mail, as it arrives at other servers by MX, is verified by two implementations that are not ours: dkimpy and OpenDKIM.
-// And what an operator sees of keys and records.
+// Signed mail, as it arrives at other servers by MX, is verified by two implementations that are not ours: dkimpy and
+// OpenDKIM. And what an operator sees of keys and records.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import type { StartedTestContainer } from 'testcontainers';

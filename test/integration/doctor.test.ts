@@ -1,5 +1,6 @@
-// `slimsmtp doctor` in a real container, on a small Internet with all records in place: it has nothing to say but notes; then it finds
-// each fault that is planted, and names the line that mends it. What is listed here stands in docs/troubleshooting.md.
+// `slimsmtp doctor` in a real container, on a small Internet with all records in place: it has nothing to say but
+// notes; then it finds each fault that is planted, and names the line that mends it. What is listed here stands in
+// docs/troubleshooting.md.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import type { StartedTestContainer } from 'testcontainers';

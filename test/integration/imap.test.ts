@@ -1,5 +1,5 @@
-// The compose profile `imap`: what the demo delivers is read by IMAP, with the login's own password; and the same Dovecot takes mail by LMTP,
-// knows at RCPT who has a mailbox, and holds up nobody when it is stopped or paused.
+// The compose profile `imap`: what the demo delivers is read by IMAP, with the login's own password; and the same
+// Dovecot takes mail by LMTP, knows at RCPT who has a mailbox, and holds up nobody when it is stopped or paused.
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { connect } from 'node:tls';

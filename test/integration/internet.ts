@@ -1,8 +1,8 @@
-// A small Internet of its own, in one network of containers: a signed root zone on NSD, Unbound that validates it, servers of ours
-// that find each other by MX, and strangers with addresses of their own.
+// A small Internet of its own, in one network of containers: a signed root zone on NSD, Unbound that validates it,
+// servers of ours that find each other by MX, and strangers with addresses of their own.
 // NSD itself is `names` for who wants a DNS server that does not validate.
-// Promises: nothing in it has a name or an address outside; all of it ends with the stage; what was published last counts, within
-// two seconds; a stranger sends exactly the octets that it is given.
+// Promises: nothing in it has a name or an address outside; all of it ends with the stage; what was published last
+// counts, within two seconds; a stranger sends exactly the octets that it is given.
 import type { StartedNetwork, StartedTestContainer } from 'testcontainers';
 import { eventually } from './client.ts';
 import { type ServerOptions, type Stage, docker, root, together } from './compose-lib.ts';
@@ -16,7 +16,9 @@ export type Internet = {
   /** Unbound's address, and its container. */
   readonly resolver: string;
   readonly unbound: Host;
-  /** Puts lines of a zone file, with names in full, in the place of those that were published under that title before. */
+  /**
+   * Puts lines of a zone file, with names in full, in the place of those that were published under that title before.
+   */
   publish(title: string, lines: readonly string[]): Promise<void>;
   /** A container with that script as its main program. */
   run(image: string, script: string, ...parameters: string[]): Promise<Host>;

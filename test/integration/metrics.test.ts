@@ -1,5 +1,5 @@
-// Prometheus and the figures: docs/metrics.md says what /metrics has; promtool accepts it, the alert rules and their tests;
-// the compose profile scrapes, and its alert fires when the database is stopped.
+// Prometheus and the figures: docs/metrics.md says what /metrics has; promtool accepts it, the alert rules and their
+// tests; the compose profile scrapes, and its alert fires when the database is stopped.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { cpSync, readFileSync, writeFileSync } from 'node:fs';

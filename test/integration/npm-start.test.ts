@@ -1,4 +1,5 @@
-// The newcomer's way, in a fresh copy of the project: `npm start`, a mail, Ctrl-C; then `docker compose up` in the same folder.
+// The newcomer's way, in a fresh copy of the project: `npm start`, a mail, Ctrl-C; then `docker compose up` in the same
+// folder.
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';

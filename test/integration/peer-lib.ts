@@ -1,6 +1,8 @@
-// The world around the server under test: Postfix peers, a DNS that knows them (test/peers), real clients, and the server with settings for sending.
-// Promises: all of it lives in a network of its own without any name outside, and ends with the stage; a peer tells what it was told (its log) and
-// what arrived (octets); nothing is read by sleeping: `eventually` waits for what is promised.
+// The world around the server under test: Postfix peers, a DNS that knows them (test/peers), real clients, and the
+// server with settings for sending.
+// Promises: all of it lives in a network of its own without any name outside, and ends with the stage; a peer tells
+// what it was told (its log) and what arrived (octets); nothing is read by sleeping: `eventually` waits for what is
+// promised.
 // Never: a peer that is reached but by the addresses that the DNS gives (test/peers/root.zone).
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
@@ -137,7 +139,10 @@ export async function login(port: number, { name = 'anton', password = 'secret' 
   return client;
 }
 
-/** Submits a message and says QUIT; the last reply of the transaction, which is the first refusal or that to the final dot. */
+/**
+ * Submits a message and says QUIT; the last reply of the transaction, which is the first refusal or that to the final
+ * dot.
+ */
 export async function submit(port: number, to: readonly string[], message: string, how: Sending = {}): Promise<string> {
   const client = await login(port, how);
   try {
@@ -190,7 +195,10 @@ export function operate(server: { getId(): string }) {
     /** The port where Docker publishes one of the container's now: another one after each start. */
     port: async (inside: number): Promise<number> =>
       Number(/:(\d+)\s*$/m.exec(await docker('port', server.getId(), `${inside}/tcp`))?.[1]),
-    /** What waits. Without a selector, those who ask at the same time share an answer: each costs the start of a process. */
+    /**
+     * What waits. Without a selector, those who ask at the same time share an answer: each costs the start of a
+     * process.
+     */
     queue: (...selector: string[]): Promise<Queued[]> => {
       if (selector.length > 0) return list(...selector);
       next ??= last

@@ -1,6 +1,6 @@
-// What replicas count together, over a real PostgreSQL: failed logins, and mail for SLIM_RATE_CLIENT and SLIM_RATE_LOGIN.
-// What one of them has counted shuts out at the others; while the database is down, or has no such table yet, each counts
-// alone.
+// What replicas count together, over a real PostgreSQL: failed logins, and mail for SLIM_RATE_CLIENT and
+// SLIM_RATE_LOGIN. What one of them has counted shuts out at the others; while the database is down, or has no such
+// table yet, each counts alone.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { openThrottle } from '../../src/auth/throttle.ts';

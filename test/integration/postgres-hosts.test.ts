@@ -1,5 +1,5 @@
-// Several hosts of PostgreSQL, over a real primary and a real standby: the one that takes writes is found, and found anew
-// when it dies, is only readable, or comes back beside the standby that was promoted for it.
+// Several hosts of PostgreSQL, over a real primary and a real standby: the one that takes writes is found, and found
+// anew when it dies, is only readable, or comes back beside the standby that was promoted for it.
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
 import { openDatabase } from '../../src/postgres/pool.ts';

@@ -1,5 +1,5 @@
-// Sending from the shipped compose file, as a user starts it: the generated login, swaks, real PostgreSQL and Unix accounts; by MX, and by a relay
-// with a login. Then relays of other kinds.
+// Sending from the shipped compose file, as a user starts it: the generated login, swaks, real PostgreSQL and Unix
+// accounts; by MX, and by a relay with a login. Then relays of other kinds.
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -1,5 +1,6 @@
 // DANE over real servers: NSD with a signed zone, Unbound as the resolver that validates, Postfix as the other server.
-// What fits its TLSA record gets mail in a verified session; what shows another certificate gets none, and never in plain text.
+// What fits its TLSA record gets mail in a verified session; what shows another certificate gets none, and never in
+// plain text.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { eventually } from './client.ts';

@@ -1,4 +1,5 @@
-// Logins: each source of users, each mechanism, with the clients that people have (swaks, curl, gsasl, smtplib, nodemailer).
+// Logins: each source of users, each mechanism, with the clients that people have (swaks, curl, gsasl, smtplib,
+// nodemailer).
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { createTransport } from 'nodemailer';
@@ -137,7 +138,8 @@ describe('side by side', { concurrency: 4 }, () => {
   for (const [index, [source, name, password]] of users.entries()) {
     // An address with more than ten failures would not be heard any more.
     const isFirst = users[index - 1]?.[0] !== source;
-    // Every client with the first source; what a client does differs no more with the others, and each run costs seconds.
+    // Every client with the first source; what a client does differs no more with the others, and each run costs
+    // seconds.
     for (const [title, attempt] of Object.entries(clients).filter(([it]) => index === 0 || sample.has(it)))
       test(`${title}: ${source} lets ${name} in by the right password, and not by a wrong one`, async () => {
         const [right, wrong] = [marker(), marker()];
@@ -285,7 +287,8 @@ test('50 logins at once, right and wrong: another client is served meanwhile', a
   for (const { socket } of [...connected, watcher]) socket.destroy();
   for (const [index, reply] of replies.entries())
     assert.match(reply, index % 2 ? /^(235 |454 4\.7\.0)/ : /^(535 5\.7\.8|454 4\.7\.0)/, String(index));
-  // Guesses are judged a few at a time. This client is Docker's gateway, so not it but the account is shut, and only for it.
+  // Guesses are judged a few at a time. This client is Docker's gateway, so not it but the account is shut, and only
+  // for it.
   const judgedWrong = replies.filter(reply => reply.startsWith('535')).length;
   assert.ok(judgedWrong > 0 && judgedWrong <= 21, `${judgedWrong} wrong guesses were judged`);
   assert.ok(replies.some(reply => reply.startsWith('235')));

@@ -1,5 +1,5 @@
-// No open relay: whatever a stranger writes, nothing leaves; who may send through us without a login, and who may not; and what a login
-// writes cannot become two messages at the next hop.
+// No open relay: whatever a stranger writes, nothing leaves; who may send through us without a login, and who may not;
+// and what a login writes cannot become two messages at the next hop.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import type { StartedTestContainer } from 'testcontainers';
@@ -28,7 +28,10 @@ before(async () => {
   ]);
 });
 
-/** Every client command that has gone to the peer for this text or address: nothing means that it was never dialled for it. */
+/**
+ * Every client command that has gone to the peer for this text or address: nothing means that it was never dialled for
+ * it.
+ */
 const isQuiet = async (): Promise<void> => {
   assert.deepEqual(await operate(server).queue(), []);
   assert.doesNotMatch(await world.peers.good.log(), /smtpd\[\d+\]: connect from/);

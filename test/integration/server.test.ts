@@ -38,7 +38,10 @@ test('the image runs as user 1000 without any capability, and says why Unix acco
   assert.match(refused.text, /@PAM.*root/);
 });
 
-/** A volume that belongs to root, as one that a server started as root has used. Docker fills it from the image as long as it is empty. */
+/**
+ * A volume that belongs to root, as one that a server started as root has used. Docker fills it from the image as long
+ * as it is empty.
+ */
 async function rootsVolume(script: string): Promise<string> {
   const name = `slimsmtp-test-${process.pid}-${random.hex(4)}`;
   stage.own(() => docker('volume', 'rm', name));

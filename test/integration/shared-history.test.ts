@@ -1,5 +1,5 @@
-// The history of replicas that share a queue, on a real PostgreSQL: each adds what happens there, and one of them tells the
-// whole life of a message.
+// The history of replicas that share a queue, on a real PostgreSQL: each adds what happens there, and one of them tells
+// the whole life of a message.
 import assert from 'node:assert/strict';
 import { mkdtempSync } from 'node:fs';
 import { join } from 'node:path';

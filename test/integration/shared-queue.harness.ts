@@ -1,4 +1,5 @@
-// For the tests of the queue that replicas share: a real PostgreSQL, and replicas on it with next hops that the test moves.
+// For the tests of the queue that replicas share: a real PostgreSQL, and replicas on it with next hops that the test
+// moves.
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -1,4 +1,5 @@
-// The queue that replicas share, with a real PostgreSQL: the contract of every queue, and what holds for all replicas together.
+// The queue that replicas share, with a real PostgreSQL: the contract of every queue, and what holds for all replicas
+// together.
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { mkdtempSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';

@@ -1,5 +1,5 @@
-// The compose profile `spam`: what the real Rspamd says of mail from outside becomes what docs/spam.md promises, and nothing is lost, nor
-// anybody else delayed, while it is paused or ended.
+// The compose profile `spam`: what the real Rspamd says of mail from outside becomes what docs/spam.md promises, and
+// nothing is lost, nor anybody else delayed, while it is paused or ended.
 import assert from 'node:assert/strict';
 import { appendFileSync, copyFileSync, writeFileSync } from 'node:fs';
 import { before, after, test } from 'node:test';

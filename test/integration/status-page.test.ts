@@ -1,5 +1,6 @@
-// The status page in Debian's Chromium: its numbers are live, it fits 360 pixels, dark and light, loads nothing from elsewhere,
-// and says so when the server does not answer. With PICTURES=FOLDER it also keeps the pictures that the docs show.
+// The status page in Debian's Chromium: its numbers are live, it fits 360 pixels, dark and light, loads nothing from
+// elsewhere, and says so when the server does not answer. With PICTURES=FOLDER it also keeps the pictures that the docs
+// show.
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';

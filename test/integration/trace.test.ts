@@ -1,5 +1,6 @@
-// `slimsmtp trace` tells the whole life of: a delivered mail, a greylisted one, a bounce, a forward, one refused at RCPT, and
-// one that DMARC has put into .Junk; with a real Postfix and a real DNS on the other side. And `slimsmtp status` counts them.
+// `slimsmtp trace` tells the whole life of: a delivered mail, a greylisted one, a bounce, a forward, one refused at
+// RCPT, and one that DMARC has put into .Junk; with a real Postfix and a real DNS on the other side. And `slimsmtp
+// status` counts them.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import type { StartedTestContainer } from 'testcontainers';

@@ -1,4 +1,5 @@
-// A network cable of a test's own, between a program and a port: it can be cut, as no firewall rule could be without root.
+// A network cable of a test's own, between a program and a port: it can be cut, as no firewall rule could be without
+// root.
 import { type AddressInfo, type Server, type Socket, connect, createServer } from 'node:net';
 
 /** The network between a replica and a port: it passes octets on, or swallows them for as long as it is cut. */

@@ -1,5 +1,6 @@
 #!/bin/sh
-# A greylisting policy for Postfix (SMTPD_POLICY_README): the first attempt for a recipient whose name begins with grey is 451; grey2 means the first two.
+# A greylisting policy for Postfix (SMTPD_POLICY_README): the first attempt for a recipient whose name begins with grey
+# is 451; grey2 means the first two.
 while read -r line; do
   case $line in
     recipient=*) recipient=${line#recipient=} ;;

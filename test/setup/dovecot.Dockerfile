@@ -1,4 +1,5 @@
-# Stand-in for the official dovecot/dovecot:2.4.2-root (see engine.sh): Debian's own Dovecot 2.4 behind the same contract.
+# Stand-in for the official dovecot/dovecot:2.4.2-root (see engine.sh): Debian's own Dovecot 2.4 behind the same
+# contract.
 FROM debian:trixie-slim
 LABEL stand-in=yes
 RUN apt-get update && \

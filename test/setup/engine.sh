@@ -1,9 +1,11 @@
 #!/bin/sh
-# Container engine, base images, strace and Chromium for the integration tests, on machines that lack them; where all is there it takes a second.
-# Promises: afterwards `docker info`, `docker compose` and `docker buildx` work and the base images exist, or it says in one line what is
-# missing and exits 69. Needs root on Debian to install anything. A base image is built from Debian's and npm's packages, under the official name and
-# with the label stand-in=yes, only where it can neither be found nor pulled, so that Dockerfile, compose.yaml and tests are the same everywhere.
-# Never: ends a dockerd, not even its own (the next run finds it running), and never touches the machine's own apt sources.
+# Container engine, base images, strace and Chromium for the integration tests, on machines that lack them; where all is
+# there it takes a second.
+# Promises: afterwards `docker info`, `docker compose` and `docker buildx` work and the base images exist, or it says in
+# one line what is missing and exits 69. Needs root on Debian to install anything. A base image is built from Debian's
+# and npm's packages, under the official name and with the label stand-in=yes, only where it can neither be found nor
+# pulled, so that Dockerfile, compose.yaml and tests are the same everywhere. Never: ends a dockerd, not even its own
+# (the next run finds it running), and never touches the machine's own apt sources.
 set -eu
 cd "$(dirname "$0")"
 say() { echo "engine: $*" >&2; }
@@ -40,7 +42,8 @@ start_engine() {
   missing 'dockerd does not answer after 30 s'
 }
 
-# Debian 12 has no compose v2 and no buildx; Debian 13's are Go binaries that run there too. From the mirror that apt uses already, with apt's state apart.
+# Debian 12 has no compose v2 and no buildx; Debian 13's are Go binaries that run there too. From the mirror that apt
+# uses already, with apt's state apart.
 install_plugins() {
   can_install || missing 'the container tests need the docker compose (v2) and buildx plugins: please install them.'
   say 'fetching the compose and buildx plugins from Debian trixie'

@@ -1,4 +1,5 @@
-# Stand-in for the official node:24-trixie-slim (see engine.sh): Node 24 from npm, the machine's own npm and certificate authorities.
+# Stand-in for the official node:24-trixie-slim (see engine.sh): Node 24 from npm, the machine's own npm and certificate
+# authorities.
 FROM debian:trixie-slim
 LABEL stand-in=yes
 COPY package/bin/ /usr/local/bin/

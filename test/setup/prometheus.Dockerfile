@@ -1,4 +1,5 @@
-# Prometheus, Debian's package with the contract of the official image: the user nobody, /prometheus, /etc/prometheus/prometheus.yml, promtool, busybox's wget.
+# Prometheus, Debian's package with the contract of the official image: the user nobody, /prometheus,
+# /etc/prometheus/prometheus.yml, promtool, busybox's wget.
 FROM debian:trixie-slim
 RUN apt-get update && \
     apt-get install -y --no-install-recommends busybox prometheus && \

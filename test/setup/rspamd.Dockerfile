@@ -1,5 +1,6 @@
-# Stand-in for the official rspamd/rspamd:3.12.1 (see engine.sh): Debian's own Rspamd 3.12.1 behind the same contract: uid and gid 11333, the
-# settings of /etc/rspamd/local.d, data in /var/lib/rspamd, workers that listen on all addresses, a log on the console.
+# Stand-in for the official rspamd/rspamd:3.12.1 (see engine.sh): Debian's own Rspamd 3.12.1 behind the same contract:
+# uid and gid 11333, the settings of /etc/rspamd/local.d, data in /var/lib/rspamd, workers that listen on all addresses,
+# a log on the console.
 FROM debian:trixie-slim
 LABEL stand-in=yes
 RUN apt-get update && \

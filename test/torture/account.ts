@@ -1,6 +1,8 @@
-// The account of all mail: what was sent and what became of each copy, judged from outside alone: the Maildirs' new/, what the
-// next hop took, and what `slimsmtp queue list --json` says. It knows nothing of how the server keeps its mail.
-// Promises: a message that got 250 and is nowhere is `lost`; a file that is not, octet for octet, what was sent is `torn`.
+// The account of all mail: what was sent and what became of each copy, judged from outside alone: the Maildirs' new/,
+// what the next hop took, and what `slimsmtp queue list --json` says. It knows nothing of how the server keeps its
+// mail.
+// Promises: a message that got 250 and is nowhere is `lost`; a file that is not, octet for octet, what was sent is
+// `torn`.
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, readdirSync, utimesSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -198,7 +200,9 @@ function copiesOf({ mark, to, isNotified }: Letter): string[] {
 const isKept = ({ reply }: Letter): boolean => reply?.startsWith('250') === true;
 const idOf = ({ reply = '' }: Letter): string => reply.split(' ').at(-1) ?? '';
 
-/** The ids of the messages that wait: what `slimsmtp queue list --json` asks, without a process of its own each time. */
+/**
+ * The ids of the messages that wait: what `slimsmtp queue list --json` asks, without a process of its own each time.
+ */
 export async function waiting(place: Place): Promise<string[]> {
   const socket = connect(join(place.folder, 'data', 'run', 'control'));
   socket.write(`${JSON.stringify({ verb: 'list', selector: {} })}\n`);

@@ -1,6 +1,6 @@
-// Work without a bound: attacks that make the server hold, read, log or judge more than their sender pays for. While each of
-// them runs from one address, a good client's mail is answered within a second, memory stays below the bound that
-// docs/security.md states, and the log does not grow without an end.
+// Work without a bound: attacks that make the server hold, read, log or judge more than their sender pays for. While
+// each of them runs from one address, a good client's mail is answered within a second, memory stays below the bound
+// that docs/security.md states, and the log does not grow without an end.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { open, withstands } from './hostile-lib.ts';

@@ -1,4 +1,5 @@
-// Sessions that send all kinds of mail, one after the other, as fast as they are answered: what runs when the server is ended at random.
+// Sessions that send all kinds of mail, one after the other, as fast as they are answered: what runs when the server is
+// ended at random.
 // Promises: which letters they send follows from a seed; a session that is cut leaves its letter without a reply.
 import { dial } from '../integration/client.ts';
 import { type Ledger, type Letter, send } from './account.ts';

@@ -1,6 +1,7 @@
 // Points at which a server can be ended: one call of the operating system, in one thread, at its N-th time, by strace.
-// Promises: threads and calls are found by looking at what the server does, not by knowing how it is made; they are counted for
-// each thread alone, from when strace is attached (so a start costs nothing). Wants UV_THREADPOOL_SIZE=1, and leave to trace.
+// Promises: threads and calls are found by looking at what the server does, not by knowing how it is made; they are
+// counted for each thread alone, from when strace is attached (so a start costs nothing). Wants UV_THREADPOOL_SIZE=1,
+// and leave to trace.
 import { spawn } from 'node:child_process';
 import { readFileSync, readdirSync } from 'node:fs';
 import type { Server } from './server.ts';

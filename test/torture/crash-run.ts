@@ -1,6 +1,7 @@
 // One run of a crash: a server in a new folder, the scenario, its end at one point, a restart, the account of all mail.
-// Promises: what got 250 is delivered or queued; each file is whole; what lies in a Maildir came once; all that was queued is delivered
-// in the end; nothing is left but what the server says that it leaves (files in tmp/, swept when they are 36 hours old).
+// Promises: what got 250 is delivered or queued; each file is whole; what lies in a Maildir came once; all that was
+// queued is delivered in the end; nothing is left but what the server says that it leaves (files in tmp/, swept when
+// they are 36 hours old).
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
@@ -62,7 +63,9 @@ export function scratch(undo: (undo: () => Promise<void>) => void): string {
   return join(folder, 'own');
 }
 
-/** A folder beside that of `place`, with nothing in it but a certificate and keys that sign, which take time to make. */
+/**
+ * A folder beside that of `place`, with nothing in it but a certificate and keys that sign, which take time to make.
+ */
 export function fresh(place: Place, name: string, folder = join(dirname(place.folder), name)): Place {
   rmSync(join(folder, 'mail'), { recursive: true, force: true });
   rmSync(join(folder, 'data'), { recursive: true, force: true });

@@ -1,5 +1,6 @@
-// What the server does in every run of the crash points: it receives (one recipient, several, more than fits in memory, a session that
-// breaks off), queues while the next hop is down, delivers when it is up, bounces, sends on what comes then, and stops. The same each time, in one session and then in six.
+// What the server does in every run of the crash points: it receives (one recipient, several, more than fits in memory,
+// a session that breaks off), queues while the next hop is down, delivers when it is up, bounces, sends on what comes
+// then, and stops. The same each time, in one session and then in six.
 import { setTimeout } from 'node:timers/promises';
 import { dial } from '../integration/client.ts';
 import { type Letter, type Ledger, mailSettings, send, sendAlone, waiting } from './account.ts';
@@ -24,7 +25,10 @@ export const mail: Play = {
 const anton = 'anton@example.com';
 const large = { octets: 400_000 };
 
-/** At its end the server has ended, by SIGTERM or before. Whether all was in its place, and nothing queued, before SIGTERM. */
+/**
+ * At its end the server has ended, by SIGTERM or before. Whether all was in its place, and nothing queued, before
+ * SIGTERM.
+ */
 export async function scenario(ledger: Ledger, place: Place, sink: Sink, server: Server): Promise<boolean> {
   await receive(ledger, server);
   if (!server.hasEnded()) await sink.up();

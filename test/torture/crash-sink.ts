@@ -1,6 +1,6 @@
 // The next hop: an SMTP server of the test's own that remembers every message it has taken.
-// Promises: what it answered 250 is in `taken` before that reply leaves. It refuses recipients that begin with `refused` (550).
-// It can be down: then its port takes no connections, and those that were open are cut.
+// Promises: what it answered 250 is in `taken` before that reply leaves. It refuses recipients that begin with
+// `refused` (550). It can be down: then its port takes no connections, and those that were open are cut.
 import { type Server, type Socket, createServer } from 'node:net';
 import { freePort } from '../ports.ts';
 

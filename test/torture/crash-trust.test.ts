@@ -1,7 +1,7 @@
-// Whatever the moment at which the server is ended or the power fails, with judging, signing and forwarding on: no mail that got
-// 250 is lost, none is torn, none leaves without the signature or the seal that belongs to it, and each of these is right.
-// `npm test` takes a sample of the points; TORTURE=all takes every one (TORTURE_CALLS, TORTURE_PART, TORTURE_KILLS, TORTURE_SEED
-// as in crash.test.ts). Wants root, strace and loop devices.
+// Whatever the moment at which the server is ended or the power fails, with judging, signing and forwarding on: no mail
+// that got 250 is lost, none is torn, none leaves without the signature or the seal that belongs to it, and each of
+// these is right. `npm test` takes a sample of the points; TORTURE=all takes every one (TORTURE_CALLS, TORTURE_PART,
+// TORTURE_KILLS, TORTURE_SEED as in crash.test.ts). Wants root, strace and loop devices.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync } from 'node:fs';

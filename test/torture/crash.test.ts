@@ -1,6 +1,6 @@
 // Whatever the moment at which the server is ended, no mail that got 250 is lost, and none is torn.
-// `npm test` takes a sample of the points; TORTURE=all takes every one (TORTURE_CALLS='fsync|MainThread write': of these alone).
-// TORTURE_MESSAGES, TORTURE_KILLS and TORTURE_SEED are about the load. Wants strace.
+// `npm test` takes a sample of the points; TORTURE=all takes every one (TORTURE_CALLS='fsync|MainThread write': of
+// these alone). TORTURE_MESSAGES, TORTURE_KILLS and TORTURE_SEED are about the load. Wants strace.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { rmSync } from 'node:fs';

@@ -1,7 +1,8 @@
 // What the test of hostile mail runs beside the server, each in a process of its own:
 //   node hostile-judging-load.ts dns PORT          a DNS whose answers depend on the name (below)
-//   node hostile-judging-load.ts KIND SMTP-PORT    clients that send mail of that kind, from 127.0.0.1, until the process is ended
-// Throttled, so that the server is what is tested and not the generator: so many messages a second stand beside each kind.
+//   node hostile-judging-load.ts KIND SMTP-PORT    clients that send such mail, from 127.0.0.1, until it is ended
+// Throttled, so that the server is what is tested and not the generator: so many messages a second stand beside each
+// kind.
 import { createSocket } from 'node:dgram';
 import packet, { type Answer } from 'dns-packet';
 import { dial } from '../integration/client.ts';
@@ -9,7 +10,10 @@ import { fresh, publicPart, signedBy } from './hostile-judging-mail.ts';
 
 const [role = '', port = '0'] = process.argv.slice(2);
 
-/** Names below good.example are right, below late.example after 3 s; below silent.example nothing comes, and below lies.example nonsense. */
+/**
+ * Names below good.example are right, below late.example after 3 s; below silent.example nothing comes, and below
+ * lies.example nonsense.
+ */
 function serveDns(): void {
   const socket = createSocket({ type: 'udp4', recvBufferSize: 4_000_000 });
   let lies = 0;

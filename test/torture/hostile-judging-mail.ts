@@ -1,4 +1,5 @@
-// Signed mail of any domain, for the tests of hostile mail: one key for all of them, in the environment of each process.
+// Signed mail of any domain, for the tests of hostile mail: one key for all of them, in the environment of each
+// process.
 import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, sign } from 'node:crypto';
 
 process.env['JUDGING_KEY'] ??= generateKeyPairSync('ed25519')

@@ -1,7 +1,8 @@
-// Mail that is made to be hard to judge, from one address, while a good client from another address sends signed mail that is judged,
-// too: the 99th percentile of its 250s stays within twice of what it is beside honest mail of the same size, all of its mail is
-// judged rightly, and the memory of server and judging child stays below a bound. A DNS that is down costs the first message alone.
-// The machine may be busy with something else: each is judged anew, twice, before it fails. Figures: docs/reliability.md.
+// Mail that is made to be hard to judge, from one address, while a good client from another address sends signed mail
+// that is judged, too: the 99th percentile of its 250s stays within twice of what it is beside honest mail of the same
+// size, all of its mail is judged rightly, and the memory of server and judging child stays below a bound. A DNS that
+// is down costs the first message alone. The machine may be busy with something else: each is judged anew, twice,
+// before it fails. Figures: docs/reliability.md.
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
@@ -47,7 +48,9 @@ async function send(): Promise<number> {
   return performance.now() - startedAt;
 }
 
-/** The results for the good client's mail since the last call, such as `dkim=pass dmarc=pass`, and how often each came. */
+/**
+ * The results for the good client's mail since the last call, such as `dkim=pass dmarc=pass`, and how often each came.
+ */
 const seen = new Set<string>();
 function verdicts(): Record<string, number> {
   const folder = join(target.place.folder, 'mail', 'default', 'new');

@@ -1,6 +1,6 @@
-// What tests of hostile clients share: a server, a load in a process of its own, and a good client that comes from another
-// address now and then. What counts for the good client: connect, EHLO, MAIL, RCPT, DATA and 250, so with the fsyncs.
-// The machine may be busy with something else: an attack is judged anew, twice, before it fails.
+// What tests of hostile clients share: a server, a load in a process of its own, and a good client that comes from
+// another address now and then. What counts for the good client: connect, EHLO, MAIL, RCPT, DATA and 250, so with the
+// fsyncs. The machine may be busy with something else: an attack is judged anew, twice, before it fails.
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';

@@ -1,7 +1,8 @@
-// Hostile clients, in a process of their own: node hostile-load.ts KIND SMTP-PORT TLS-PORT one|many. They go on until the process is ended;
-// 'enough' is said when all that a kind promises has been done at least once.
-// Throttled, so that the server is what is tested and not the generator: what each kind sends in a second stands beside it.
-// 'one': all come from 127.0.0.1, as many as a client may have sessions, and some more. 'many': each from an address of its own.
+// Hostile clients, in a process of their own: node hostile-load.ts KIND SMTP-PORT TLS-PORT one|many. They go on until
+// the process is ended; 'enough' is said when all that a kind promises has been done at least once.
+// Throttled, so that the server is what is tested and not the generator: what each kind sends in a second stands beside
+// it. 'one': all come from 127.0.0.1, as many as a client may have sessions, and some more. 'many': each from an
+// address of its own.
 import { type Socket, connect } from 'node:net';
 import { type TLSSocket, connect as connectTls } from 'node:tls';
 
@@ -85,7 +86,8 @@ const kinds: Readonly<Record<string, () => void>> = {
   'a flood of errors': () => (many(sessions, hello), drip('XYZZY\r\n', 20)),
   'a flood of RCPT': () => (many(sessions, `${hello}${mail}`), drip('RCPT TO:<b@example.com>\r\n'.repeat(10), 100)),
   'a flood of refused RCPT': () => (many(sessions, `${hello}${mail}`), drip('RCPT TO:<b@elsewhere.example>\r\n', 20)),
-  // Work without a bound. One octet of content at the end of what is read at once: 39 MB a second in all, if they are taken.
+  // Work without a bound. One octet of content at the end of what is read at once: 39 MB a second in all, if they are
+  // taken.
   'BDAT of one octet': () => (
     many(sessions, begun),
     drip(`${`NOOP ${'x'.repeat(480)}\r\n`.repeat(134)}BDAT 1\r\nx`, 100)

@@ -1,6 +1,7 @@
-// Hostile clients against the bundle: whatever they do, a good client that comes from another address has its 250 within a second, the
-// server's memory stays below a bound, and when they are gone nothing of them is left. From one address, where 50 sessions are the
-// limit (those beyond it hear 421), and from many, with limits so high that they mean nothing.
+// Hostile clients against the bundle: whatever they do, a good client that comes from another address has its 250
+// within a second, the server's memory stays below a bound, and when they are gone nothing of them is left. From one
+// address, where 50 sessions are the limit (those beyond it hear 421), and from many, with limits so high that they
+// mean nothing.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { lazily, withstands } from './hostile-lib.ts';

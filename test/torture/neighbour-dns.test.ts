@@ -1,5 +1,6 @@
-// A DNS that is silent, fails, lies, truncates, babbles, loops or is forged, for some domains at a time: their mail waits, and no other mail does.
-// Nothing bounces for an outage. What DNS says itself, 'there is no such domain', is believed: a resolver that lies so bounces mail.
+// A DNS that is silent, fails, lies, truncates, babbles, loops or is forged, for some domains at a time: their mail
+// waits, and no other mail does. Nothing bounces for an outage. What DNS says itself, 'there is no such domain', is
+// believed: a resolver that lies so bounces mail.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { eventually } from '../integration/client.ts';

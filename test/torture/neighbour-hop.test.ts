@@ -1,5 +1,6 @@
-// Next hops that hang, drop or talk nonsense at every step of the dialogue, all at once, and a tarpit that takes 500 attempts: other mail,
-// here and outward, flows meanwhile; nothing is lost, and nothing goes twice but what a hop took without saying so (RFC 1047).
+// Next hops that hang, drop or talk nonsense at every step of the dialogue, all at once, and a tarpit that takes 500
+// attempts: other mail, here and outward, flows meanwhile; nothing is lost, and nothing goes twice but what a hop took
+// without saying so (RFC 1047).
 import assert from 'node:assert/strict';
 import { after, before, beforeEach, test } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';

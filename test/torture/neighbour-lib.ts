@@ -1,5 +1,7 @@
-// Next hops and a DNS that misbehave as told (neighbour.peer.ts), each in a container of one network, and a server that asks and meets them.
-// Promises: all ends with the stage; how a neighbour behaves changes at once, by a file; what it took is read from a file it wrote.
+// Next hops and a DNS that misbehave as told (neighbour.peer.ts), each in a container of one network, and a server that
+// asks and meets them.
+// Promises: all ends with the stage; how a neighbour behaves changes at once, by a file; what it took is read from a
+// file it wrote.
 import assert from 'node:assert/strict';
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -11,7 +13,10 @@ import { deliver, eventually } from '../integration/client.ts';
 import { type Stage, docker, image, root, together } from '../integration/compose-lib.ts';
 
 export type Neighbours = {
-  /** `hang STEP`, `drop STEP`, `nonsense STEP`; '' is as it should be. STEP: CONNECT EHLO STARTTLS TLS MAIL RCPT DATA CONTENT QUIT. */
+  /**
+   * `hang STEP`, `drop STEP`, `nonsense STEP`; '' is as it should be. STEP: CONNECT EHLO STARTTLS TLS MAIL RCPT DATA
+   * CONTENT QUIT.
+   */
   tell(hop: string, how: string): void;
   /** The DNS is honest from now on. */
   heal(): void;

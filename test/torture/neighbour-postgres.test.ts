@@ -1,7 +1,7 @@
-// A real PostgreSQL that is stopped, paused, restarted, locked for 10 s, out of connections, without its table, without our rights.
-// For each: every answer of the table is 451 and a login of it 454, within seconds, for known and unknown alike; what the database has
-// no say in is taken meanwhile; the domains stay as last known; and all is well within 5 s of its end (10 s where it has to
-// start first), without a restart of ours.
+// A real PostgreSQL that is stopped, paused, restarted, locked for 10 s, out of connections, without its table, without
+// our rights. For each: every answer of the table is 451 and a login of it 454, within seconds, for known and unknown
+// alike; what the database has no say in is taken meanwhile; the domains stay as last known; and all is well within 5 s
+// of its end (10 s where it has to start first), without a restart of ours.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';
@@ -60,7 +60,10 @@ async function admin(): Promise<Client> {
   return client;
 }
 
-/** Code and status of the reply to each address, all asked at once, each in a session of its own; the last is that to a login. */
+/**
+ * Code and status of the reply to each address, all asked at once, each in a session of its own; the last is that to a
+ * login.
+ */
 async function ask(): Promise<{ replies: string[]; login: string; ms: number }> {
   const startedAt = performance.now();
   const reply = async (address: string): Promise<string> => {

@@ -1,5 +1,6 @@
-// The processes beside the one that talks to strangers: the steward, its PAM child; and that one as the steward's neighbour. Each is killed,
-// or stopped so that it hangs, under load. What got 250 is there, once and whole; what needs the missing one is 4xx; other mail flows.
+// The processes beside the one that talks to strangers: the steward, its PAM child; and that one as the steward's
+// neighbour. Each is killed, or stopped so that it hangs, under load. What got 250 is there, once and whole; what needs
+// the missing one is 4xx; other mail flows.
 import assert from 'node:assert/strict';
 import { after, before, beforeEach, test } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';

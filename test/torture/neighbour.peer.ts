@@ -1,7 +1,8 @@
 // A neighbour that misbehaves as told, run in a container by neighbour-lib.ts: `dns`, or the name of a next hop.
-// Promises: it reads afresh how to behave, from a file of its name, at each step; and it notes there what it was told, before it
-// answers: a line for each connection in NAME.met, the subject of each message whose final dot it has seen in NAME.took.
-// The zone: mail for anything.LABEL.example goes to LABEL.hop.example; of LABEL `dns-FAULT` the DNS itself is at fault.
+// Promises: it reads afresh how to behave, from a file of its name, at each step; and it notes there what it was told,
+// before it answers: a line for each connection in NAME.met, the subject of each message whose final dot it has seen in
+// NAME.took. The zone: mail for anything.LABEL.example goes to LABEL.hop.example; of LABEL `dns-FAULT` the DNS itself
+// is at fault.
 import { createHash } from 'node:crypto';
 import { createSocket } from 'node:dgram';
 import { appendFileSync, existsSync, readFileSync } from 'node:fs';

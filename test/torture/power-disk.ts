@@ -1,6 +1,7 @@
-// A disk that can lose its power: an ext4 with journal in a file, mounted through a loop device. A copy of that file, taken while
-// nothing runs on it, holds exactly what was synced. Mounted so that nothing gets there by itself: no commit for ten minutes, no
-// flush at a close or a rename, no order between data and journal. Promises: unmounted when the test ends. Wants root.
+// A disk that can lose its power: an ext4 with journal in a file, mounted through a loop device. A copy of that file,
+// taken while nothing runs on it, holds exactly what was synced. Mounted so that nothing gets there by itself: no
+// commit for ten minutes, no flush at a close or a rename, no order between data and journal. Promises: unmounted when
+// the test ends. Wants root.
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { chmod, mkdir, rename, rm, truncate, writeFile } from 'node:fs/promises';
@@ -15,7 +16,10 @@ export type Disk = {
   readonly folder: string;
   /** Keeps what is synced now, for the next cut: where the power fails before those who write have ended. */
   keep(): Promise<void>;
-  /** The power fails (at the last `keep`, else now), and comes back: what was not synced is gone. Whoever has a file open must end soon. */
+  /**
+   * The power fails (at the last `keep`, else now), and comes back: what was not synced is gone. Whoever has a file
+   * open must end soon.
+   */
   cut(): Promise<void>;
   /** Anew, with nothing on it. */
   wipe(): Promise<void>;

@@ -1,5 +1,6 @@
-// Whatever the moment at which the power fails, no mail that got 250 is lost, and none is torn. Wants root, strace and loop devices.
-// `npm test` takes a sample of the moments and points; TORTURE=all takes every point and TORTURE_CUTS (40) moments.
+// Whatever the moment at which the power fails, no mail that got 250 is lost, and none is torn. Wants root, strace and
+// loop devices. `npm test` takes a sample of the moments and points; TORTURE=all takes every point and TORTURE_CUTS
+// (40) moments.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';

@@ -1,5 +1,5 @@
-// What a claim costs in the queue in PostgreSQL: with a thousand and with a million waiting messages, after as many claims, and beside an
-// open snapshot, which keeps the dead rows of all that was sent.
+// What a claim costs in the queue in PostgreSQL: with a thousand and with a million waiting messages, after as many
+// claims, and beside an open snapshot, which keeps the dead rows of all that was sent.
 // Promise shown: it costs the same, within twice, and what it gives does not depend on the length of the queue.
 // The size: REPLICAS_WAITING; without TORTURE=all a sample.
 import assert from 'node:assert/strict';

@@ -1,4 +1,5 @@
-// The parts of the torture of replicas: the next hop that counts, the network between a replica and its database, the clients.
+// The parts of the torture of replicas: the next hop that counts, the network between a replica and its database, the
+// clients.
 import { type Server, type Socket, createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as wait } from 'node:timers/promises';
@@ -7,7 +8,10 @@ import { type Client, dial } from '../integration/client.ts';
 /** A message that the next hop has taken: when, and from which replica. */
 type Taken = { readonly at: number; readonly replica: string };
 
-/** A next hop that takes everything, remembers who sent it, and how many sessions were open at once with a message under way. */
+/**
+ * A next hop that takes everything, remembers who sent it, and how many sessions were open at once with a message under
+ * way.
+ */
 export class CountingHop {
   readonly taken = new Map<string, Taken[]>();
   most = 0;

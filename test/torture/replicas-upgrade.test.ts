@@ -1,7 +1,7 @@
-// A rolling upgrade of replicas on one queue, under load: three of the last version that had the first version of the tables are
-// replaced one after the other by today's, and one of today's by an old one again, as after an upgrade that is taken back.
-// Promises shown: old and new ones send side by side from the same tables; nothing is lost and nothing goes twice; what waited or was
-// held before is known to all.
+// A rolling upgrade of replicas on one queue, under load: three of the last version that had the first version of the
+// tables are replaced one after the other by today's, and one of today's by an old one again, as after an upgrade that
+// is taken back. Promises shown: old and new ones send side by side from the same tables; nothing is lost and nothing
+// goes twice; what waited or was held before is known to all.
 // The old version is built from this repository's own history; without that history the test fails.
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';

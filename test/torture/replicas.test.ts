@@ -1,8 +1,9 @@
-// Three replicas on one queue in PostgreSQL, under load, while replicas are killed, paused for longer than their lease, and cut off from
-// the database, and while the database is restarted and replaced by its standby.
-// Promises shown: nothing that got 250 is lost; the next hop never has more sessions than SLIM_MAX_SESSIONS_OUT; what it gets twice was
-// under way when its replica died, hung, or had lost its database, or when its client had no answer.
-// The sizes: REPLICAS_MESSAGES, _KILLS, _PAUSES, _PAUSE_MS, _RESTARTS, _CUTS, _PROMOTIONS (0 or 1), _SECONDS; without TORTURE=all a sample.
+// Three replicas on one queue in PostgreSQL, under load, while replicas are killed, paused for longer than their lease,
+// and cut off from the database, and while the database is restarted and replaced by its standby.
+// Promises shown: nothing that got 250 is lost; the next hop never has more sessions than SLIM_MAX_SESSIONS_OUT; what
+// it gets twice was under way when its replica died, hung, or had lost its database, or when its client had no answer.
+// The sizes: REPLICAS_MESSAGES, _KILLS, _PAUSES, _PAUSE_MS, _RESTARTS, _CUTS, _PROMOTIONS (0 or 1), _SECONDS; without
+// TORTURE=all a sample.
 import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';

@@ -1,5 +1,6 @@
-// Certificates that have expired, of the real server: our own is served on, with a warning, since most senders encrypt without a look at
-// it; that of a relay keeps the mail waiting, and no mail bounces for it. A renewal ends both, without a restart of ours.
+// Certificates that have expired, of the real server: our own is served on, with a warning, since most senders encrypt
+// without a look at it; that of a relay keeps the mail waiting, and no mail bounces for it. A renewal ends both,
+// without a restart of ours.
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -27,7 +28,10 @@ test('an expired certificate of ours is warned about and served; mail goes on; a
   };
   const expired = await install(11);
   const server = await place.start({ SLIM_TLS_CERT_FILE: cert, SLIM_TLS_KEY_FILE: key });
-  /** Sends a message after STARTTLS, trusting `ca` alone (unset: anyone); the reply, or what is wrong with the certificate. */
+  /**
+   * Sends a message after STARTTLS, trusting `ca` alone (unset: anyone); the reply, or what is wrong with the
+   * certificate.
+   */
   const send = async (ca?: string): Promise<string> => {
     const client = await dial(server.port);
     assert.match(await client.say('STARTTLS'), /^220 /);

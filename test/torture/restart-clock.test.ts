@@ -1,5 +1,6 @@
-// A clock that jumps by days, forwards and back, under the queue: its clock is the test's. Nothing is ever lost or told too often; no wait
-// grows beyond SLIM_RETRY. A jump beyond the lifetime ends what waits as time itself would: one more attempt, and then the notice.
+// A clock that jumps by days, forwards and back, under the queue: its clock is the test's. Nothing is ever lost or told
+// too often; no wait grows beyond SLIM_RETRY. A jump beyond the lifetime ends what waits as time itself would: one more
+// attempt, and then the notice.
 import assert from 'node:assert/strict';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

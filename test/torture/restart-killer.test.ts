@@ -1,6 +1,6 @@
-// A message that kills the server while it is being sent, over and over: here the next hop does it, by SIGKILL, when it reads the
-// message. After three deaths at which nothing else was in flight it is held, postmaster is told, and all other mail has left.
-// Without a server it can be removed.
+// A message that kills the server while it is being sent, over and over: here the next hop does it, by SIGKILL, when it
+// reads the message. After three deaths at which nothing else was in flight it is held, postmaster is told, and all
+// other mail has left. Without a server it can be removed.
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';

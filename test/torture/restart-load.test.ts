@@ -1,6 +1,7 @@
-// A rolling restart: SIGTERM and a new process on the same ports and folders, again and again under load, from clients and to a next hop.
-// Promises shown: no DATA that ends within SLIM_DRAIN is cut; one that does not hears 421 and leaves nothing; every 250 is delivered, here or
-// at the next hop. Only a message that the next hop had taken when its attempt was cut may come twice.
+// A rolling restart: SIGTERM and a new process on the same ports and folders, again and again under load, from clients
+// and to a next hop. Promises shown: no DATA that ends within SLIM_DRAIN is cut; one that does not hears 421 and leaves
+// nothing; every 250 is delivered, here or at the next hop. Only a message that the next hop had taken when its attempt
+// was cut may come twice.
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';

@@ -1,6 +1,6 @@
-// A new image on old volumes: an old version leaves mail in its queue, in its journal and in Maildirs, accounts, a generated
-// password and a certificate, and is killed; today's image starts on its volumes. Everything that waited is delivered, once; all
-// else is as it was.
+// A new image on old volumes: an old version leaves mail in its queue, in its journal and in Maildirs, accounts, a
+// generated password and a certificate, and is killed; today's image starts on its volumes. Everything that waited is
+// delivered, once; all else is as it was.
 // Promise: the old ones are built from this repository's own history; without that history the test fails.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -67,7 +67,10 @@ async function start(name: string, volumes: readonly string[]) {
 
 type Running = Awaited<ReturnType<typeof start>>;
 
-/** What an operator or a user would miss: accounts with their numbers, logins, the certificate, each mail in each Maildir. */
+/**
+ * What an operator or a user would miss: accounts with their numbers, logins, the certificate, each mail in each
+ * Maildir.
+ */
 async function possessions(server: Running): Promise<Record<string, string>> {
   const port = await server.port(465);
   const password = (await server.slimsmtp('password', '--show', 'carla')).trim();

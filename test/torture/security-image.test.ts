@@ -1,6 +1,6 @@
-// What the shipped image gives away: to whoever runs code as its network process, to whoever reads the log, the process list or the disk, and to
-// whoever guesses names of Unix accounts. With PAM, PostgreSQL and a relay; hardened as in compose.yaml. Homes that lie in wait for root:
-// security-inside.ts, in a container of its own.
+// What the shipped image gives away: to whoever runs code as its network process, to whoever reads the log, the process
+// list or the disk, and to whoever guesses names of Unix accounts. With PAM, PostgreSQL and a relay; hardened as in
+// compose.yaml. Homes that lie in wait for root: security-inside.ts, in a container of its own.
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { text } from 'node:stream/consumers';
@@ -60,7 +60,9 @@ before(async () => {
   await sql(`INSERT INTO smtp (mailbox, domain, account_backend) VALUES ('box', 'example.com', 'MAILDIR')`);
 });
 
-/** Runs something in the container, with that on its standard input, so that no secret stands in an argument of ours. */
+/**
+ * Runs something in the container, with that on its standard input, so that no secret stands in an argument of ours.
+ */
 async function slimsmtp(input: string, ...words: string[]): Promise<string> {
   const child = spawn('docker', ['exec', '-i', server.getId(), 'slimsmtp', ...words], {
     stdio: ['pipe', 'pipe', 'inherit'],

@@ -1,5 +1,6 @@
-// Runs as root inside a container of the image (security-image.test.ts): homes whose owners arrange things while a deposit is under way, and links
-// to TLS files. What a single deposit meets is in test/unit/steward-deposit.test.ts and test/integration/steward.inside.ts.
+// Runs as root inside a container of the image (security-image.test.ts): homes whose owners arrange things while a
+// deposit is under way, and links to TLS files. What a single deposit meets is in test/unit/steward-deposit.test.ts and
+// test/integration/steward.inside.ts.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -116,7 +117,8 @@ test("a TLS file that a link of root's leads to, in a folder of the network proc
     ['slim', runAs.uid],
     ['anton', fs.statSync('/home/anton').uid],
   ].entries()) {
-    // As certbot has it: a folder of root's with a link to where the files are; and those who may write there make a link of it.
+    // As certbot has it: a folder of root's with a link to where the files are; and those who may write there make a
+    // link of it.
     const [folder, link] = [`${data}/of-${owner}`, `${data}/live${index}`];
     fs.mkdirSync(folder);
     fs.symlinkSync(shadow, `${folder}/key.pem`);

@@ -1,6 +1,9 @@
 // What it takes to say that two samples of times are alike.
 
-/** How far apart two samples are, in standard deviations of what chance does (Mann and Whitney's U: by rank, so that one slow answer is no more than one). */
+/**
+ * How far apart two samples are, in standard deviations of what chance does (Mann and Whitney's U: by rank, so that one
+ * slow answer is no more than one).
+ */
 export function distance(one: readonly number[], other: readonly number[]): number {
   let u = 0;
   for (const a of one) for (const b of other) u += a > b ? 1 : a === b ? 0.5 : 0;

@@ -1,5 +1,6 @@
-// What strangers and guessers try, against the bundle as it ships: relay forms of every alphabet, injections into headers and the log, names found
-// out by words or by time, secrets in the log and the process list, modes of files. What needs root or other servers: security-image.test.ts.
+// What strangers and guessers try, against the bundle as it ships: relay forms of every alphabet, injections into
+// headers and the log, names found out by words or by time, secrets in the log and the process list, modes of files.
+// What needs root or other servers: security-image.test.ts.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { readFileSync, readdirSync, statSync } from 'node:fs';

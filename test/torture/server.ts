@@ -1,5 +1,7 @@
-// Starts the very bundle that the image runs, as an ordinary user without a steward, so that faults can be injected into one process.
-// Promises: a folder of its own that the user can reach wherever the clone lies; every process started here is ended with the test.
+// Starts the very bundle that the image runs, as an ordinary user without a steward, so that faults can be injected
+// into one process.
+// Promises: a folder of its own that the user can reach wherever the clone lies; every process started here is ended
+// with the test.
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import {
   chmodSync,
@@ -56,8 +58,8 @@ export type Place = {
 };
 
 /**
- * `folder`: where mail and data go, a new one unless given. `after`: registers what is to be undone, at once. `version`: a
- * commit of this repository, in place of what stands here.
+ * `folder`: where mail and data go, a new one unless given. `after`: registers what is to be undone, at once.
+ * `version`: a commit of this repository, in place of what stands here.
  */
 export async function openPlace(
   after: (undo: () => Promise<void>) => void,
@@ -174,7 +176,9 @@ async function sourcesOf(version: string, folder: string): Promise<string> {
   return folder;
 }
 
-/** Undoes in reverse order, at the end of the tests, also when they are ended by a signal. Call it at the top of a file. */
+/**
+ * Undoes in reverse order, at the end of the tests, also when they are ended by a signal. Call it at the top of a file.
+ */
 export function undoing(after: (undo: () => Promise<void>) => void): (undo: () => Promise<void>) => void {
   const undos: (() => Promise<void>)[] = [];
   const all = async (): Promise<void> => {

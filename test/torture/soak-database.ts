@@ -1,5 +1,6 @@
-// PostgreSQL with the demo's table, for tests that last or that load the machine. Not that of testcontainers: its health check runs psql four
-// times a second, and one that is cut off on a busy machine ends by SIGPIPE, which the postmaster takes for a crash of its own.
+// PostgreSQL with the demo's table, for tests that last or that load the machine. Not that of testcontainers: its
+// health check runs psql four times a second, and one that is cut off on a busy machine ends by SIGPIPE, which the
+// postmaster takes for a crash of its own.
 import { eventually } from '../integration/client.ts';
 import { type Stage, docker, root } from '../integration/compose-lib.ts';
 

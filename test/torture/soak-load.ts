@@ -1,6 +1,6 @@
 // The soak's load and its books: messages of every kind at a steady rate, and what became of each.
-// Promises: a message is in the books before its first octet is sent, and leaves them only when every copy that is due has
-// arrived whole, where it should; what arrives twice, elsewhere, torn or unasked is a fault.
+// Promises: a message is in the books before its first octet is sent, and leaves them only when every copy that is due
+// has arrived whole, where it should; what arrives twice, elsewhere, torn or unasked is a fault.
 // Limits: no pipelining beyond one envelope, a login for every twenty messages; latency is from MAIL to the last reply.
 import { randomInt } from 'node:crypto';
 import { TlsClient } from './soak-client.ts';

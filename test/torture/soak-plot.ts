@@ -1,4 +1,5 @@
-// The soak's figures as a picture: panels one below the other over the same minutes. Plain SVG, readable on light and dark ground.
+// The soak's figures as a picture: panels one below the other over the same minutes. Plain SVG, readable on light and
+// dark ground.
 type Line = { readonly name: string; readonly values: readonly number[] };
 type Panel = { readonly title: string; readonly unit: string; readonly lines: readonly Line[] };
 

@@ -1,8 +1,10 @@
-// The soak: the image for an hour at half of what this machine can take, with everything on: TLS, PostgreSQL, Unix accounts (steward and PAM),
-// a relay with a login, deferrals, bounces, certificates renewed and the table changed all the time.
-// Promises: exit status 0 only where memory, descriptors and latency stayed flat (the last third against the first) and every message is
-// accounted for, once. It measures full load itself, writes a plot, and ends what it started, also on Ctrl-C.
-// Usage: node --import=./test/setup/no-grpc.mjs test/torture/soak.ts [--minutes 60] [--rate N, a second; half of full load] [--plot FILE.svg]
+// The soak: the image for an hour at half of what this machine can take, with everything on: TLS, PostgreSQL, Unix
+// accounts (steward and PAM), a relay with a login, deferrals, bounces, certificates renewed and the table changed all
+// the time.
+// Promises: exit status 0 only where memory, descriptors and latency stayed flat (the last third against the first) and
+// every message is accounted for, once. It measures full load itself, writes a plot, and ends what it started, also on
+// Ctrl-C. Usage: node --import=./test/setup/no-grpc.mjs test/torture/soak.ts [--minutes 60] [--rate N, a second; half
+// of full load] [--plot FILE.svg]
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
@@ -25,7 +27,10 @@ const { values } = parseArgs({ options: { minutes: option, rate: option, plot: o
 const minutes = Number(values.minutes ?? 60);
 const seconds = { calibration: 20, sample: minutes < 10 ? 2 : 5, renewal: 20, change: 3, settling: 60 };
 const atOnce = 20;
-/** What the last third may have more than the first: a share, and so much in all. Medians; of latency also the 99th percentile. */
+/**
+ * What the last third may have more than the first: a share, and so much in all. Medians; of latency also the 99th
+ * percentile.
+ */
 const tolerances = {
   'network process, MB': [0.1, 8],
   'steward, MB': [0.1, 8],
@@ -165,7 +170,10 @@ async function openServer() {
 }
 
 type Figures = Omit<Sample, 'latency, median, ms' | 'latency, 99 %, ms' | 'messages a second' | 'minute'>;
-/** What the kernel says of the three processes, and how many files are in the queue. One shell for the whole time; resolves with its first line. */
+/**
+ * What the kernel says of the three processes, and how many files are in the queue. One shell for the whole time;
+ * resolves with its first line.
+ */
 async function watch(id: string, everySeconds: number, take: (figures: Figures) => void): Promise<void> {
   const script = `
     find() { for p in /proc/[0-9]*; do { tr '\\0' ' ' <$p/cmdline | grep -q " $1 *$"; } 2>/dev/null && echo $p; done; }

@@ -1,6 +1,7 @@
-// Disks that are full, broken or read-only, and too few descriptors: what the client hears, and that all is well again by itself.
-// Faults are injected by strace into the running server, and made for real: a volume of a few MB, a remount, a limit of descriptors.
-// It takes a sample of the points; TORTURE=all takes every one, with every error. Wants strace; the real ones want root.
+// Disks that are full, broken or read-only, and too few descriptors: what the client hears, and that all is well again
+// by itself. Faults are injected by strace into the running server, and made for real: a volume of a few MB, a remount,
+// a limit of descriptors. It takes a sample of the points; TORTURE=all takes every one, with every error. Wants strace;
+// the real ones want root.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -30,8 +31,8 @@ const failuresOf = (call: string): Failure[] => {
 /** Not write and send: those are for sockets and the log. */
 const isOfFiles = ({ call }: Series): boolean => !/^(write|send\w*)$/.test(call);
 /**
- * Where one of these fails something else is done: a copy for a link, an fsync for the journal of small messages. The main
- * thread writes into open files only to begin a segment of the journal, and to note which mail is in flight.
+ * Where one of these fails something else is done: a copy for a link, an fsync for the journal of small messages. The
+ * main thread writes into open files only to begin a segment of the journal, and to note which mail is in flight.
  */
 const hasAnotherWay = (kind: string, thread: string, call: string): boolean =>
   /^(un)?link$/.test(call) ||

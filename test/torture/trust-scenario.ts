@@ -1,7 +1,8 @@
-// What a server does in every run of the crash points with all of trust switched on: signed mail from outside is judged, delivered,
-// forwarded and sealed; mail of a login is signed, and its forwards too; some of it while the next hop is down.
-// Promises: a copy without our results, our signature or our seal, wherever it belongs, counts as torn; each signature and seal that
-// the next hop has is verified, by a library that is not ours.
+// What a server does in every run of the crash points with all of trust switched on: signed mail from outside is
+// judged, delivered, forwarded and sealed; mail of a login is signed, and its forwards too; some of it while the next
+// hop is down.
+// Promises: a copy without our results, our signature or our seal, wherever it belongs, counts as torn; each signature
+// and seal that the next hop has is verified, by a library that is not ours.
 import assert from 'node:assert/strict';
 import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, sign } from 'node:crypto';
 import { readFileSync, readdirSync } from 'node:fs';

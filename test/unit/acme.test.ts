@@ -1,5 +1,5 @@
-// The certificate from an authority: when one is due, how often is asked, what is kept, and what port 80 answers. The authority is a
-// double here; the real protocol: test/integration/acme.test.ts.
+// The certificate from an authority: when one is due, how often is asked, what is kept, and what port 80 answers. The
+// authority is a double here; the real protocol: test/integration/acme.test.ts.
 import assert from 'node:assert/strict';
 import { X509Certificate, createPrivateKey, createPublicKey } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';

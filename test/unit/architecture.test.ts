@@ -18,7 +18,9 @@ const sources: readonly Source[] = readdirSync(root, { recursive: true, encoding
 const ground = new Set(['mail', 'smtp', 'sasl', 'system', 'durable', 'dns']);
 const isWiring = (file: string): boolean => ['main.ts', 'cli.ts'].includes(file) || /^(?:cli|wiring)\//.test(file);
 const folderOf = (file: string): string => (dirname(file) === '.' ? '' : (file.split('/')[0] ?? ''));
-/** Imports as [importer, what]: a path below src/ for our own files, else as written. Dynamic ones only when asked for. */
+/**
+ * Imports as [importer, what]: a path below src/ for our own files, else as written. Dynamic ones only when asked for.
+ */
 const imports = (kind: 'static' | 'all'): (readonly [string, string])[] =>
   sources.flatMap(({ file, code }) => {
     const found = [

@@ -1,4 +1,5 @@
-// Logins as a connection has them: an authenticator with its files in a folder of its own, and a client of each mechanism.
+// Logins as a connection has them: an authenticator with its files in a folder of its own, and a client of each
+// mechanism.
 import { hash } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -58,7 +59,9 @@ export const bindings = {
 };
 const binding = (type: string): Buffer | undefined => bindings[type as keyof typeof bindings];
 
-/** Sends responses one after the other, each made of the challenge before it, until the server has no more challenges. */
+/**
+ * Sends responses one after the other, each made of the challenge before it, until the server has no more challenges.
+ */
 export async function converse(
   chain: Chain,
   mechanism: string,

@@ -469,7 +469,8 @@ describe('@PAM', () => {
     assert.equal((await plain(chain, 'root', 'unix')).reply, replies.loginFailed);
     assert.equal((await plain(chain, 'anton@example.net', 'unix')).reply, replies.loginFailed);
     assert.equal((await plain(chain, 'anton', Buffer.from([0xff]))).reply, replies.loginFailed);
-    assert.deepEqual(asked, ['anton:unix', 'anton:wrong', 'nobody:unix', 'nobody:unix']); // or time would tell which are
+    // Otherwise time would tell which of them are.
+    assert.deepEqual(asked, ['anton:unix', 'anton:wrong', 'nobody:unix', 'nobody:unix']);
     assert.deepEqual(await chain.check('anton', 'unix'), { ok: true, source: '@PAM' });
   });
 

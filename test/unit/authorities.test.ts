@@ -1,4 +1,5 @@
-// NODE_EXTRA_CA_CERTS out of .env: authorities that are added while the process runs, and what is said when they cannot be.
+// NODE_EXTRA_CA_CERTS out of .env: authorities that are added while the process runs, and what is said when they cannot
+// be.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';

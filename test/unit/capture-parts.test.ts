@@ -1,5 +1,5 @@
-// The parts of capture that are functions: failures on demand, chaos, search, what a receiver would hold against a message, and
-// where captured mail is kept.
+// The parts of capture that are functions: failures on demand, chaos, search, what a receiver would hold against a
+// message, and where captured mail is kept.
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -1,4 +1,5 @@
-// The file .env means what it means to Docker Compose (test/integration/compose-env.test.ts asks Compose itself), but for `$`.
+// The file .env means what it means to Docker Compose (test/integration/compose-env.test.ts asks Compose itself), but
+// for `$`.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { parseDotenv } from '../../src/config/dotenv.ts';

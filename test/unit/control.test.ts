@@ -1,4 +1,5 @@
-// The control socket: every verb gets its answer, whatever else comes gets an end, and the socket keeps a second server away.
+// The control socket: every verb gets its answer, whatever else comes gets an end, and the socket keeps a second server
+// away.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';

@@ -1,4 +1,5 @@
-// The keys that sign: made once, kept, moved on only by what DNS shows, and never passed over in silence when one cannot be read.
+// The keys that sign: made once, kept, moved on only by what DNS shows, and never passed over in silence when one
+// cannot be read.
 import assert from 'node:assert/strict';
 import { generateKeyPairSync } from 'node:crypto';
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';

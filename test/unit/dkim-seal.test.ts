@@ -1,5 +1,5 @@
-// ARC: what we forward is sealed so that the judging child finds the chain right; a chain that has failed gets no further set; and
-// what is ours to sign is never sealed.
+// ARC: what we forward is sealed so that the judging child finds the chain right; a chain that has failed gets no
+// further set; and what is ours to sign is never sealed.
 import assert from 'node:assert/strict';
 import { type KeyObject, generateKeyPairSync } from 'node:crypto';
 import { after, describe, it } from 'node:test';

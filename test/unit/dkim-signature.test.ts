@@ -1,5 +1,6 @@
-// A message signed by the server is verified by a second implementation of RFC 6376, which is written here as the RFC says it:
-// on the octets that went out, whole, with regular expressions. (Others verify it too: test/integration/dkim.test.ts.)
+// A message signed by the server is verified by a second implementation of RFC 6376, which is written here as the RFC
+// says it: on the octets that went out, whole, with regular expressions. (Others verify it too:
+// test/integration/dkim.test.ts.)
 import assert from 'node:assert/strict';
 import { type KeyObject, createHash, generateKeyPairSync, verify } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';

@@ -1,4 +1,5 @@
-// Questions to a name server of the test, on loopback: what its answers mean, what is believed, what is kept, and what silence costs.
+// Questions to a name server of the test, on loopback: what its answers mean, what is believed, what is kept, and what
+// silence costs.
 import assert from 'node:assert/strict';
 import { mkdtempSync, readdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

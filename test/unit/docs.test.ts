@@ -1,4 +1,5 @@
-// That the pages hold together: every link and anchor leads somewhere, prose fits a terminal, the first screen stays one.
+// That the pages hold together: every link and anchor leads somewhere, prose fits a terminal, the first screen stays
+// one.
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';

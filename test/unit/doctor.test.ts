@@ -1,5 +1,6 @@
-// What `slimsmtp doctor` finds: each planted fault, with the line that mends it, and nothing where all is well. Files, sockets and
-// certificates are real ones; DNS and database say what a test tells them. The whole verb: test/integration/doctor.test.ts.
+// What `slimsmtp doctor` finds: each planted fault, with the line that mends it, and nothing where all is well. Files,
+// sockets and certificates are real ones; DNS and database say what a test tells them. The whole verb:
+// test/integration/doctor.test.ts.
 import assert from 'node:assert/strict';
 import { chmodSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { type AddressInfo, type Socket, createServer } from 'node:net';

@@ -1,4 +1,5 @@
-// What whoever listens hears of sessions and messages: real sessions, Maildirs and queue; doubles for resolver and next hops.
+// What whoever listens hears of sessions and messages: real sessions, Maildirs and queue; doubles for resolver and next
+// hops.
 import assert from 'node:assert/strict';
 import { type SecureContext } from 'node:tls';
 import { join } from 'node:path';

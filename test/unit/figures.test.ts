@@ -1,4 +1,5 @@
-// The figures of a server: what is told of its health, what is left out where a part is not there, and that they cost little.
+// The figures of a server: what is told of its health, what is left out where a part is not there, and that they cost
+// little.
 import assert from 'node:assert/strict';
 import { tmpdir } from 'node:os';
 import { describe, it } from 'node:test';

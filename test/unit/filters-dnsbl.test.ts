@@ -1,5 +1,5 @@
-// Block lists (SLIM_DNSBL) with a DNS that says what a test wants: which answers count, what a list that is silent or talks nonsense
-// costs, and who is asked about.
+// Block lists (SLIM_DNSBL) with a DNS that says what a test wants: which answers count, what a list that is silent or
+// talks nonsense costs, and who is asked about.
 import assert from 'node:assert/strict';
 import { beforeEach, describe, it } from 'node:test';
 import { openBlockLists } from '../../src/filters/dnsbl.ts';

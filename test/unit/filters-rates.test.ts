@@ -1,5 +1,5 @@
-// How much may be sent (SLIM_RATE_CLIENT, SLIM_RATE_LOGIN), through the real server: who is counted, what is said beyond the rate, and
-// how often the log says it. The clock of the limiter is the real one.
+// How much may be sent (SLIM_RATE_CLIENT, SLIM_RATE_LOGIN), through the real server: who is counted, what is said
+// beyond the rate, and how often the log says it. The clock of the limiter is the real one.
 import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
 import { type RatesOptions, countBy, openRates } from '../../src/filters/rates.ts';

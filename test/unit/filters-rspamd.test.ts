@@ -1,5 +1,5 @@
-// Rspamd (SLIM_RSPAMD) as an HTTP server that says what a test wants: what each action means, what it is told, and that mail goes on
-// whatever it does.
+// Rspamd (SLIM_RSPAMD) as an HTTP server that says what a test wants: what each action means, what it is told, and that
+// mail goes on whatever it does.
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { type IncomingHttpHeaders, type IncomingMessage, type ServerResponse, createServer } from 'node:http';

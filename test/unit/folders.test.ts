@@ -43,8 +43,8 @@ afterEach(() => {
 });
 
 /**
- * Runs code as an ordinary user, who is ourselves where we are one; gives the message of what it threw. The user need not
- * be able to read the sources: they are loaded before we become him.
+ * Runs code as an ordinary user, who is ourselves where we are one; gives the message of what it threw. The user need
+ * not be able to read the sources: they are loaded before we become him.
  */
 function asUser(call: string, file = 'folders'): string {
   chmodSync(folder, 0o755);

@@ -1,4 +1,5 @@
-// What is noticed of a header while it passes: the number of its Received lines, and its Message-ID, in pieces of any size.
+// What is noticed of a header while it passes: the number of its Received lines, and its Message-ID, in pieces of any
+// size.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { HeaderLines } from '../../src/inbound/header-lines.ts';

@@ -1,4 +1,5 @@
-// The checks between the end of a message and its copies: refusals, lines, deadlines; and how Received lines are counted.
+// The checks between the end of a message and its copies: refusals, lines, deadlines; and how Received lines are
+// counted.
 import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
 import { type Arrived, type Check, loopCheck, runChecks } from '../../src/inbound/checks.ts';

@@ -1,5 +1,5 @@
-// The From field of a login, where mail is signed: it names only whom the login may send as. Real sessions; doubles are the
-// resolver and who may log in.
+// The From field of a login, where mail is signed: it names only whom the login may send as. Real sessions; doubles are
+// the resolver and who may log in.
 import assert from 'node:assert/strict';
 import { afterEach, before, describe, it } from 'node:test';
 import type { SecureContext } from 'node:tls';

@@ -1,5 +1,5 @@
-// Judged mail on its way in: what is written in front of it, what is refused, what goes to .Junk, and whose words are made
-// harmless. The judge is a double; everything else is the real server.
+// Judged mail on its way in: what is written in front of it, what is refused, what goes to .Junk, and whose words are
+// made harmless. The judge is a double; everything else is the real server.
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';

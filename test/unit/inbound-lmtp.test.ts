@@ -1,5 +1,5 @@
-// Mail for a mailbox at an LMTP server, from RCPT to the queue, with the real server: what is refused at RCPT, what is queued, and how
-// such a server is told what is junk. What becomes of it then: lmtp.test.ts.
+// Mail for a mailbox at an LMTP server, from RCPT to the queue, with the real server: what is refused at RCPT, what is
+// queued, and how such a server is told what is junk. What becomes of it then: lmtp.test.ts.
 import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
 import type { Check } from '../../src/inbound/checks.ts';

@@ -1,4 +1,5 @@
-// What stands in the log: one line a message, one a session, one a refusal; and that no client can make it grow as it likes.
+// What stands in the log: one line a message, one a session, one a refusal; and that no client can make it grow as it
+// likes.
 import assert from 'node:assert/strict';
 import { connect } from 'node:net';
 import { afterEach, before, describe, it } from 'node:test';

@@ -1,5 +1,5 @@
-// Clients behind a proxy (SLIM_PROXY_NETWORKS), over real sockets: whom the server takes for the client, in the trace, the
-// log, the limits and what trust means; and what becomes of headers that are late, forged or none.
+// Clients behind a proxy (SLIM_PROXY_NETWORKS), over real sockets: whom the server takes for the client, in the trace,
+// the log, the limits and what trust means; and what becomes of headers that are late, forged or none.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect } from 'node:net';

@@ -1,5 +1,5 @@
-// Sessions and messages over real sockets: what lies in the Maildirs, what is left when clients vanish, and what a session
-// that nobody reads may cost.
+// Sessions and messages over real sockets: what lies in the Maildirs, what is left when clients vanish, and what a
+// session that nobody reads may cost.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { chmodSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -90,7 +90,8 @@ describe('a message', () => {
         return statSync(join(server.folder, 'mail', name, 'new', file)).ino;
       });
       assert.equal(inodes[0], inodes[1]);
-      await until(() => server.spooled().length === 0, 'an empty spool'); // the reply goes out before the file is removed
+      // The reply goes out before the file is removed.
+      await until(() => server.spooled().length === 0, 'an empty spool');
       await bye(client);
     });
 

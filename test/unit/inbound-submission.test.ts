@@ -1,5 +1,5 @@
-// Mail from those who may send: logins over real TLS, senders, relaying, and what goes into the real queue. Doubles: the
-// resolver, and the transport that would carry mail away.
+// Mail from those who may send: logins over real TLS, senders, relaying, and what goes into the real queue. Doubles:
+// the resolver, and the transport that would carry mail away.
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -1,4 +1,5 @@
-// The header lines that this server writes in front of a message: whatever a client says, they are well-formed and ASCII.
+// The header lines that this server writes in front of a message: whatever a client says, they are well-formed and
+// ASCII.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { stranger } from '../../src/inbound/peer.ts';

@@ -1,5 +1,6 @@
 // A real server in this process: the real listeners, sessions, spool and Maildir storage on a loopback port and a
-// folder of its own, and a client that is a bare socket. Doubles only for the resolver and, where a test says so, storages.
+// folder of its own, and a client that is a bare socket. Doubles only for the resolver and, where a test says so,
+// storages.
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { type AddressInfo, type Socket, Server, connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -269,7 +270,9 @@ export class Client {
   }
 }
 
-/** Waits for a state of the world; fails after five seconds. Looks by immediates, so that mocked timers do not matter. */
+/**
+ * Waits for a state of the world; fails after five seconds. Looks by immediates, so that mocked timers do not matter.
+ */
 export async function until(isSo: () => boolean, what: string, client?: Client): Promise<void> {
   const deadline = process.hrtime.bigint() + 5_000_000_000n;
   while (!isSo()) {

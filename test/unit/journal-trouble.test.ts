@@ -1,5 +1,5 @@
-// The journal when something is wrong for a while: a volume that is not mounted, `sync -f` that fails or cannot be started,
-// a disk that takes no record. What was delivered, and is known as such, never goes again.
+// The journal when something is wrong for a while: a volume that is not mounted, `sync -f` that fails or cannot be
+// started, a disk that takes no record. What was delivered, and is known as such, never goes again.
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';

@@ -1,5 +1,6 @@
-// LMTP servers that keep mailboxes of ours, over real sockets: what each recipient is told, what becomes of postmaster's mail, and
-// the question at RCPT: asked once a minute, answered within ten seconds, 'cannot tell' where it cannot be told.
+// LMTP servers that keep mailboxes of ours, over real sockets: what each recipient is told, what becomes of
+// postmaster's mail, and the question at RCPT: asked once a minute, answered within ten seconds, 'cannot tell' where it
+// cannot be told.
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, createServer } from 'node:net';

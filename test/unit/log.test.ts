@@ -1,4 +1,5 @@
-// The log as its readers get it: levels by name, ISO time, readable lines with date and level, Node's own warnings among them.
+// The log as its readers get it: levels by name, ISO time, readable lines with date and level, Node's own warnings
+// among them.
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';

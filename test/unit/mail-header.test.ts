@@ -1,4 +1,5 @@
-// Fields of a header, and the addresses of a field: what is read, and what is refused because others might read it otherwise.
+// Fields of a header, and the addresses of a field: what is read, and what is refused because others might read it
+// otherwise.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { parseAddressList } from '../../src/mail/address-list.ts';

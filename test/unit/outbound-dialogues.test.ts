@@ -1,8 +1,9 @@
-// Golden dialogues of the client's side: every file of test/dialogues-client runs whole, octet by octet, and split in two at
-// every index of each thing the server says, with the same outcome. The order of the lines is the order of events.
-// C, S, `S>` and {x*9} as in CONTRIBUTING.md. TLS, CONTENT: it worked; `… failed`, `… lost`: it did not. MESSAGE: the next one, as
-// JSON over a small default. R: how opening went, then a line for each recipient and what the session is good for. `(busy)`, `(untried)`,
-// `(DSN)` are marks of a delivery. OPTION maxRecipients: of a transaction, for ours; isLmtp: the other server speaks LMTP.
+// Golden dialogues of the client's side: every file of test/dialogues-client runs whole, octet by octet, and split in
+// two at every index of each thing the server says, with the same outcome. The order of the lines is the order of
+// events. C, S, `S>` and {x*9} as in CONTRIBUTING.md. TLS, CONTENT: it worked; `… failed`, `… lost`: it did not.
+// MESSAGE: the next one, as JSON over a small default. R: how opening went, then a line for each recipient and what the
+// session is good for. `(busy)`, `(untried)`, `(DSN)` are marks of a delivery. OPTION maxRecipients: of a transaction,
+// for ours; isLmtp: the other server speaks LMTP.
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';

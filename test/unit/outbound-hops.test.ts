@@ -1,4 +1,5 @@
-// Which servers are tried for a next hop, with which TLS; and what it means for the mail when none of them could be used.
+// Which servers are tried for a next hop, with which TLS; and what it means for the mail when none of them could be
+// used.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { Delivery, NextHop } from '../../src/mail/message.ts';

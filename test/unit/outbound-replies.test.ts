@@ -1,4 +1,5 @@
-// What other servers say, made into replies: the cost of tiny pieces, what is held meanwhile, and what a reply means for a recipient.
+// What other servers say, made into replies: the cost of tiny pieces, what is held meanwhile, and what a reply means
+// for a recipient.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { ReplyReader, toDelivery } from '../../src/outbound/replies.ts';

@@ -1,5 +1,5 @@
-// Where a transport is given a signer: what goes out begins with its signatures, in the form in which it leaves; and mail that
-// cannot be signed now waits.
+// Where a transport is given a signer: what goes out begins with its signatures, in the form in which it leaves; and
+// mail that cannot be signed now waits.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { CannotTell, type Signer } from '../../src/mail/ports.ts';

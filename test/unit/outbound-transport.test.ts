@@ -1,5 +1,5 @@
-// An attempt as the queue sees it, against servers on loopback: many recipients, servers that are busy, places that are given and taken
-// back, addresses that lead nowhere, and a relay that cannot be used.
+// An attempt as the queue sees it, against servers on loopback: many recipients, servers that are busy, places that are
+// given and taken back, addresses that lead nowhere, and a relay that cannot be used.
 import assert from 'node:assert/strict';
 import { readdirSync, rmSync } from 'node:fs';
 import { type Socket, connect } from 'node:net';

@@ -1,5 +1,5 @@
-// What a domain demands of those who send to it: DANE by its TLSA records, MTA-STS by its policy. Against servers on loopback whose
-// certificate is made here, with a DNS that is a table.
+// What a domain demands of those who send to it: DANE by its TLSA records, MTA-STS by its policy. Against servers on
+// loopback whose certificate is made here, with a DNS that is a table.
 import assert from 'node:assert/strict';
 import { X509Certificate, createHash } from 'node:crypto';
 import { describe, it } from 'node:test';

@@ -1,5 +1,6 @@
-// What the tests of sending share: servers on loopback that say what a test wants, with and without TLS, and a transport that meets
-// them. DNS is a table of addresses for documentation, and dialling one of them leads to a server of the test.
+// What the tests of sending share: servers on loopback that say what a test wants, with and without TLS, and a
+// transport that meets them. DNS is a table of addresses for documentation, and dialling one of them leads to a server
+// of the test.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, type Socket, connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';

@@ -1,4 +1,5 @@
-// How long something takes a processor. For tests of cost: the time on the wall would also count whatever else the machine does.
+// How long something takes a processor. For tests of cost: the time on the wall would also count whatever else the
+// machine does.
 
 /** The processor time of this thread so far, in milliseconds. */
 export function processorMs(): number {

@@ -1,5 +1,5 @@
-// What an operator sees of the queue, with a reason for each message, and what he may order: to try at once, to hold, to release and to
-// remove; the last three also while no server runs.
+// What an operator sees of the queue, with a reason for each message, and what he may order: to try at once, to hold,
+// to release and to remove; the last three also while no server runs.
 import assert from 'node:assert/strict';
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

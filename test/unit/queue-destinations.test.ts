@@ -1,5 +1,5 @@
-// Destinations: those that are down back off and hold up no other, those that allow fewer sessions get fewer, and those that hang take
-// no more than their share of the places. The clock is the test's, but where speed is what is shown.
+// Destinations: those that are down back off and hold up no other, those that allow fewer sessions get fewer, and those
+// that hang take no more than their share of the places. The clock is the test's, but where speed is what is shown.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { setImmediate, setTimeout } from 'node:timers/promises';
@@ -213,7 +213,10 @@ describe('a hop that allows fewer sessions than we open', () => {
 });
 
 describe('hops that hang', () => {
-  /** All domains but one lead to these addresses, which accept and say nothing. An attempt there ends when its place is taken back. */
+  /**
+   * All domains but one lead to these addresses, which accept and say nothing. An attempt there ends when its place is
+   * taken back.
+   */
   const hang = (addresses: (domain: string) => string) => {
     const seen = { asked: 0, inside: 0, most: 0 };
     const answer = async (to: QueueRecipient, place: Place): Promise<Delivery> => {

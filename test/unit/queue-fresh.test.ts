@@ -1,4 +1,5 @@
-// New mail that the journal keeps: most leaves without ever having files, what waits gets them, and a crash at any time loses nothing.
+// New mail that the journal keeps: most leaves without ever having files, what waits gets them, and a crash at any time
+// loses nothing.
 import assert from 'node:assert/strict';
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,6 +1,6 @@
-// The queue with the real transport and real sockets, and next hops as the world has them: one that allows three sessions, one address that
-// says nothing and to which 2,100 domains lead. Mail leaves within seconds, and nobody waits for
-// those that hang.
+// The queue with the real transport and real sockets, and next hops as the world has them: one that allows three
+// sessions, one address that says nothing and to which 2,100 domains lead. Mail leaves within seconds, and nobody waits
+// for those that hang.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';

@@ -1,5 +1,5 @@
-// The process of queue-suspects.test.ts that dies: a queue on the files of a folder, whose transport kills the process, without
-// any warning, while it reads one of the messages. It prints what is held when nothing else waits.
+// The process of queue-suspects.test.ts that dies: a queue on the files of a folder, whose transport kills the process,
+// without any warning, while it reads one of the messages. It prints what is held when nothing else waits.
 import { appendFileSync, existsSync, mkdirSync } from 'node:fs';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { Transport } from '../../src/mail/ports.ts';

@@ -1,5 +1,6 @@
-// Mail that stays here and could not be delivered at once: a copy that recipients share is made once and belongs to each of them,
-// one full mailbox holds up no other, and what is made is remembered over attempts. Doubles: storages, resolver, remote transport.
+// Mail that stays here and could not be delivered at once: a copy that recipients share is made once and belongs to
+// each of them, one full mailbox holds up no other, and what is made is remembered over attempts. Doubles: storages,
+// resolver, remote transport.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { createForward } from '../../src/queue/forward.ts';

@@ -1,4 +1,5 @@
-// Places: how many attempts there may be at once, in all, for notices and with one address; and which of them must end for others.
+// Places: how many attempts there may be at once, in all, for notices and with one address; and which of them must end
+// for others.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { type Lane, type Occupied, Places } from '../../src/queue/places.ts';

@@ -1,5 +1,6 @@
-// Messages that were in flight when the process died: they are tried one at a time, one that kills the process is found and held, and
-// neither it nor innocent ones hold up other mail for long. Deaths are copies of what is kept at that moment, and one is real.
+// Messages that were in flight when the process died: they are tried one at a time, one that kills the process is found
+// and held, and neither it nor innocent ones hold up other mail for long. Deaths are copies of what is kept at that
+// moment, and one is real.
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, mkdtempSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';

@@ -1,4 +1,5 @@
-// For the tests of the queue: one on files of its own, with a clock, next hops and a mailbox for notices that the test moves.
+// For the tests of the queue: one on files of its own, with a clock, next hops and a mailbox for notices that the test
+// moves.
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -1,4 +1,5 @@
-// The queue on files: what it promises to every caller (the contract), each recipient's own outcome and notice, and start and stop.
+// The queue on files: what it promises to every caller (the contract), each recipient's own outcome and notice, and
+// start and stop.
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';

@@ -1,4 +1,5 @@
-// A file that is replaced is the old one or the new one, whole; a second name for a file is a link, or a copy where it must be.
+// A file that is replaced is the old one or the new one, whole; a second name for a file is a link, or a copy where it
+// must be.
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';

@@ -1,4 +1,5 @@
-// What a set of journal segments means, run through random histories of mail, crashes, volumes that are away, and readers.
+// What a set of journal segments means, run through random histories of mail, crashes, volumes that are away, and
+// readers.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { type Segment, type Standing, type StoredRecord, restore } from '../../src/durable/restore.ts';
@@ -139,7 +140,9 @@ class Model {
     this.#done.add(final);
   }
 
-  /** Volumes go and come, and a power cut takes what was not synced: all that the segments speak of may be torn or gone. */
+  /**
+   * Volumes go and come, and a power cut takes what was not synced: all that the segments speak of may be torn or gone.
+   */
   crash(): void {
     for (const volume of [0, 1, 2]) this.#away[this.#draw(3) === 0 ? 'add' : 'delete'](volume);
     for (const { records } of this.segments)

@@ -7,7 +7,10 @@ import { numbers } from '../numbers.ts';
 
 type Outcome = { readonly content: string; readonly rest: string | undefined; readonly defect: string | undefined };
 
-/** Runs pieces through a decoder, as a session does. `content` is what a driver would have kept: nothing of a refused message. */
+/**
+ * Runs pieces through a decoder, as a session does. `content` is what a driver would have kept: nothing of a refused
+ * message.
+ */
 function decode(pieces: readonly string[], isDotted: boolean, maxSizeBytes: number): Outcome {
   const body = new Body(isDotted, maxSizeBytes);
   let content = '';

@@ -1,4 +1,5 @@
-// What the network process prints, on its way through the steward: whole lines, all of them, and nobody waits for a slow reader.
+// What the network process prints, on its way through the steward: whole lines, all of them, and nobody waits for a
+// slow reader.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';

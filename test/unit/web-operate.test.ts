@@ -1,5 +1,5 @@
-// What operators and their programs get over HTTP: readiness, metrics in Prometheus' text format, and the figures of the
-// status page; never more than figures.
+// What operators and their programs get over HTTP: readiness, metrics in Prometheus' text format, and the figures of
+// the status page; never more than figures.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { Figures } from '../../src/mail/figures.ts';

@@ -1,5 +1,5 @@
-// The HTTP process as the network process has it: a real child from the sources. What it may see, that it is replaced when it
-// dies, that it ends when it is told to, and what /health says.
+// The HTTP process as the network process has it: a real child from the sources. What it may see, that it is replaced
+// when it dies, that it ends when it is told to, and what /health says.
 import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';

@@ -1,5 +1,5 @@
-// The runner for the vectors of ARC sealing: the set that we add has the tags that are expected (but for b=, which depends on
-// their order), and the judging child finds the chain right.
+// The runner for the vectors of ARC sealing: the set that we add has the tags that are expected (but for b=, which
+// depends on their order), and the judging child finds the chain right.
 import { createPrivateKey } from 'node:crypto';
 import { readOutgoing } from '../../src/dkim/outgoing.ts';
 import { arcSet } from '../../src/dkim/seal.ts';

@@ -1,5 +1,6 @@
-// Runners for what is judged of mail from outside: SPF, DKIM, ARC validation, DMARC. Each case is a message that goes to a real
-// judging child, whose DNS is the case's alone. Parts of DMARC that no message can ask for go to the library as we call it.
+// Runners for what is judged of mail from outside: SPF, DKIM, ARC validation, DMARC. Each case is a message that goes
+// to a real judging child, whose DNS is the case's alone. Parts of DMARC that no message can ask for go to the library
+// as we call it.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
@@ -97,7 +98,8 @@ const spf = withJudge(async ({ helo, mailfrom, ip, results, explanation, zonedat
   );
   const { result = 'none', explanation: said = 'DEFAULT' } = judgement.spf ?? {};
   const isExplained =
-    explanation === undefined || result !== 'fail' || said.toLowerCase() === explanation.toLowerCase(); // hexadecimal digits have no case
+    // Hexadecimal digits have no case.
+    explanation === undefined || result !== 'fail' || said.toLowerCase() === explanation.toLowerCase();
   return [results.includes(result) && isExplained, `${result}${isExplained ? '' : `, ${said}`}`];
 });
 
@@ -208,7 +210,8 @@ const publicSuffix: Runner = async function* (_folder, cases) {
     toALabel(name: string): string;
   };
   for (const { id, domain, organizational } of cases as readonly SuffixCase[]) {
-    const isName = !domain.split('.').includes(''); // DKIM and DMARC refuse such a name before anybody asks for its organization
+    // DKIM and DMARC refuse such a name before anybody asks for its organization.
+    const isName = !domain.split('.').includes('');
     const found = isName ? tldts.getDomain(domain, TLDTS_OPTS) : null;
     const wanted = organizational === null ? null : toALabel(organizational);
     yield { id, isRight: (found === null ? null : toALabel(found)) === wanted, found: String(found) };

@@ -1,7 +1,7 @@
-// `npm run test:vectors -- FOLDER`: public test vectors of mail authentication against our code, the judging child included.
-// Prints a line for each set, `spf 262 of 262`, then `N passed, M failed`. The exit status is 0 when nothing has failed but cases
-// that are disputed, at most two of ARC validation, and SPF cases that are not of the suite for RFC 7208 (`rfc7208/…`).
-// The sets are not ours to ship: CONTRIBUTING.md says where they come from.
+// `npm run test:vectors -- FOLDER`: public test vectors of mail authentication against our code, the judging child
+// included. Prints a line for each set, `spf 262 of 262`, then `N passed, M failed`. The exit status is 0 when nothing
+// has failed but cases that are disputed, at most two of ARC validation, and SPF cases that are not of the suite for
+// RFC 7208 (`rfc7208/…`). The sets are not ours to ship: CONTRIBUTING.md says where they come from.
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { arcSign } from './arc-sign.ts';

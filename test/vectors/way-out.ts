@@ -22,7 +22,10 @@ const sts: Runner = async function* (_folder, cases) {
   }
 };
 
-/** Where all records are of usage 0 or 1, mail has none that it can use (RFC 7672 §3.1.3): that is what must come out then. */
+/**
+ * Where all records are of usage 0 or 1, mail has none that it can use (RFC 7672 §3.1.3): that is what must come out
+ * then.
+ */
 const dane: Runner = async function* (_folder, cases) {
   for (const each of cases as readonly unknown[] as readonly DaneCase[]) {
     const { id, tlsa, chain, isVerified, matchDepth } = each;

@@ -1,5 +1,5 @@
-// Wake-ups between replicas, by LISTEN and NOTIFY on a connection of its own. They only save time: whoever hears nothing
-// looks every second.
+// Wake-ups between replicas, by LISTEN and NOTIFY on a connection of its own. They only save time: whoever hears
+// nothing looks every second.
 // A commit with a NOTIFY waits for all others that have one. So it is never part of a statement that keeps mail, comes
 // ten times a second at most, and does not wait for the disk or for a standby.
 import type { PoolClient } from 'pg';
