@@ -94,7 +94,7 @@ export const table = {
   SLIM_RATE_LOGIN: optional('To how many recipients a login may send: 200/1h.', values.rate),
   SLIM_RSPAMD: optional('Rspamd, which judges mail from outside: http://rspamd:11333.', values.rspamd),
   SLIM_DKIM: optional(
-    'Whether outgoing mail of hosted domains is signed: on, off. Unset: on by MX, off through a smart host.',
+    'Whether outgoing mail of hosted domains is signed: on, off. Unset: on by MX, off through a relay.',
     oneOf('on', 'off'),
   ),
   SLIM_TRUSTED_NETWORKS: optional('Networks that may send outward without a login, on every socket.', networks, {
@@ -103,13 +103,13 @@ export const table = {
   SLIM_PROXY_NETWORKS: optional('Networks of proxies that name their clients by a PROXY header.', networks, {
     separator,
   }),
-  SLIM_RELAY_HOST: optional('The smart host that takes all mail for other domains.', values.host),
+  SLIM_RELAY_HOST: optional('The relay that takes all mail for other domains.', values.host),
   SLIM_RELAY_PORT: optional('Its port: 25, or 587 with a user, or 465 with implicit TLS.', values.port),
   SLIM_RELAY_TLS: optional(
-    'TLS to the smart host: none, starttls (required), implicit. On port 465 implicit, else starttls.',
+    'TLS to the relay: none, starttls (required), implicit. On port 465 implicit, else starttls.',
     oneOf('none', 'starttls', 'implicit'),
   ),
-  SLIM_RELAY_USER: optional('The login at the smart host.', values.loginName),
+  SLIM_RELAY_USER: optional('The login at the relay.', values.loginName),
   SLIM_RELAY_PASSWORD: optional('Its password. As a file it is read again when a login fails, and on SIGHUP.', String, {
     mask: hidden,
   }),
@@ -213,7 +213,7 @@ export const table = {
   PGSSLMODE: optional('TLS to PostgreSQL: disable, allow, prefer, require, verify-full.', sslMode),
   PGSSLROOTCERT: optional('The file of the authorities that verify-full trusts.', values.path),
   NODE_EXTRA_CA_CERTS: optional(
-    'A file of further certificate authorities (PEM), for the smart host and for other servers.',
+    'A file of further certificate authorities (PEM), for the relay and for other servers.',
     values.path,
   ),
 };
