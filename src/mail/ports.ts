@@ -149,9 +149,12 @@ export interface Journal {
   append(records: readonly JournalRecord[]): Promise<() => void>;
 }
 
-/** Copies that are written and synced, and not yet visible to anyone. Exactly one of the two is called, once. */
+/**
+ * Copies that are stable (by fsync, or by the journal), and not yet visible to anyone. Exactly one of the two is
+ * called, once.
+ */
 export interface Prepared {
-  /** Makes every copy visible; resolved means stable: files and directories are synced. */
+  /** Makes every copy visible. When it resolves, that is stable too. */
   commit(): Promise<void>;
   /** Removes every copy. Never rejects. */
   abort(): Promise<void>;
@@ -160,8 +163,8 @@ export interface Prepared {
 /** What keeps copies on this machine, before 250 is said. */
 export interface Storage {
   /**
-   * Writes and syncs each copy, with its head in front of the message, or rejects having left none. A `file` message
-   * stays the caller's to remove; a storage may link to it or copy it, never change it.
+   * Makes each copy stable (by fsync, or by the journal), with its head in front of the message, or rejects having
+   * left none. A `file` message stays the caller's to remove; a storage may link to it or copy it, never change it.
    */
   prepare(copies: readonly Copy[], message: Message): Promise<Prepared>;
 }
@@ -211,8 +214,8 @@ export type Counter = RateLimiterAbstract;
 /** What keeps messages that cannot be delivered at once. */
 export interface Queue {
   /**
-   * Writes and syncs message and envelope, not yet visible, or rejects having left nothing. In a shared queue a small
-   * message is written only at its commit. A `file` message stays the caller's to remove.
+   * Makes message and envelope stable (by fsync, or by the journal), not yet visible, or rejects having left nothing.
+   * In a shared queue a small message is written only at its commit. A `file` message stays the caller's to remove.
    */
   prepare(entry: QueueEntry, message: Message): Promise<Prepared>;
 }

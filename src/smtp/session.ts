@@ -37,7 +37,7 @@ export const maxRecipients = 1000;
 const [maxFailed, maxRefused, maxDiscarded, maxIdle] = [10, 100, 20, 1000]; // commands, recipients, messages; NOOPs
 const maxOutputOctets = 4096; // then 'flush': 64 KiB of EHLO make 3 MB of replies, and 11,000 NOOP hold up everyone
 const [maxLineOctets, maxLoginLineOctets] = [512, 4096]; // the second: AUTH, for which RFC 4954 §4 sets none
-const maxPathLineOctets = maxLineOctets + 1060; // SIZE, BODY, SMTPUTF8 add 53 to MAIL, AUTH and DSN 500 (RFC 1870 and others)
+const maxPathLineOctets = maxLineOctets + 1060; // to MAIL, SIZE, BODY, SMTPUTF8 add 53, AUTH 500, DSN 500; rounded up
 const failures: ReadonlySet<number> = new Set([500, 501, 503, 504, 555]);
 const base64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
 const withoutArgument: ReadonlySet<string> = new Set(['DATA', 'QUIT', 'RSET', 'STARTTLS']);
