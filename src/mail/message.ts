@@ -203,6 +203,14 @@ export function nextHopAt(key: string): NextHop {
   return key === '@relay' ? { kind: 'relay' } : { kind: 'domain', domain: key };
 }
 
+/**
+ * The lane of mail on its way to a next hop. `notice` is mail with the null reverse-path to another server: strangers
+ * choose where it leads, so its lane has few places.
+ */
+export type Lane = 'mail' | 'notice';
+export const laneOf = (isNotice: boolean, { kind }: NextHop): Lane =>
+  isNotice && kind !== 'here' && kind !== 'lmtp' ? 'notice' : 'mail';
+
 /** What became of one recipient in one attempt. */
 export type Delivery = {
   readonly kind: 'delivered' | 'deferred' | 'failed';

@@ -1,9 +1,9 @@
 // What the queue has in memory of the mail that waits: an entry is a message, a job is all of its recipients with one
 // next hop, a destination is what is known of that next hop, and a turn is one run of a job. schedule.ts moves jobs
 // between their states.
-import type { NextHop } from '../mail/message.ts';
+import type { Lane, NextHop } from '../mail/message.ts';
 import type { DestinationState, Limits } from './destination.ts';
-import type { Lane, Occupied } from './places.ts';
+import type { Occupied } from './places.ts';
 
 export type Entry = {
   readonly id: string;

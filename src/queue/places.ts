@@ -9,7 +9,7 @@
 // - When all of 2,000, or of 50, places are taken and others wait, the attempt that has gone longest without progress
 //   is ended, if that is 5 s or longer.
 // How many attempts one destination gets is not decided here, but in destination.ts.
-import type { NextHop } from '../mail/message.ts';
+import type { Lane } from '../mail/message.ts';
 import type { Place } from '../mail/ports.ts';
 import type { Clock } from '../system/world.ts';
 
@@ -22,12 +22,6 @@ const endingMs = 1000;
 
 /** The key of what waits for the lane of notices, among the addresses that others wait for. */
 export const notices = 'notices';
-
-/** `notice` is mail to another server with the null reverse-path. */
-export type Lane = 'mail' | 'notice';
-/** The lane of mail on its way to that next hop. */
-export const laneOf = (isNotice: boolean, { kind }: NextHop): Lane =>
-  isNotice && kind !== 'here' && kind !== 'lmtp' ? 'notice' : 'mail';
 
 /** A place that is occupied. */
 export type Occupied = Place & {

@@ -13,14 +13,14 @@
 // - full: it has all the attempts that it may have.
 // Open destinations are served one after the other, so that a long queue for one takes no more than its share. A
 // destination is forgotten with its last job.
-import { type NextHop, nextHopKey, nextHopOf } from '../mail/message.ts';
+import { type Lane, type NextHop, laneOf, nextHopKey, nextHopOf } from '../mail/message.ts';
 import type { StoredEntry, StoredRecipient } from '../mail/queue-store.ts';
 import type { Clock, Random } from '../system/world.ts';
 import { sending } from './admin.ts';
 import { Calendar } from './calendar.ts';
 import * as destinations from './destination.ts';
 import type { Destination, Entry, Job, Turn } from './job.ts';
-import { type Lane, Places, laneOf, notices } from './places.ts';
+import { Places, notices } from './places.ts';
 import { pending } from './records.ts';
 import { Trial } from './trial.ts';
 

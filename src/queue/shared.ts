@@ -14,12 +14,12 @@
 // An operator may change a record that is leased. Whoever has the lease finds that when it writes, and joins both.
 import { setTimeout as pause } from 'node:timers/promises';
 import type { QueueAction, QueueCounts, QueuedMessage, Selector } from '../mail/admin.ts';
-import { type Message, type QueueEntry, nextHopAt, nextHopKey, nextHopOf } from '../mail/message.ts';
+import { type Message, type QueueEntry, laneOf, nextHopAt, nextHopKey, nextHopOf } from '../mail/message.ts';
 import type { Prepared, Queue } from '../mail/ports.ts';
 import type { JobPlan, LeasedJob, SharedStore, StoredEntry } from '../mail/queue-store.ts';
 import { type AttemptOptions, type Turn, carryOut } from './attempt.ts';
 import { type DestinationState, type Limits, attemptsAt, waitAfter } from './destination.ts';
-import { type Occupied, Places, laneOf } from './places.ts';
+import { type Occupied, Places } from './places.ts';
 import { join, planOf } from './plan.ts';
 import { newRecord, pending } from './records.ts';
 import type { ScheduleOptions } from './schedule.ts';

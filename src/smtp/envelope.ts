@@ -7,7 +7,7 @@ import { type Reply, replies } from './reply.ts';
 
 export type Notify = 'NEVER' | 'SUCCESS' | 'FAILURE' | 'DELAY';
 
-/** What MAIL wishes for the message, and RCPT for a recipient. Who keeps mail keeps all; a forward drops some. */
+/** What MAIL wishes for the message, and RCPT for a recipient. Who keeps mail keeps all; a forward, what it names. */
 export type MessageWishes = {
   readonly isUtf8: boolean;
   readonly ret?: 'FULL' | 'HDRS';

@@ -2,7 +2,8 @@
 // for others.
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { type Lane, type Occupied, Places } from '../../src/queue/places.ts';
+import type { Lane } from '../../src/mail/message.ts';
+import { type Occupied, Places } from '../../src/queue/places.ts';
 
 function open(maxPerAddress = 2) {
   const time = { now: 1_000_000 };

@@ -1,5 +1,5 @@
 // The rows of the queue's tables, as they go to PostgreSQL and as they come back. Pure.
-import { type Message, inMemory, nextHopAt } from '../../mail/message.ts';
+import { type Message, inMemory, laneOf, nextHopAt } from '../../mail/message.ts';
 import type { JobPlan, LeasedJob, StoredEntry } from '../../mail/queue-store.ts';
 
 /** The part of a record that one job has for itself. */
@@ -19,8 +19,7 @@ export type Lease = {
 export function columnsOf({ destination, record, state, waitMs, wakeMs }: JobPlan) {
   const { recipients, madeCopies } = record;
   const own: Own = { recipients, ...(madeCopies && { madeCopies }) };
-  const { kind } = nextHopAt(destination);
-  const isNotice = record.from === '' && (kind === 'domain' || kind === 'relay');
+  const isNotice = laneOf(record.from === '', nextHopAt(destination)) === 'notice';
   return { destination, state, isNotice, wait: waitMs / 1000, wake: wakeMs / 1000, record: JSON.stringify(own) };
 }
 
