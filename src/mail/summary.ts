@@ -27,7 +27,7 @@ export function tilesOf(figures: Figures): readonly (readonly [string, string])[
 }
 
 export function summarize(figures: Figures): readonly Row[] {
-  const { now, health } = figures;
+  const { now, startedAt, health } = figures;
   const search = finder(figures);
   const find: Find = (name, labels) => search(`slimsmtp_${name}`, labels);
   const get = (name: string, labels?: Readonly<Record<string, string>>): number => find(name, labels) ?? 0;
@@ -66,6 +66,7 @@ export function summarize(figures: Figures): readonly Row[] {
     ['logins', ...each('logins_total', 'result', ['ok', 'failed', 'later'])],
     ['sent', ...each('deliveries_total', 'result', ['delivered', 'deferred', 'failed'])],
     ['notices', `${number(get('notices_total'))} told`, `${number(get('forwards_total'))} forwards`],
+    ['counted', `from 0, since the start ${age((now - startedAt) / 1000)} ago`],
   ];
   return [
     ...rows,

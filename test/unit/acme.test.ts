@@ -188,6 +188,34 @@ it('an authority that refuses is told in its own words', async t => {
   assert.ok(Date.now() - startedAt < 15_000, 'one that is not there is given up soon');
 });
 
+it('an authority that talks nonsense is an error at once', async t => {
+  const challenges = await Challenges.open({ host: '127.0.0.1', port: await freePort() });
+  t.after(() => challenges.close());
+  const cases: readonly (readonly [number, string])[] = [
+    [200, '<html>hello</html>'],
+    [200, '{}'],
+    [200, '{"newNonce":5,"newAccount":"x","newOrder":[]}'],
+    [500, 'oops'],
+    [301, ''],
+    [429, 'no time is told'],
+  ];
+  for (const [status, body] of cases) {
+    const server = createServer((_request, response) => {
+      response.writeHead(status, {
+        Location: '/',
+        'Content-Type': body.startsWith('{') ? 'application/json' : 'text/html',
+      });
+      response.end(body);
+    }).listen(0, '127.0.0.1');
+    await new Promise(resolve => server.once('listening', resolve));
+    const directoryUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
+    const asked = { email: 'a@example.com', names: ['a.example'], accountKey: made.key, key: made.key, directoryUrl };
+    await assert.rejects(order(asked, challenges), (error: unknown) => !(error instanceof AskLater), body);
+    server.closeAllConnections();
+    server.close();
+  }
+});
+
 describe('an authority that wants to be asked later', () => {
   const problem = { type: 'urn:ietf:params:acme:error:rateLimited', detail: 'too many certificates (5)', status: 429 };
   /** An authority that says 429 to whoever asks for `path`, with that Retry-After; what it was asked for. */
