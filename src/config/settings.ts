@@ -153,8 +153,9 @@ const signs = ({ SLIM_DKIM: asked, SLIM_RELAY_HOST: relayHost }: Clean): boolean
 
 /** The defaults of the table, and those that depend on where the server runs. */
 function addDefaults(sources: Map<string, Source>, hasDatabase: boolean, { isTerminal }: Environment): void {
+  const mailRoot = sources.get('SLIM_MAIL_ROOT')?.text ?? readings.get('SLIM_MAIL_ROOT')?.initially;
   const computed: Readonly<Record<string, string>> = {
-    SLIM_STORAGES: `${hasDatabase ? '@POSTGRESQL\n' : ''}default=/var/mail/default`,
+    SLIM_STORAGES: `${hasDatabase ? '@POSTGRESQL\n' : ''}default=${mailRoot}/default`,
     SLIM_LOG_FORMAT: isTerminal ? 'pretty' : 'json',
   };
   for (const [name, { initially = computed[name] }] of readings)

@@ -149,6 +149,7 @@ describe('the compose file', () => {
 
   it('lets a database and a password file of your own take the place of the demo’s; what belongs to the container stays', async () => {
     const dotenv = `${readFileSync(join(root, '.env.example'), 'utf8')}
+SLIM_STORAGES='anton@example.com=/var/mail/anton'
 DATABASE_URL='postgres://me:pa%23ss@db.example/mail'
 SLIM_USERS=
 SLIM_USERS_FILE=/etc/hostname-of-nothing
@@ -173,6 +174,7 @@ POSTGRES_PASSWORD=it's
     assert.deepEqual([row('PGHOST')?.value, row('PGUSER')?.value], ['', '']);
     assert.equal(row('SLIM_LISTEN')?.value, 'smtp://:25,submission://:587,submissions://:465');
     assert.equal(row('SLIM_DATA')?.value, '/var/lib/slimsmtp');
+    assert.equal(row('SLIM_STORAGES')?.value, 'anton@example.com=/var/mail/anton');
     assert.equal(row('SLIM_USERS')?.origin, 'DEFAULT_SLIM_USERS');
   });
 

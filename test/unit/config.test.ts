@@ -671,6 +671,7 @@ test('the file of the database password is known, so that it can be read again',
 test('with a database, storages default to it before the catch-all, and may be in domains that only it knows', () => {
   const { storages } = load({ PGHOST: 'db' });
   assert.deepEqual([storages.postgresql, placesOf(storages)], [true, ['default /var/mail/default']]);
+  assert.deepEqual(placesOf(load({ SLIM_MAIL_ROOT: '/srv/mail' }).storages), ['default /srv/mail/default']);
   assert.equal(load({ PGHOST: 'db', SLIM_STORAGES: 'a@other.example=/x' }).storages.postgresql, false);
 });
 
