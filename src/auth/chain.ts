@@ -40,11 +40,11 @@ export type AuthOptions = World &
      * `folder`.
      */
     readonly commonSecret?: string | undefined;
-    /** For @PAM. */
+    /** Asks PAM, for the entry @PAM. */
     readonly steward:
       | { readonly accounts: Accounts; authenticate(name: string, password: string): Promise<boolean> }
       | undefined;
-    /** For @POSTGRESQL. */
+    /** Looks into the table `users`, for the entry @POSTGRESQL. */
     readonly tablePasswords: TablePasswords | undefined;
   };
 

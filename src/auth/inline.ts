@@ -10,7 +10,7 @@ import type { Verifier } from '../sasl/scram.ts';
 import type { Random } from '../system/world.ts';
 import { type Source, parseName } from './sources.ts';
 
-/** Without letters and digits that people mistake for each other. 20 out of these 31 are 99 bits. */
+/** An alphabet without letters and digits that people mistake for each other. 20 out of these 31 are 99 bits. */
 const alphabet = 'abcdefghjkmnpqrstuvwxyz23456789';
 
 /** A login as it stands in SLIM_USERS, with or without a domain. */

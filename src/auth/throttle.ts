@@ -21,19 +21,19 @@ import type { CountLimits, CountStore, Counter } from '../mail/ports.ts';
 
 const failuresOfClient = { points: 10, duration: 600 };
 const failuresOfAccount = { points: 20, duration: 3600 };
-/** For a failure to reserve. More than PAM takes for one answer. */
+/** So long a guess waits for a failure that it can reserve: longer than PAM takes for one answer. */
 const longestWaitMs = 60_000;
 
 export type ThrottleOptions = {
-  /** Whom a limit counts: an IPv4 address, the /64 of an IPv6 one. */
+  /** The key by which a limit counts a client: an IPv4 address, the /64 of an IPv6 one. */
   readonly clientKey: (client: string) => string;
   /** An address behind which anyone may be (a container's gateway): never shut out as such. */
   readonly isShared: (client: string) => boolean;
-  /** Where replicas count together; unset: in memory. */
+  /** Where replicas count together; without it failures are counted in memory. */
   readonly counts?: CountStore | undefined;
 };
 
-/** Of one failure, for one guess. Exactly one of the two is called; what is called later does nothing. */
+/** A failure that is reserved for one guess. Exactly one of the two is called; what is called later does nothing. */
 export type Reservation = {
   /** The guess was right, or could not be judged. */
   giveBack(): void;

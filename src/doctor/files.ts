@@ -3,7 +3,7 @@
 import fs from 'node:fs';
 import { join } from 'node:path';
 import type { Finding } from '../mail/admin.ts';
-import { type Owner, parts, reasonOf } from '../system/folders.ts';
+import { type Owner, parts, folderReason } from '../system/folders.ts';
 import type { MailRoot } from '../system/mail-roots.ts';
 
 /** Private keys and secrets lie in these. */
@@ -93,6 +93,6 @@ function attempt(about: string, look: () => readonly Finding[]): readonly Findin
   try {
     return look();
   } catch (error) {
-    return [{ about, status: 'unknown', text: reasonOf(error) }];
+    return [{ about, status: 'unknown', text: folderReason(error) }];
   }
 }

@@ -38,16 +38,16 @@ import { type Replayed, replay } from './replay.ts';
 import { create, datasync, isShortage, noSpace, sizeOf, sync, syncFileSystems } from './sync.ts';
 
 const checkpointMs = 5000;
-/** After trouble, until it is tried again. */
+/** So long after trouble the journal is not written. */
 const pauseMs = 5000;
 /** Left segments are replayed at every so many checkpoints. */
 const leftEvery = 12;
 const maxSegmentOctets = 64 * 1024 * 1024;
 /** With more full segments than this (80 seconds of them) `sync -f` is not waited for any longer. */
 const maxFull = 16;
-/** By which a segment grows at a time. */
+/** The zeros by which a segment grows at a time. */
 const zeros = Buffer.alloc(1024 * 1024);
-/** Kept to be written over: one is written while another waits for `sync -f`. */
+/** So many spares are kept: one is written over while another segment waits for `sync -f`. */
 const maxSpare = 2;
 
 const writev = promisify(fs.writev);
@@ -61,7 +61,7 @@ type Segment = {
   octets: number;
   /** The length of the file: zeros at its end. */
   reserved: number;
-  /** It could not be written or synced: it is not written over. */
+  /** It could not be written or synced, so it is not written over. */
   isSpoilt?: boolean;
   isSuspect?: boolean;
   /** For each file system that it has files on, one of its folders. */
@@ -138,7 +138,7 @@ export class DiskJournal implements Journal {
     return (this.#checking ??= this.#check(false).finally(() => (this.#checking = undefined)));
   }
 
-  /** After the last message: leaves nothing for the next start to look at. */
+  /** To be called after the last message: leaves nothing for the next start to look at. */
   async close(): Promise<void> {
     clearInterval(this.#timer);
     await this.#checking;
@@ -178,7 +178,7 @@ export class DiskJournal implements Journal {
     this.#isWriting = false;
   }
 
-  /** One write and one fdatasync. */
+  /** Appends records by one write and one fdatasync. */
   async #append(segment: Segment, records: readonly JournalRecord[]): Promise<void> {
     for (const { files } of records)
       for (const { final, fileSystem } of files)
@@ -297,7 +297,8 @@ export class DiskJournal implements Journal {
 }
 
 /**
- * Its name says so, too, because a start must know. Where it cannot be renamed, the present server knows all the same.
+ * Makes a segment suspect. Its name says so, too, because a start must know. Where it cannot be renamed, the present
+ * server knows all the same.
  */
 function suspect(segment: Segment): void {
   segment.isSuspect = true;

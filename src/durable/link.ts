@@ -16,8 +16,8 @@ export function isLinked(original: string, path: string): boolean {
 }
 
 /**
- * A link costs a fifth of a copy. Copying meets the same trouble as linking, and says what it is, or succeeds. Never
- * replaces a file.
+ * Makes a link, or a copy where there can be none: a link costs a fifth of a copy. Copying meets the same trouble as
+ * linking, and says what it is, or succeeds. Never replaces a file.
  */
 export async function linkOrCopy(original: string, path: string): Promise<void> {
   if (!isLinked(original, path)) await copyFile(original, path, constants.COPYFILE_EXCL);

@@ -33,7 +33,7 @@ export type StoredContent = { readonly path: string; readonly at: number; readon
 export const newSegmentPath = (folder: string, { clock, random }: Names): string =>
   `${folder}/${newId(clock.now(), random)}`;
 
-/** Never 0. */
+/** A salt for a segment; it is never 0. */
 export const newSalt = ({ random }: Names): number => Number.parseInt(random.hex(4), 16) || 1;
 
 export function encodeSalt(salt: number): Buffer {
@@ -54,7 +54,7 @@ export function encodeRecord({ files, parts }: JournalRecord, salt: number): rea
   return [head, names, ...parts];
 }
 
-/** Only files: the folder may be a volume of its own, with a `lost+found`. */
+/** The paths of all segments. Only files count, because the folder may be a volume of its own, with a `lost+found`. */
 export function segmentsIn(folder: string): readonly string[] {
   const entries = readdirSync(folder, { withFileTypes: true });
   return entries.filter(entry => entry.isFile()).map(({ name }) => `${folder}/${name}`);

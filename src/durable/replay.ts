@@ -172,7 +172,10 @@ class Files {
     }
   }
 
-  /** False where a reader has taken it away since we looked. Where a reader has moved it, it is replaced there. */
+  /**
+   * Whether a file is still there. It is not where a reader has taken it away since we looked. Where a reader has moved
+   * it, it is replaced there.
+   */
   #isStillThere(final: string): boolean {
     const path = this.#paths.get(final);
     if (!this.#isPlaced || path === undefined || fs.existsSync(path)) return true;
@@ -182,7 +185,7 @@ class Files {
     return moved !== undefined;
   }
 
-  /** Each file and each folder by itself. */
+  /** Syncs each file and each folder by itself. */
   async sync(): Promise<void> {
     for (const file of this.#paths) if (!this.failed.has(file[0])) await this.#sync(file[1], [file]);
     await this.syncFolders();

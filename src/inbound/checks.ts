@@ -13,7 +13,7 @@ import type { Found } from './fields.ts';
 import type { Peer } from './peer.ts';
 
 export type Arrived = Readonly<{
-  /** The one that will be in our 250. */
+  /** The id that will be in our 250. */
   id: string;
   envelope: Envelope<Destination>;
   peer: Peer;
@@ -24,9 +24,9 @@ export type Arrived = Readonly<{
   header: () => Promise<string>;
   /** The fields of its header that say how it is to be judged. */
   fields: () => Promise<Found>;
-  /** All of it, as it came. */
+  /** The whole message, as it came. */
   content: () => Promise<Content>;
-  /** Writes over as many octets of it, from there on. What is long is not written anew. */
+  /** Writes these octets over as many of the message, from `at` on. A long message is not written anew. */
   overwrite: (at: number, octets: string) => Promise<void>;
 }>;
 
@@ -42,7 +42,7 @@ export type Verdict =
   | undefined;
 
 export type Check = Readonly<{
-  /** For the log. */
+  /** The name of the check in the log. */
   name: string;
   deadlineMs: number;
   /** Room for its lines, where it has any, in the file of a large message: with more, the message is written twice. */

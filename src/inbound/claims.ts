@@ -3,7 +3,7 @@
 // message is not written anew. Others stay. It is done after the verification, because a signature may cover the field.
 import type { Field } from './fields.ts';
 
-/** As long as the name that it replaces. */
+/** The name that a claim gets; it is as long as the one that it replaces. */
 export const harmlessName = 'X-Authentication-Claim';
 
 /** Whether a field claims to come from the server with that name. In doubt it does. */
@@ -17,7 +17,7 @@ export function isClaim({ name: fieldName, text, isCut }: Field, hostname: strin
   return name.toLowerCase().replace(/\.$/, '') === hostname.toLowerCase();
 }
 
-/** A blank in place of each. They may be nested. One that has no end goes to the end of the field. */
+/** Puts a blank in place of each comment. Comments may be nested; one that has no end goes to the end of the field. */
 function withoutComments(text: string): string {
   let depth = 0;
   let isQuoted = false;

@@ -37,13 +37,13 @@ import { type Peer, clientKey } from './peer.ts';
 import { type Answer, type Answers, type Destination, isAuthors } from './policy.ts';
 import { Wire } from './wire.ts';
 
-/** For a command or more content (RFC 5321 §4.5.3.2.7), and for a whole message. */
+/** How long we wait for a command or more content (RFC 5321 §4.5.3.2.7), and for a whole message. */
 const idleTimeoutMs = 5 * 60_000;
 const messageTimeoutMs = 60 * 60_000;
 const maxFailedLogins = 3;
 /** So many addresses may get one message as forwards, beyond those of the first recipient that has any. */
 const maxForwards = 1000;
-/** What the kernel gives at once. */
+/** One read of the kernel's gives so many octets at most. */
 const fullReadOctets = 65_536;
 
 /** What all connections have in common. */
@@ -278,7 +278,7 @@ export class Connection {
     return this.#wire.drained();
   }
 
-  /** Takes over what the session has to say. Whether there is anything to send. */
+  /** Takes over what the session has to say. Returns whether there is anything to send. */
   #collect(): boolean {
     const age = this.#incoming ? this.#service.accept.clock.now() - this.#incoming.startedAt : 0;
     if (age > messageTimeoutMs) this.end(replies.timeout);
@@ -289,7 +289,7 @@ export class Connection {
     return hasOutput;
   }
 
-  /** A command that was refused before anything was asked about it. */
+  /** Logs a command that was refused before anything was asked about it. */
   #logCommand({ verb, argument: whole, reply }: Extract<Action, { kind: 'refused' }>): void {
     const argument = whole.slice(0, 300);
     const keyword = verb === 'MAIL' ? 'FROM' : 'TO';
@@ -303,7 +303,7 @@ export class Connection {
     this.#service.accept.listen?.({ ...said, kind: 'refused', session: this.#id, client: this.#peer.client });
   }
 
-  /** A line that the client can cause as often as it likes: gathered. */
+  /** Logs a line that the client can cause as often as it likes: such lines are gathered. */
   #log(level: 'info' | 'warn', fields: Record<string, unknown>, sentence: string): void {
     const { client } = this.#peer;
     this.#service.gatherer.line(level, clientKey(client), { session: this.#id, client, ...fields }, sentence);

@@ -3,11 +3,11 @@
 // so that fifty greedy sessions of one client leave a good part to everybody else, who need little.
 import type { MessageWishes, Recipient, RecipientWishes, Sender } from '../smtp/envelope.ts';
 
-/** All envelopes together. */
+/** All envelopes together may hold so many octets. */
 const maxTotalBytes = 64 * 1024 * 1024;
 /** What a sender or recipient costs besides its text: objects, and what is known of where it leads. */
 const overheadBytes = 512;
-/** A session's part of what is free. */
+/** A session may hold this part of what is free: an eighth. */
 const share = 8;
 
 export class EnvelopeBudget {
@@ -22,7 +22,7 @@ export class EnvelopeBudget {
     return this.#usedBytes;
   }
 
-  /** Takes that much for a session that has some already. false: it has enough, or nothing is left. */
+  /** Takes that much for a session that has some already. Returns false where it has enough, or nothing is left. */
   take(heldBytes: number, bytes: number): boolean {
     if ((heldBytes + bytes) * share > this.#maxBytes - this.#usedBytes) return false;
     this.#usedBytes += bytes;

@@ -27,7 +27,7 @@ const wanted =
 export async function findFields({ message, start }: Content): Promise<Found> {
   const fields: Field[] = [];
   for (let at = 0; ; at += windowOctets - overlapOctets) {
-    // From the second window on with the octet before it, which tells whether a line begins there.
+    // From the second window on it is read with the octet before it, which tells whether a line begins there.
     const before = at === 0 ? 0 : 1;
     const read = readMessage(message, start + at - before, windowOctets + before);
     const isEmpty = at === 0 && read[0] === 10;
@@ -48,5 +48,5 @@ export async function findFields({ message, start }: Content): Promise<Found> {
   }
 }
 
-/** A string of its own: a part of a longer one would keep all of that in memory. */
+/** Makes a string of its own: a part of a longer one would keep all of that in memory. */
 const copy = (text: string): string => Buffer.from(text, 'latin1').toString('latin1');

@@ -62,12 +62,14 @@ export const claimsCheck = (hostname: string): Check => ({
   },
 });
 
-/** The field, folded: a line for each result, and for what is longer than a line should be. */
+/**
+ * The field Authentication-Results, with a line for each result, and more where one is longer than a line should be.
+ */
 export function resultsField(hostname: string, { results }: Pick<Judgement, 'results'>): string {
   return `Authentication-Results: ${hostname};\n\t${results.map(fold).join(';\n\t')}\n`;
 }
 
-/** RFC 5322 §2.1.1. */
+/** Folds a result where its line would be too long (RFC 5322 §2.1.1). */
 function fold(result: string): string {
   const lines: string[] = [];
   for (const word of result.split(' ')) {
@@ -78,7 +80,7 @@ function fold(result: string): string {
   return lines.join('\n\t');
 }
 
-/** Of mail whose client may be anyone and that bears no signature. */
+/** The judgement of mail whose client may be anyone and that bears no signature. */
 const unjudged: Judgement = {
   dkim: [],
   arc: { result: 'none' },

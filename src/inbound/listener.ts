@@ -132,7 +132,7 @@ export class Listeners {
     if (isOver || (maxSessionsPerClient > 0 && held >= maxSessionsPerClient && !isShared(client))) {
       this.#report(client, isOver ? 'SLIM_MAX_SESSIONS' : 'SLIM_MAX_SESSIONS_PER_CLIENT');
       listen?.({ kind: 'turned away', client, because: isOver ? 'sessions' : 'sessions of a client' });
-      // Read on, to see its end: it is gone as soon as the client is.
+      // The socket is read on, so that its end is seen: it is gone as soon as the client is.
       socket.on('error', () => socket.destroy()).resume();
       socket.end(encodeReply(replies.tooMany('sessions, try again later'), true), 'latin1');
       return void setTimeout(() => socket.destroy(), 1000).unref();
@@ -147,7 +147,7 @@ export class Listeners {
     this.#sessions.add(session);
   }
 
-  /** A line a minute for each reason: a flood of clients must not become a flood of log lines. */
+  /** Logs a line a minute for each reason, because a flood of clients must not become a flood of log lines. */
   #report(client: string, reason: string): void {
     this.#options.gatherer.line('warn', reason, { client, reason }, 'clients were turned away', 1);
   }

@@ -34,7 +34,7 @@ export function plan(envelope: Envelope<Destination>, unmade: ReadonlySet<string
     for (const mailbox of lmtp) waiting.push({ ...toQueue(accepted, destination, undefined), lmtp: mailbox });
     const left = routes?.filter(isUnmade).map(route => copies.get(routeKey(route)) ?? route);
     if (left?.length !== 0) waiting.push(toQueue(accepted, destination, left));
-    // 250 would lose its mail.
+    // A 250 would lose the mail of this recipient.
     else if (routes?.length === 0 && !forward && lmtp.length === 0)
       throw new CannotTell(`${accepted.address.text} leads nowhere`);
   }

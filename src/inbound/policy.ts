@@ -21,8 +21,8 @@ export type Policy = {
 };
 
 /**
- * Of an accepted recipient: its domain (A-labels), and what is known of it here; without `found` it is for another
- * server. `sentAs`: the reverse-path of what is forwarded.
+ * Where an accepted recipient leads: its domain (A-labels), and what is known of it here; without `found` it is for
+ * another server. `sentAs`: the reverse-path of what is forwarded.
  */
 export type Destination = { readonly domain: string; readonly found?: Found; readonly sentAs?: string };
 export type Answer = { readonly reply: Reply; readonly destination?: Destination };

@@ -6,7 +6,7 @@ export type Captured = Readonly<{
   id: string;
   /** Reverse-path, without brackets; '' is the null one. */
   from: string;
-  /** As in RCPT, without brackets. */
+  /** The addresses as they stood in RCPT, without brackets. */
   recipients: readonly string[];
   helo: string;
   client: string;
@@ -18,7 +18,7 @@ export type Captured = Readonly<{
   /** Whether its addresses or header may be UTF-8 (SMTPUTF8). */
   isUtf8: boolean;
   receivedAt: number;
-  /** Of the message with our trace lines, as it lies in the Maildir. */
+  /** The size of the message with our trace lines, as it lies in the Maildir. */
   sizeBytes: number;
 }>;
 

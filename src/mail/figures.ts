@@ -4,7 +4,7 @@ export type Sample = Readonly<{
   /** Bounded in number: never a name or an address from the network. */
   labels: Readonly<Record<string, string>>;
   value: number;
-  /** Of a histogram. */
+  /** Which part of a histogram this is. */
   part?: 'bucket' | 'sum' | 'count';
 }>;
 
@@ -34,7 +34,7 @@ export type Figures = Readonly<{
   hostname: string;
   now: number;
   startedAt: number;
-  /** As `slimsmtp health` says it. */
+  /** The health as `slimsmtp health` says it. */
   health: 'healthy' | 'degraded' | 'unhealthy';
   /** What is wrong, in sentences. */
   troubles: readonly string[];

@@ -30,7 +30,7 @@ export type Judgement = Readonly<{
     result: AuthResult;
     /** What the domain of the author asks for where the result is `fail`, as far as it is known. */
     policy: 'none' | 'quarantine' | 'reject';
-    /** Of the author. */
+    /** The domain of the author. */
     domain?: string;
     reason?: string;
     /** Several From fields, or authors of several domains: `policy` is the strictest of them. */

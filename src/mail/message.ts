@@ -24,7 +24,10 @@ export type Forward = { readonly address: string; readonly mailbox: Mailbox };
  */
 export type Copy = Route & { readonly head?: string };
 
-/** That part, where addresses other than the mailbox's own led to the copy. It names these alone: no Bcc to others. */
+/**
+ * The head of a copy to which other addresses than the mailbox's own led. It names these alone, so that nobody learns
+ * of a Bcc to others.
+ */
 export const deliveredTo = (addresses: readonly string[]): string =>
   addresses.map(address => `Delivered-To: ${address}\n`).join('');
 
@@ -101,9 +104,11 @@ export type QueueRecipient = RecipientWishes & {
   readonly address: string;
   /** Whose servers take it: A-labels, lower case. */
   readonly domain: string;
-  /** Unset: for another server. Else the mail stays here, and goes there; empty: that is still to be looked up. */
+  /**
+   * Where the mail goes on this machine; empty where that is still to be looked up. Unset for mail to another server.
+   */
   readonly routes?: readonly Copy[];
-  /** It goes to this mailbox, by LMTP. Never together with `routes`. */
+  /** The mailbox to which the mail goes by LMTP. Never together with `routes`. */
   readonly lmtp?: LmtpMailbox;
   /** It is a shared mailbox: copies of it mean 'expanded', not 'delivered' (RFC 3461 §5.2.7.1). */
   readonly isShared?: boolean;

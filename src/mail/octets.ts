@@ -47,7 +47,7 @@ export class Collector {
     else for (let at = 0; at < piece.length;) at += this.#copy(piece, at);
   }
 
-  /** Everything since the last call. */
+  /** All octets that came since the last call. */
   take(): Octets {
     const taken = own(this.#pieces, this.#sizeBytes, this.#heldBytes);
     this.#pieces = [];

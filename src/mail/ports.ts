@@ -87,9 +87,9 @@ export type Resolve = (mailbox: Mailbox, explain?: Explain, local?: string) => P
  * reject. Which clients are asked about is the policy's matter.
  */
 export type Filters = Readonly<{
-  /** One more message of a client. */
+  /** Counts one more message of a client. */
   countMessage?: (client: string) => Promise<Reply | undefined>;
-  /** One more recipient of a login; `name`: its address. */
+  /** Counts one more recipient of a login; `name` is its address. */
   countRecipient?: (name: string) => Promise<Reply | undefined>;
   /** Whether a client is on a block list. Asked twice, it costs once: so it may be asked in advance. */
   findListing?: (client: string) => Promise<Reply | undefined>;
@@ -97,9 +97,9 @@ export type Filters = Readonly<{
 
 /** The reverse-paths of forwarded mail (SRS). */
 export interface ReturnPaths {
-  /** The one under which mail from that reverse-path is forwarded. Throws CannotTell. */
+  /** The reverse-path under which mail from that one is forwarded. Throws CannotTell. */
   forForward(from: string): Promise<string>;
-  /** Where a bounce goes that comes to that address; undefined: it is none of SRS, or not ours. */
+  /** Where a bounce goes that comes to that address; undefined where the address is none of SRS, or not ours. */
   wayBack(address: { readonly local: string; readonly domain: string }): Forward | 'forged or old' | undefined;
 }
 

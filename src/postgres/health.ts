@@ -30,7 +30,7 @@ export async function checkDatabase(database: Database, wanted: Wanted, nowMs: n
     try {
       return await database.query(what);
     } catch (error) {
-      found.push({ about, status: 'mend', text: `${text}: ${reasonOf(error)}`, mend });
+      found.push({ about, status: 'mend', text: `${text}: ${sqlReason(error)}`, mend });
       return undefined;
     }
   };
@@ -57,7 +57,7 @@ export async function checkDatabase(database: Database, wanted: Wanted, nowMs: n
   return found.length > 0 ? found : [{ about, status: 'ok', text: 'it answers, and its tables are there' }];
 }
 
-const reasonOf = (error: unknown): string => {
+const sqlReason = (error: unknown): string => {
   const { message, cause } = error as Error;
   return cause instanceof Error ? cause.message : message;
 };

@@ -27,7 +27,7 @@ export type Context = {
   readonly offersPlus: boolean;
 };
 
-/** Best first. */
+/** All mechanisms, the best first. */
 export const mechanisms = ['SCRAM-SHA-256-PLUS', 'SCRAM-SHA-256', 'PLAIN', 'LOGIN'];
 const firstMessage = /^((n|y|p=([A-Za-z0-9.-]+)),(?:a=([^,]*))?,)(n=([^,]*),r=([!-+\--~]+)(?:,.*)?)$/s;
 const finalMessage = /^(c=([A-Za-z0-9+/=]+),r=([!-+\--~]+)(?:,.*)?),p=([A-Za-z0-9+/=]+)$/s;
@@ -45,7 +45,7 @@ async function* plain(initial: Buffer | undefined, context: Context): Dialogue {
   const text = octets.toString('utf8', first + 1, last);
   if (last <= first || text.includes('\0') || !isUtf8(octets.subarray(0, last))) return replies.badResponse;
   const authzid = octets.toString('utf8', 0, first);
-  // Nobody acts for another.
+  // Nobody may act for another user.
   if (authzid !== '' && authzid !== text) return replies.loginFailed;
   return verify(text, octets.subarray(last + 1), context);
 }

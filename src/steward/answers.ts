@@ -77,7 +77,7 @@ export function openAnswers(options: AnswersOptions) {
   }
 
   return {
-    /** What was asked for. Rejects with the reason why not. */
+    /** Carries out a request, and resolves with what was asked for. Rejects with the reason why not. */
     async carryOut(request: Request): Promise<unknown> {
       switch (request.kind) {
         case 'account':
@@ -97,7 +97,7 @@ export function openAnswers(options: AnswersOptions) {
           return request satisfies never;
       }
     },
-    /** The network process has ended. */
+    /** To be called when the network process has ended. */
     close(): void {
       pam.close();
       for (const token of deposits.keys()) end(token, 'abort').catch(() => {});

@@ -16,12 +16,18 @@ import { isAccountName, isPassword } from './protocol.ts';
 import type { Order, Question, Reply, Start, TlsFiles } from './protocol.ts';
 
 const lookUpMs = 10_000;
-/** More than the steward gives its PAM child. */
+/** So long a login may take: more than the steward gives its PAM child. */
 const authenticateMs = 50_000;
-/** Writing and syncing a large message on a slow disk; RFC 5321 §4.5.3.2.6 lets the client wait ten minutes. */
+/**
+ * So long it may take to write and sync a large message on a slow disk; RFC 5321 §4.5.3.2.6 lets the client wait ten
+ * minutes.
+ */
 const depositMs = 60_000;
 
-/** One per network process: takes over its IPC channel and its signals. End the process by process.exit. */
+/**
+ * The steward as the network process sees it. There is one: it takes over the IPC channel and the signals. End the
+ * process by process.exit.
+ */
 export class Steward {
   /** What the steward hands over first. */
   readonly started: Promise<Start>;
@@ -82,7 +88,7 @@ export class Steward {
     };
   }
 
-  /** Copies that are alike. */
+  /** Prepares copies that are alike. */
   async #deposit(path: string, copies: readonly Copy[], message: Message, head: string): Promise<Prepared> {
     const targets = copies.filter(copy => copy.kind === 'account');
     const token = (this.#last += 1);

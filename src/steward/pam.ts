@@ -33,7 +33,9 @@ type Pam = {
 type Question = { readonly id: number; readonly name: string; readonly password: string };
 type Answer = { readonly id: number; readonly isRight?: boolean; readonly error?: string };
 
-/** The steward's side. `argv` is that of the network process; the child has the verb `pam` in place of its verb. */
+/**
+ * Opens the steward's side. `argv` is that of the network process; the child has the verb `pam` in place of its verb.
+ */
 export function openPam([script, , ...rest]: readonly [string, ...string[]], environment: NodeJS.ProcessEnv) {
   const waiting = new Map<number, (answer: Answer) => void>();
   let current: ChildProcess | undefined;

@@ -27,7 +27,7 @@ import type { Order, Reply, Request, Socket } from './protocol.ts';
 export type StewardOptions = Omit<AnswersOptions, 'ownUid'> & {
   /** Whom the network process runs as (`findUser`); undefined: as we are. */
   readonly runAs: { readonly uid: number; readonly gid: number } | undefined;
-  /** Only those that need root: below port 1024. */
+  /** The sockets that need root: those below port 1024. */
   readonly sockets: readonly Omit<Socket, 'fd'>[];
   /** Handed over in the first message: anything that JSON can hold. */
   readonly settings: unknown;
@@ -37,7 +37,10 @@ export type StewardOptions = Omit<AnswersOptions, 'ownUid'> & {
 
 /** A crash that repeats at every start must not take a whole core. */
 const restartMs = 2000;
-/** For what the network process printed last. A process of its own that it left behind may keep the pipe open. */
+/**
+ * So long we wait for the last words of the network process. A process of its own that it left behind may keep the pipe
+ * open.
+ */
 const outputMs = 2000;
 
 /** What of our environment the network process may see: no secrets (SLIM_, PG, NODE_AUTH_TOKEN …). */

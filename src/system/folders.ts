@@ -7,7 +7,7 @@ import { whyNotRoots } from './parents.ts';
 
 export type Owner = { readonly uid: number; readonly gid: number };
 
-/** What the network process writes; its own, 0700. */
+/** The folders that the network process writes. They are its own, 0700. */
 export const parts = ['queue', 'spool', 'journal', 'state', 'tls', 'dkim', 'acme', 'history', 'run'];
 
 /**
@@ -30,7 +30,7 @@ export function prepareDataAsRoot(dataFolder: string, owner: Owner): boolean {
     return isFirst;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === undefined) throw error;
-    throw new Error(`SLIM_DATA cannot be prepared: ${reasonOf(error)}`, { cause: error });
+    throw new Error(`SLIM_DATA cannot be prepared: ${folderReason(error)}`, { cause: error });
   } finally {
     process.umask(umask);
   }
@@ -88,13 +88,13 @@ export function prepareData(dataFolder: string): boolean {
     const makeParent = fs.existsSync(dataFolder) ? parent : `mkdir -p ${dataFolder} && ${parent}`;
     const command = syscall === 'mkdir' ? makeParent : `chown -R ${ids()} ${ours.join(' ')}`;
     const advice = isOwnerWrong ? `; run ${command}` : '';
-    throw new Error(`SLIM_DATA cannot be written: ${reasonOf(error)}${advice}`, { cause: error });
+    throw new Error(`SLIM_DATA cannot be written: ${folderReason(error)}${advice}`, { cause: error });
   }
 }
 
 /**
- * Makes a folder, and those above it that are missing; whether it was missing. Node's own way hides why it cannot: it
- * says that a folder does not exist where the file system is read-only.
+ * Makes a folder, and those above it that are missing. Returns whether it was missing. Node's own way hides why it
+ * cannot: it says that a folder does not exist where the file system is read-only.
  */
 export function makeFolder(path: string, mode: number): boolean {
   try {
@@ -108,7 +108,7 @@ export function makeFolder(path: string, mode: number): boolean {
   }
 }
 
-/** Writes and removes a file; the error, where that cannot be done. */
+/** Writes and removes a file. Returns the error where that cannot be done. */
 export function probe(folder: string): unknown {
   try {
     fs.writeFileSync(join(folder, '.probe'), '');
@@ -118,11 +118,13 @@ export function probe(folder: string): unknown {
   }
 }
 
-/** As chown takes them. */
+/** Our user and group, as chown takes them. */
 export const ids = (): string => `${process.getuid?.()}:${process.getgid?.()}`;
 
-/** In words that help: of a file in the place of a folder, Node says only that it exists. */
-export function reasonOf(error: unknown): string {
+/**
+ * Why a folder cannot be used, in words that help: of a file in the place of a folder, Node says only that it exists.
+ */
+export function folderReason(error: unknown): string {
   const { code, message, path } = error as NodeJS.ErrnoException;
   return code === 'EEXIST' ? `ENOTDIR: not a directory, '${path}'` : message;
 }

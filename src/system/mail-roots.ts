@@ -7,7 +7,7 @@
 import fs from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Log } from './log.ts';
-import { type Owner, ids, makeFolder, reasonOf } from './folders.ts';
+import { type Owner, ids, makeFolder, folderReason } from './folders.ts';
 import { whyNotRoots } from './parents.ts';
 
 /** `setting` is the variable that names it. */
@@ -37,7 +37,7 @@ export function prepareRootAsRoot({ setting, path }: MailRoot, owner: Owner, isF
     fs.lchownSync(missing, owner.uid, owner.gid);
     sayMade(missing, isFirstStart, log);
   } catch (error) {
-    log.error({ setting, path, error: reasonOf(error) }, cannotWrite);
+    log.error({ setting, path, error: folderReason(error) }, cannotWrite);
   }
 }
 
@@ -46,9 +46,9 @@ export class MailRoots {
   readonly #roots: readonly MailRoot[];
   readonly #isFirstStart: boolean;
   readonly #log: Log;
-  /** Those that were never there. */
+  /** The roots that were never there. */
   readonly #missing: Set<string>;
-  /** What was said of them last. */
+  /** The trouble that was told last of each root. */
   #troubles = new Map<string, RootTrouble>();
 
   constructor(roots: readonly MailRoot[], isFirstStart: boolean, log: Log) {
@@ -94,12 +94,15 @@ export class MailRoots {
       const isGone = (error as NodeJS.ErrnoException).code === 'ENOENT';
       const reason = isGone
         ? 'it was there and is gone: mount its volume, or restart to have it made'
-        : reasonOf(error);
+        : folderReason(error);
       return { setting, path, error: reason, ...(command !== undefined && { command }) };
     }
   }
 
-  /** A chown of the folder that stands in the way, where that is one for mail; never of one of the system's. */
+  /**
+   * The command that mends it: a chown of the folder that stands in the way, where that is one for mail; never of one
+   * of the system's.
+   */
   #commandFor(path: string, error: unknown): string | undefined {
     const { code, path: failed = path } = error as NodeJS.ErrnoException;
     if (code !== 'EACCES' && code !== 'EPERM') return undefined;

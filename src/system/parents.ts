@@ -8,7 +8,7 @@
 import fs from 'node:fs';
 import { join, resolve } from 'node:path';
 
-/** As many as the kernel follows. */
+/** So many links are followed, as many as the kernel follows. */
 const mostLinks = 40;
 const sticky = 0o1000;
 

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 
 /**
- * Without a byte order mark, which editors on Windows write, and without one newline at the end. Throws as readFileSync
- * does.
+ * The text of a file without a byte order mark, which editors on Windows write, and without one newline at the end.
+ * Throws as readFileSync does.
  */
 export const readSettingFile = (path: string): string => readFileSync(path, 'utf8').replace(/^\ufeff|\r?\n$/g, '');

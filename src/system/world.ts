@@ -22,7 +22,8 @@ export const systemClock: Clock = { now: () => Date.now() };
 /** Milliseconds on a clock that nobody sets, since some moment. It stands still while the machine sleeps. */
 export const monotonicMs = (): number => performance.now();
 /**
- * Drawn in advance: a call of its own for each name and id was 7 % of the time of a message. No octet is used twice.
+ * Random octets that were drawn in advance: a call of its own for each name and id was 7 % of the time of a message. No
+ * octet is used twice.
  */
 let drawn = randomBytes(0);
 let used = 0;
