@@ -9,7 +9,7 @@ import { type Flags, print, standardError } from './terminal.ts';
 
 /** Of an address there may be thousands: the newest so many are shown, unless --all is given. */
 const usualLimit = 20;
-/** A forward of a notice of a forward … */
+/** So many times we look for what followed from the messages found so far: a forward of a notice of a forward … */
 const maxRounds = 10;
 
 export async function trace(wanted: string, flags: Flags, settings: Settings): Promise<number> {

@@ -50,7 +50,7 @@ const help = `SlimSMTP: a small SMTP server. Usage: slimsmtp [VERB] [--json] [--
 
 Settings are environment variables, SLIM_DOMAINS first of all: see docs/settings.md.`;
 
-/** Carries out a verb; its exit status. */
+/** Carries out a verb, and resolves with its exit status. */
 export async function run(words: readonly string[], flags: Flags, environment: Environment): Promise<number> {
   const [verb = 'serve', ...rest] = words;
   if (flags.help) return print(flags, help);

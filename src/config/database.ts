@@ -69,7 +69,7 @@ export function readDatabase(
   return { ...database, ...(isInUrl ? { urlFile: file } : { passwordFile: file }) };
 }
 
-/** Of one host. What a URL leaves out comes from the PG* names. */
+/** The connection string of one host. What a URL leaves out comes from the PG* names. */
 function connectionString(given: Readonly<Record<string, string>>): string {
   const host = given['PGHOST'] ?? 'localhost';
   const url = new URL(completeUrl(given['DATABASE_URL'] ?? 'postgres://', encodeURIComponent(host)));

@@ -6,7 +6,7 @@ import { listOf, parser } from './parser.ts';
 
 export const limit = parser('a whole number is wanted, such as 100; 0 is no limit', /^(\d{1,9})$/, Number);
 export const count = parser('a whole number from 1 is wanted, such as 100', /^([1-9]\d{0,8})$/, Number);
-/** So many are kept in memory, too. */
+/** How many captured messages are kept. An entry for each is in memory, hence the limit. */
 export const kept = parser(
   'a whole number from 1 to 100000 is wanted',
   /^([1-9]\d{0,5})$/,
@@ -21,18 +21,18 @@ export const size = parser('a size is wanted, such as 50M (K, M, G)', /^(\d{1,12
 
 const unitMs: Readonly<Record<string, number>> = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
-/** In ms. Node's timers fire at once when asked to wait 25 days, hence the limit. */
+/** A duration in ms. Node's timers fire at once when asked to wait 25 days, hence the limit. */
 export const wait = parser('a duration up to 20d is wanted, such as 90s', /^(\d{1,7})([smhd])$/, (digits, unit) => {
   const ms = Number(digits) * (unitMs[unit] ?? 0);
   return ms <= 20 * 86_400_000 && ms;
 });
-/** In ms; off is 0. */
+/** A duration in ms, where `off` is 0. */
 export const lifetime = parser(
   'a duration is wanted, such as 7d, or off',
   /^(?:off|([1-9]\d{0,3})([smhd]))$/,
   (digits, unit) => Number(digits) * (unitMs[unit] ?? 0),
 );
-/** So many in a period. */
+/** A rate: so many in a period. */
 export const rate = parser('a number and a period are wanted, such as 200/1h', /^(\d+)\/(\w+)$/, (number, period) => {
   return wait(period) > 0 && { count: count(number), periodMs: wait(period) };
 });
@@ -57,10 +57,10 @@ export const loginName = parser(
   text => !hasControls(text) && text,
 );
 
-/** Long enough not to be guessed by whoever has seen what it has made. */
+/** A secret that is long enough not to be guessed by somebody who has seen what was made with it. */
 export const secret = parser('a secret of 8 characters or more is wanted', /^(.{8,})$/s, String, true);
 
-/** Made absolute. The shell is not there to expand a ~. */
+/** A path, which is made absolute. The shell is not there to expand a ~. */
 export const path = parser('a path is wanted, and ~ is none', /^((?!~).*)$/s, text => resolve(text));
 export const subaddress = parser('one separator, such as + or -, is wanted', /^([!#$%&'*+\-/=?^_`{|}~]?)$/, String);
 

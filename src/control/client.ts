@@ -14,13 +14,13 @@ export class NoServer extends Error {
   override readonly name = 'NoServer';
 }
 
-/** The one answer. */
+/** Asks the server, and resolves with its one answer. */
 export async function ask<R extends Request>(path: string, request: R): Promise<Answers[R['verb']]> {
   for await (const item of askAll(path, request)) return item;
   throw new NoServer('the server gave no answer');
 }
 
-/** The items of an answer of many, one by one. */
+/** Asks the server, and gives the items of its answer one by one. */
 export async function* askAll<R extends Request>(path: string, request: R): AsyncGenerator<Answers[R['verb']]> {
   becomeOwner(dirname(path));
   const socket = await dial(path);

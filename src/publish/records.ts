@@ -31,11 +31,11 @@ export type ShownCertificate = Readonly<{
 }>;
 type Wanted = Pick<WantedRecord, 'name' | 'type' | 'value' | 'note'> & {
   readonly ask: () => Promise<readonly string[]>;
-  /** Whether that does, of what was found. */
+  /** Whether what was found is enough. */
   readonly isEnough: (found: readonly string[]) => boolean;
 };
 
-/** Each question to DNS. */
+/** Each question to the DNS may take so long. */
 const deadlineMs = 10_000;
 
 /** Every record of a domain, compared with what DNS has. */
