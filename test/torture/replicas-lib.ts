@@ -21,6 +21,10 @@ export class CountingHop {
   #running = 0;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
+  get running(): number {
+    return this.#running;
+  }
+
   /** `answerMs`: how long it takes to answer the final dot. */
   constructor(answerMs: () => number) {
     this.#server = createServer(socket => this.#serve(socket, answerMs));

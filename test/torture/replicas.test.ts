@@ -2,9 +2,11 @@
 // and cut off from the database, and while the database is restarted and replaced by its standby.
 // Promises shown: nothing that got 250 is lost; the next hop never has more sessions than SLIM_MAX_SESSIONS_OUT; what
 // it gets twice was under way when its replica died, hung, or had lost its database, or when its client had no answer.
+// REPLICAS_PLOT: a file for the course of it, as SVG.
 // The sizes: REPLICAS_MESSAGES, _KILLS, _PAUSES, _PAUSE_MS, _RESTARTS, _CUTS, _PROMOTIONS (0 or 1), _SECONDS; without
 // TORTURE=all a sample.
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
 import { after, test } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';
 import { Client } from 'pg';
@@ -13,6 +15,7 @@ import { docker } from '../integration/compose-lib.ts';
 import { Wire } from '../integration/wire.ts';
 import { CountingHop, Load } from './replicas-lib.ts';
 import { freePort } from '../ports.ts';
+import { plot } from './soak-plot.ts';
 import { type Server, openPlace, undoing } from './server.ts';
 
 const isAll = process.env['TORTURE'] === 'all';
@@ -21,8 +24,10 @@ const size = (name: string, all: number, sample: number): number =>
 const [messages, kills, pauses] = [size('MESSAGES', 20_000, 400), size('KILLS', 60, 3), size('PAUSES', 20, 0)];
 const [pauseMs, restarts, cuts] = [size('PAUSE_MS', 90_000, 65_000), size('RESTARTS', 5, 1), size('CUTS', 3, 0)];
 const [promotions, seconds] = [size('PROMOTIONS', 1, 0), size('SECONDS', 2400, 20)];
+const plotFile = process.env['REPLICAS_PLOT'];
 const names = ['one', 'two', 'three'];
 const maxSessions = 20;
+const sampleMs = 5000;
 /** What happens to a replica explains what was under way with it then, and for so long afterwards. */
 const explainMs = 75_000;
 
@@ -211,13 +216,30 @@ test(`${names.length} replicas, ${messages} messages: ${kills} kills, ${pauses} 
     current = standby;
   });
 
+  const waiting = async (): Promise<number> =>
+    Number((await sql('SELECT count(*) AS n FROM slimsmtp_message', current))[0]?.['n']);
+  const samples: {
+    minutes: number;
+    waiting: number;
+    isAway: boolean;
+    kept: number;
+    taken: number;
+    sessions: number;
+    gone: number;
+  }[] = [];
+  const look = setInterval(async () => {
+    const minutes = (performance.now() - begunAt) / 60_000;
+    const counts = { kept: load.kept.size, taken: hop.taken.size, sessions: hop.running, gone: busy.size };
+    const found = await waiting().catch(() => undefined);
+    samples.push({ minutes, ...counts, waiting: found ?? samples.at(-1)?.waiting ?? 0, isAway: found === undefined });
+  }, sampleMs);
+  undo(async () => clearInterval(look));
   await Promise.all([killing, pausing, cutting, restarting, promoting]);
   await clients;
   assert.equal(load.kept.size, messages);
   const loadSeconds = Math.round((performance.now() - begunAt) / 1000);
-  const waiting = async (): Promise<number> =>
-    Number((await sql('SELECT count(*) AS n FROM slimsmtp_message', current))[0]?.['n']);
   for (let left = 240; left > 0 && (await waiting().catch(() => 1)) > 0; left -= 1) await wait(1000);
+  clearInterval(look);
 
   const lost = [...load.kept].filter(subject => !hop.taken.has(subject));
   const twice = [...hop.taken].filter(([, all]) => all.length > 1);
@@ -240,6 +262,35 @@ test(`${names.length} replicas, ${messages} messages: ${kills} kills, ${pauses} 
     `${load.kept.size} messages in ${loadSeconds} s, ${load.refused} refusals: ${lost.length} lost, twice: ${JSON.stringify([...reasons])}; ` +
       `at most ${hop.most} sessions; faults: ${JSON.stringify([...Map.groupBy(faults, ({ kind }) => kind)].map(([kind, all]) => [kind, all.length]))}`,
   );
+  if (plotFile !== undefined) {
+    const sorted = samples.toSorted((a, b) => a.minutes - b.minutes);
+    const minutes = sorted.map(each => each.minutes);
+    const values = (of: (sample: (typeof samples)[number]) => number): number[] => sorted.map(of);
+    /** Growth a second. */
+    const rate = (of: (sample: (typeof samples)[number]) => number): number[] =>
+      sorted.map((each, at) => Math.max(0, of(each) - of(sorted[at - 1] ?? each)) / (sampleMs / 1000));
+    const panels = [
+      {
+        title: 'messages',
+        unit: 'a second',
+        lines: [
+          { name: '250 said', values: rate(each => each.kept) },
+          { name: 'next hop', values: rate(each => each.taken) },
+        ],
+      },
+      { title: 'in the queue', unit: 'messages', lines: [{ name: 'all', values: values(each => each.waiting) }] },
+      { title: 'at the next hop', unit: 'sessions', lines: [{ name: 'of 20', values: values(each => each.sessions) }] },
+      {
+        title: 'away',
+        unit: '',
+        lines: [
+          { name: 'replicas', values: values(each => each.gone) },
+          { name: 'the database', values: values(each => Number(each.isAway)) },
+        ],
+      },
+    ];
+    writeFileSync(plotFile, plot(`${names.length} replicas, ${messages} messages, ${kills} kills`, minutes, panels));
+  }
   assert.equal(await waiting(), 0, 'nothing waits');
   assert.deepEqual(lost, []);
   assert.deepEqual(unexplained, []);
