@@ -15,6 +15,7 @@
 // ends is one that it chose itself.
 import { type Socket, isIP } from 'node:net';
 import { type SecureContext, type TLSSocket, connect as connectTls } from 'node:tls';
+import { free } from '../mail/octets.ts';
 import { CannotTell, type Place } from '../mail/ports.ts';
 import { clientFinal } from '../sasl/scram.ts';
 import type { Clock } from '../system/world.ts';
@@ -198,9 +199,11 @@ export class Connection {
           const { pieces = [] } = content?.() ?? {};
           const confirm = this.#place?.confirm;
           for await (const piece of confirm ? confirmed(pieces, confirm) : pieces) {
-            this.#socket.write(piece);
+            const isLarge = !this.#socket.write(piece);
             await this.#until(isTaken, timeouts.block, 'the server does not take the message');
             if (this.#socket.destroyed) return lost();
+            // What had to wait for the other side is with the kernel now.
+            if (isLarge) free(piece);
             this.#place?.progressed();
           }
         } catch (error) {

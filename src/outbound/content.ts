@@ -7,6 +7,7 @@
 // RFC 5321 §4.5.2 (dots) and §2.3.8 (lines).
 import { createReadStream } from 'node:fs';
 import { type Message, readMessage } from '../mail/message.ts';
+import { free } from '../mail/octets.ts';
 
 /** A message of at most so many octets is read at once, a larger one in pieces of that size. */
 const pieceBytes = 256 * 1024;
@@ -38,7 +39,11 @@ async function* pieces(path: string, start: number, front: string): AsyncGenerat
   const encoder = new Encoder();
   if (front !== '') yield encoder.encode(Buffer.from(front));
   const file: AsyncIterable<Buffer> = createReadStream(path, { start, highWaterMark: pieceBytes });
-  for await (const octets of file) yield encoder.encode(octets);
+  for await (const octets of file) {
+    const piece = encoder.encode(octets);
+    free(octets);
+    yield piece;
+  }
   yield encoder.encode(Buffer.alloc(0), true);
 }
 

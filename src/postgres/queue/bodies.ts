@@ -3,6 +3,7 @@
 // which would keep the dead rows of everybody.
 import { open, unlink } from 'node:fs/promises';
 import type { Message } from '../../mail/message.ts';
+import { free } from '../../mail/octets.ts';
 import type { Query } from '../pool.ts';
 import * as sql from './statements.ts';
 
@@ -78,6 +79,7 @@ export class Spool {
           if (row === undefined || row.data.length === 0) throw new Error(`chunk ${seq} of ${id} is missing`);
           await file.write(row.data);
           left -= row.data.length;
+          free(row.data);
         }
       } finally {
         await file.close();
