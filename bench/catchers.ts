@@ -7,6 +7,7 @@ import { type Socket, connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join, resolve as absolute } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import { nodeFlags } from './flags.ts';
 
 const [others = '.', count = '10000', only] = process.argv.slice(2);
 const messages = Number(count);
@@ -26,16 +27,7 @@ type Catcher = {
 };
 const rival = (kind: string): readonly string[] => [join(root, 'bench/peers/catcher.cjs'), kind];
 const ours = (mode: Readonly<Record<string, string>>) => ({
-  command: [
-    '--disallow-code-generation-from-strings',
-    '--disable-proto=delete',
-    '--max-semi-space-size=4',
-    '--initial-old-space-size=32',
-    '--no-parallel-scavenge',
-    '--invocation-count-for-turbofan=20000',
-    join(root, 'dist/slimsmtp.mjs'),
-    'serve',
-  ],
+  command: [...nodeFlags, join(root, 'dist/slimsmtp.mjs'), 'serve'],
   environment: {
     SLIM_CAPTURE: 'on',
     SLIM_CAPTURE_KEEP: `${messages}`,

@@ -5,6 +5,7 @@
 // the last message is in its Maildir.
 import { chownSync, copyFileSync, cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { nodeFlags } from './flags.ts';
 import { dnsAddress, signer } from './judged.ts';
 import { type Command, run } from './processes.ts';
 import { type Place, npmPeers, owner } from './setup.ts';
@@ -39,14 +40,6 @@ export const peers: Record<string, (place: Place) => Promise<Peer>> = {
   async slimsmtp(place) {
     // As it names the Maildirs of a table's rows.
     const [folder, mail] = ownFolders(place, 'slimsmtp', 'mail/bench.test');
-    const flags = [
-      '--disallow-code-generation-from-strings',
-      '--disable-proto=delete',
-      '--max-semi-space-size=4',
-      '--initial-old-space-size=32',
-      '--no-parallel-scavenge',
-      '--invocation-count-for-turbofan=20000',
-    ];
     return {
       name: 'slimsmtp',
       port: 2606,
@@ -80,7 +73,7 @@ export const peers: Record<string, (place: Place) => Promise<Peer>> = {
           SLIM_VERIFY: 'off',
           ...settings,
         };
-        return { argv: [...asOwner, place.node, ...flags, place.bundle, 'serve'], env };
+        return { argv: [...asOwner, place.node, ...nodeFlags, place.bundle, 'serve'], env };
       },
     };
   },
