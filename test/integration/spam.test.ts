@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { appendFileSync, copyFileSync, writeFileSync } from 'node:fs';
 import { before, after, test } from 'node:test';
 import { deliver, eventually } from './client.ts';
+import type { Figures } from '../../src/mail/figures.ts';
 import { type Compose, docker, openStage } from './compose-lib.ts';
 import { letter, login, marker, transact } from './peer-lib.ts';
 
@@ -129,6 +130,10 @@ test('paused: mail from outside is delivered ten seconds later, a login waits fo
   }
   const lines = await unjudged();
   assert.ok(lines === 1 || lines === 2, `told ${lines} times for at least ten messages`);
+  const figures = JSON.parse(await compose('exec', '-T', 'slimsmtp', 'slimsmtp', 'status', '--json')) as Figures;
+  const samples = figures.metrics.find(({ name }) => name === 'slimsmtp_verdicts_total')?.samples ?? [];
+  const counted = samples.find(({ labels }) => labels['check'] === 'rspamd' && labels['result'] === 'unjudged');
+  assert.ok((counted?.value ?? 0) >= 10, JSON.stringify(samples));
   await docker('unpause', rspamd);
   await eventually('it judges again', async () => (await send(reject ?? '')).reply.startsWith('550'), 15_000);
 });
