@@ -1,7 +1,7 @@
-// The web server that proves to an authority that a name is ours: it answers for the tokens of the challenges that are under way, and
-// for nothing else. RFC 8555 §8.3 (http-01).
-// Promises: a request has ten seconds and 4 KiB, and there are fifty at once; nothing of it is kept, logged or interpreted but the
-// token in its first line.
+// The web server that proves to an authority that a name is ours: it answers for the tokens of the challenges that are
+// under way, and for nothing else. RFC 8555 §8.3 (http-01).
+// Promises: a request has ten seconds and 4 KiB, and there are fifty at once; nothing of it is kept, logged or
+// interpreted but the token in its first line.
 import { once } from 'node:events';
 import { type Server, type Socket, createServer } from 'node:net';
 

@@ -1,6 +1,6 @@
 // One order at the authority: a certificate for these names and that key. By acme-client, which is loaded here.
-// Promises: it ends in five minutes, one way or the other, and then asks nothing more. An authority that wants to be asked later
-// (429, or 503 with a time) is not asked again: the order ends with AskLater.
+// Promises: it ends in five minutes, one way or the other, and then asks nothing more. An authority that wants to be
+// asked later (429, or 503 with a time) is not asked again: the order ends with AskLater.
 import { request } from 'node:http';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { Challenges } from './challenges.ts';
@@ -23,8 +23,8 @@ export async function order(asked: Order, challenges: Challenges): Promise<strin
   acme.axios.defaults.timeout = requestMs;
   const end = Promise.withResolvers<never>();
   let isEnded = false;
-  // These take the place of acme-client's own, which would sleep for as long as the authority says, and knock six times where nobody
-  // answers.
+  // These take the place of acme-client's own, which would sleep for as long as the authority says, and knock six times
+  // where nobody answers.
   const { request: before, response: after } = acme.axios.interceptors;
   before.clear();
   before.use(config => {
@@ -72,7 +72,10 @@ export async function order(asked: Order, challenges: Challenges): Promise<strin
   });
 }
 
-/** How long the authority wants to be left alone, in ms; undefined: it has not said so. A date counts by the authority's own clock. */
+/**
+ * How long the authority wants to be left alone, in ms; undefined: it has not said so. A date counts by the authority's
+ * own clock.
+ */
 export function waitingTime(status: number, headers: Readonly<Record<string, unknown>>): number | undefined {
   const { 'retry-after': retryAfter, date } = headers;
   if ((status !== 429 && status !== 503) || typeof retryAfter !== 'string') return undefined;

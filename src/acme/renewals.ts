@@ -1,8 +1,8 @@
-// The certificate from an authority (ACME, RFC 8555): when a new one is asked for, and where it is kept: `key.pem`, `cert.pem`,
-// `account.pem`, `attempts.json` and `trouble.json` in SLIM_DATA/acme.
-// Promises: the key stays, so that TLSA records stay right; a new certificate is asked for at two thirds of the old one's time, or
-// where the names have changed, three times an hour at most, and not before the time that the authority has named, also over restarts;
-// what goes wrong is logged, and the old certificate (or the self-signed one) serves on.
+// The certificate from an authority (ACME, RFC 8555): when a new one is asked for, and where it is kept: `key.pem`,
+// `cert.pem`, `account.pem`, `attempts.json` and `trouble.json` in SLIM_DATA/acme.
+// Promises: the key stays, so that TLSA records stay right; a new certificate is asked for at two thirds of the old
+// one's time, or where the names have changed, three times an hour at most, and not before the time that the authority
+// has named, also over restarts; what goes wrong is logged, and the old certificate (or the self-signed one) serves on.
 import { KeyObject, X509Certificate, createPrivateKey, webcrypto } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';

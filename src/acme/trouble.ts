@@ -1,5 +1,5 @@
-// Why the authority has given no certificate, kept in SLIM_DATA/acme/trouble.json: so that it is not asked before the time that it has
-// named, also not by the next process, and so that doctor and the status page can tell.
+// Why the authority has given no certificate, kept in SLIM_DATA/acme/trouble.json: so that it is not asked before the
+// time that it has named, also not by the next process, and so that doctor and the status page can tell.
 import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { replaceFile } from '../durable/replace.ts';

@@ -1,8 +1,8 @@
 // Block lists in the DNS (SLIM_DNSBL): whether the address of a client is on one of them.
-// Promises: each client is asked for once a minute at most; a list that says nothing delays a client by three seconds at most, and
-// nobody for the minute after; what the DNS cannot tell is 'not listed'. Only answers within 127.0.0.0/24 count: any other says that
-// the list will not answer us (127.255.255.x: too many questions, or by a public resolver) or is gone, and a list that gave it is not
-// asked for an hour.
+// Promises: each client is asked for once a minute at most; a list that says nothing delays a client by three seconds
+// at most, and nobody for the minute after; what the DNS cannot tell is 'not listed'. Only answers within 127.0.0.0/24
+// count: any other says that the list will not answer us (127.255.255.x: too many questions, or by a public resolver)
+// or is gone, and a list that gave it is not asked for an hour.
 // RFC 5782.
 import { Cache } from '../dns/cache.ts';
 import { reverseName } from '../dns/reverse-name.ts';
@@ -28,7 +28,10 @@ export type BlockListsOptions = Readonly<{
 }>;
 type Zone = { readonly name: string; offUntil: number };
 
-/** Gives a function that finds what a list says of a client that is on it: one line of printable ASCII, perhaps empty. It never rejects. */
+/**
+ * Gives a function that finds what a list says of a client that is on it: one line of printable ASCII, perhaps empty.
+ * It never rejects.
+ */
 export function openBlockLists({ zones, dns, clock, gatherer, patienceMs = usualPatienceMs }: BlockListsOptions) {
   const lists = zones.map((name): Zone => ({ name, offUntil: 0 }));
   const recent = new Cache<Promise<string | undefined>>(clock, remembered);

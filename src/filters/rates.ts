@@ -1,7 +1,7 @@
 // How much one may send (SLIM_RATE_CLIENT, SLIM_RATE_LOGIN): messages of a client from outside, recipients of a login.
-// Promises: memory is bounded, since counts expire and all clients share a fixed number of them; where the counts cannot be told,
-// mail goes on; the log says it once a minute for each.
-// Replicas count together, in the database; while it is down, each counts alone.
+// Promises: memory is bounded, since counts expire and all clients share a fixed number of them; where the counts
+// cannot be told, mail goes on; the log says it once a minute for each. Replicas count together, in the database; while
+// it is down, each counts alone.
 import { hash } from 'node:crypto';
 import type { RateLimiterMemory, RateLimiterRes } from 'rate-limiter-flexible';
 import type { CountStore, Filters } from '../mail/ports.ts';
@@ -62,7 +62,9 @@ async function openCount(name: string, { count: points, periodMs }: Rate, counts
   return countBy(counts ? await counts.open(name, limits, memory) : memory);
 }
 
-/** A counter out of a limiter of rate-limiter-flexible, whichever store it has. An error of the store lets mail go on. */
+/**
+ * A counter out of a limiter of rate-limiter-flexible, whichever store it has. An error of the store lets mail go on.
+ */
 export const countBy =
   (limiter: { consume(key: string): Promise<unknown> }): Count =>
   key =>

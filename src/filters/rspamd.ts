@@ -1,9 +1,8 @@
-// Asks Rspamd about mail from outside (SLIM_RSPAMD): the message goes to `/checkv2` with its envelope in header fields, and the action
-// that comes back says what becomes of it.
-// Promises: an answer within ten seconds, or the mail goes on without one; that is counted and logged, once a minute. Memory is
-// bounded: a message is read in pieces, so many are with Rspamd at once, and what it says is read up to a bound. It never decides
-// whose mail is asked about.
-// https://docs.rspamd.com/developers/protocol
+// Asks Rspamd about mail from outside (SLIM_RSPAMD): the message goes to `/checkv2` with its envelope in header fields,
+// and the action that comes back says what becomes of it.
+// Promises: an answer within ten seconds, or the mail goes on without one; that is counted and logged, once a minute.
+// Memory is bounded: a message is read in pieces, so many are with Rspamd at once, and what it says is read up to a
+// bound. It never decides whose mail is asked about. https://docs.rspamd.com/developers/protocol
 import { Agent, request } from 'node:http';
 import { isIP } from 'node:net';
 import { Readable } from 'node:stream';
@@ -34,7 +33,10 @@ export type RspamdOptions = Readonly<{
   deadlineMs?: number;
 }>;
 export type Asked = Pick<MailFacts, 'client' | 'helo' | 'from'> & { readonly recipients: readonly string[] };
-/** As a check of src/inbound/ has it: a refusal, lines for the header with what is said of junk, or nothing; `why`: for the log. */
+/**
+ * As a check of src/inbound/ has it: a refusal, lines for the header with what is said of junk, or nothing; `why`: for
+ * the log.
+ */
 export type Verdict = ((Reply | Found) & { readonly why: string }) | undefined;
 type Found = { readonly lines: string; readonly junk?: Reply; readonly isUnjudged?: true };
 type Answer = { readonly action: string; readonly score: number; readonly required: number };

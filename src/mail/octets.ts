@@ -132,8 +132,8 @@ export function slice(octets: Octets, start: number, length: number): Buffer {
 }
 
 /**
- * Frees the memory of octets that nobody reads any more, at once and not when it is collected: of a message of 50 MB that
- * is much of the peak. Small ones may share the pool of Node, and stay.
+ * Frees the memory of octets that nobody reads any more, at once and not when it is collected: of a message of 50 MB
+ * that is much of the peak. Small ones may share the pool of Node, and stay.
  */
 export function free({ buffer, length }: Buffer): void {
   if (length > Buffer.poolSize / 2) (buffer as ArrayBuffer).transfer(0);
