@@ -218,11 +218,12 @@ export class SharedQueue implements Queue {
       const plan = this.#plan(key, now, turn.job.quietUntil);
       return { ...plan, waitMs: Math.max(plan.waitMs, waitMs) };
     };
-    await store.write(job, planAfter(record), changed => planAfter(join(record, changed)));
-    await content?.then(({ release }) => release()).catch(() => undefined);
+    // Before it is written: with the write the seat is free, and whoever takes it would find the address full.
     this.#running.delete(job);
     place.leave();
     learnt.running -= 1;
+    await store.write(job, planAfter(record), changed => planAfter(join(record, changed)));
+    await content?.then(({ release }) => release()).catch(() => undefined);
   }
 
   #enter(key: string): Learnt {
