@@ -64,8 +64,11 @@ export async function openWorld<Name extends Kind>(stage: Stage, ...names: Name[
   const peer = async (name: Name): Promise<[Name, Peer]> => {
     const hostname = `${name}.peer.example`;
     const container = await start(['--hostname', hostname], ['postfix.sh', ...kinds[name]]);
-    await eventually(`${name} is up`, () => container.shell('postfix status').then(...yesOrNo), 30_000);
     const log = (): Promise<string> => container.shell('cat /var/log/postfix.log');
+    const isUp = (): Promise<boolean> => container.shell('postfix status').then(...yesOrNo);
+    await eventually(`${name} is up`, isUp, 90_000).catch(async (error: Error) => {
+      throw new Error(`${error.message}\n${await docker('logs', container.id)}\n${await log()}`);
+    });
     return [name, { ...container, log, mails: text => arrived(container, '/var/mail/all', text) }];
   };
   const peers = Object.fromEntries(await together(names.map(peer))) as Record<Name, Peer>;
