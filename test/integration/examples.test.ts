@@ -166,8 +166,8 @@ test('kubernetes: two pods of the manifest for replicas share one queue, their k
   const say = `exec 3<>/dev/tcp/127.0.0.1/2525; printf 'EHLO x\\r\\nMAIL FROM:<a@example.com>\\r\\nRCPT TO:<b@elsewhere.test>\\r\\nDATA\\r\\n' >&3
     sleep 1; printf 'From: a@example.com\\r\\n\\r\\nhello\\r\\n.\\r\\nQUIT\\r\\n' >&3; cat <&3`;
   assert.match(await docker('exec', first, 'bash', '-c', say), /^250 2\.0\.0 /m);
-  const traced = (): Promise<string> => docker('exec', second, 'slimsmtp', 'trace', 'b@elsewhere.test');
-  await eventually('the other pod tells of it', async () => (await traced()).includes('elsewhere.test'), 20_000);
+  const traced = (): Promise<string> => docker('exec', second, 'slimsmtp', 'trace', 'b@elsewhere.test').catch(String);
+  await eventually('the other pod tells of it', async () => (await traced()).includes('a@example.com'), 20_000);
   // Whatever is in neither table nor settings goes to the catch-all, on the volume of both.
   const port = portOf(await docker('port', second, '2525'));
   assert.match(await deliver(port, ['postmaster@example.com'], 'Subject: to both\r\n\r\n'), /^250/);
