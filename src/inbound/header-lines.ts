@@ -40,10 +40,11 @@ export class HeaderLines {
 
   /** Most lines are known by their first octet to be of no interest. */
   #wantedOf(first: number | undefined): number {
-    if (first === 0x72 || first === 0x52) return received.length; // r, R
     const isFolded = first === 0x20 || first === 0x09;
-    const mayBeId = isFolded ? this.#isInId : this.#idField === '' && (first === 0x6d || first === 0x4d); // m, M
-    if (!isFolded) this.#isInId = false;
+    if (isFolded) return this.#isInId ? maxMessageIdOctets : 0;
+    this.#isInId = false;
+    if (first === 0x72 || first === 0x52) return received.length; // r, R
+    const mayBeId = this.#idField === '' && (first === 0x6d || first === 0x4d); // m, M
     return mayBeId ? maxMessageIdOctets : 0;
   }
 

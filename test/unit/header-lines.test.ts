@@ -33,6 +33,7 @@ for (const [text, wanted] of [
   ['Message-ID: none\nMessage-ID: <two@example.net>\n\n', undefined],
   ['X-Message-ID: <x@example.net>\nMessage-IDs: <y@example.net>\nMIME-Version: <z>\n\n', undefined],
   ['X: y\n Message-ID: <folded@example.net>\n\n', undefined],
+  ['Message-ID: none\nReceived: a\n <of-another-field@example.net>\n\n', undefined],
   ['X: y\n\nMessage-ID: <body@example.net>\n', undefined],
   ['Message-ID: <no-end-of-line@example.net>', undefined],
   [`Message-ID: ${'y'.repeat(2000)}<late@example.net>\n\n`, undefined],
