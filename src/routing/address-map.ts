@@ -116,7 +116,10 @@ function placeDirectory(
     name,
     lookup(mailbox, explain) {
       const places = find(mailbox);
-      return places && ((explain === undefined ? answers.get(places) : undefined) ?? answer(places, mailbox, explain));
+      if (places === undefined) return undefined;
+      // Whoever wants the reasons gets them anew.
+      const known = explain === undefined ? answers.get(places) : undefined;
+      return known ?? answer(places, mailbox, explain);
     },
   };
 }
