@@ -1,5 +1,5 @@
-// Catchers as people make them of packages of npm, with an HTTP list of what they have: `smtp-server` with
-// `mailparser`, and `smtp-tester`. SMTP and HTTP are their ports.
+// Mail catchers as people build them out of npm packages, with a list of the mail over HTTP: `smtp-server` with
+// `mailparser`, and `smtp-tester`.
 'use strict';
 const { createServer } = require('node:http');
 

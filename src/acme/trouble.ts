@@ -25,7 +25,7 @@ export type Trouble = Readonly<{
 }>;
 export type Asked = Pick<Trouble, 'directoryUrl' | 'names'>;
 
-/** Let's Encrypt counts by the week. What is further away is a mistake: of the authority, or of a clock. */
+/** Let's Encrypt's limits are for a week. A time further away is a mistake of the authority, or of a clock. */
 const longestMs = 7 * 24 * 3_600_000;
 const maxReasonLength = 300;
 

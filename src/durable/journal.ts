@@ -61,7 +61,7 @@ type Segment = {
   octets: number;
   /** The length of the file: zeros at its end. */
   reserved: number;
-  /** It could not be written or synced, so it is not written over. */
+  /** A write or sync of it has failed: its file is not written over by another segment. */
   isSpoilt?: boolean;
   isSuspect?: boolean;
   /** For each file system that it has files on, one of its folders. */

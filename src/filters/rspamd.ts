@@ -1,8 +1,8 @@
 // Asks Rspamd about mail from outside (SLIM_RSPAMD): the message goes to `/checkv2` with its envelope in header fields,
 // and the action that comes back says what becomes of it.
 // Promises: an answer within ten seconds, or the mail goes on without one; that is counted and logged, once a minute.
-// Memory is bounded: a message is read in pieces, so many are with Rspamd at once, and what it says is read up to a
-// bound. It never decides whose mail is asked about. https://docs.rspamd.com/developers/protocol
+// Memory is bounded: a message is read in pieces, the messages that are with Rspamd at once have a bound, and so has
+// what is read of its answer. It never decides whose mail is asked about. https://docs.rspamd.com/developers/protocol
 import { Agent, request } from 'node:http';
 import { isIP } from 'node:net';
 import { Readable } from 'node:stream';

@@ -26,7 +26,7 @@ type HistoryOptions = Readonly<{
   /** SLIM_HISTORY. */
   lifetimeMs: number;
   maxBytes: number;
-  /** The history that replicas keep together, besides their own. */
+  /** The history in the database, which all replicas share; each keeps its own in files besides. */
   table?: Shared | undefined;
   /** The key by which the bound on refusals counts a client. */
   clientKey: (client: string) => string;

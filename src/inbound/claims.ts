@@ -11,8 +11,8 @@ export function isClaim({ name: fieldName, text, isCut }: Field, hostname: strin
   if (fieldName !== 'authentication-results') return false;
   if (isCut) return true;
   const value = withoutComments(text.slice(text.indexOf(':') + 1)).replace(/["\\]/g, '');
-  // A version may stand behind the name, or words that do not belong there: programs that read the first word see our
-  // name.
+  // Behind the name may stand a version, or words that do not belong there: only the first word is compared, because
+  // that is what other programs read.
   const [name = ''] = value.trim().split(/[\s;/]/, 1);
   return name.toLowerCase().replace(/\.$/, '') === hostname.toLowerCase();
 }

@@ -1,8 +1,8 @@
 // The two checks that deal with who wrote a message. `judgingCheck`: mail from outside is judged, gets the field
 // Authentication-Results, and what DMARC asks for is done. `claimsCheck`: in all mail, fields that claim to be ours are
 // made harmless.
-// Promises: one field, `Authentication-Results: <SLIM_HOSTNAME>; …`; mail whose client address says nothing, and that
-// bears no signature and no ARC set, costs no question to the DNS and no child.
+// Promises: one field, `Authentication-Results: <SLIM_HOSTNAME>; …`; mail that cannot be judged (its client's address says
+// nothing, and it has neither a signature nor an ARC set) costs no question to the DNS, and starts no child.
 // RFC 8601.
 import type { Judge, Judgement } from '../mail/judgement.ts';
 import { replies } from '../smtp/reply.ts';

@@ -3,7 +3,7 @@
 import type { NamedServer } from '../dns/servers.ts';
 import type { Judgement, MailFacts } from '../mail/judgement.ts';
 
-/** What the child is told first of all. `servers`: the DNS servers in place of the system's. */
+/** The first message to the child. `servers`: the DNS servers that it asks, in place of the system's. */
 export type Start = { readonly kind: 'start'; readonly hostname: string; readonly servers?: readonly NamedServer[] };
 /** A piece of content. The first one has the header whole, and `facts`. */
 export type Piece = Readonly<{

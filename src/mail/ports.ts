@@ -154,7 +154,7 @@ export interface Journal {
  * called, once.
  */
 export interface Prepared {
-  /** Makes every copy visible. When it resolves, that is stable too. */
+  /** Makes every copy visible to readers. When it resolves, that is stable: a crash does not undo it. */
   commit(): Promise<void>;
   /** Removes every copy. Never rejects. */
   abort(): Promise<void>;

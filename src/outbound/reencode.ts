@@ -61,7 +61,7 @@ export async function examine(message: Stored, limits: Limits): Promise<Examined
   return survey.result();
 }
 
-/** Gives the events of each block. */
+/** Reads the message block by block, and gives what the walker has found in each: headers, bodies, their ends. */
 async function* walk(message: Stored, walker: Walker): AsyncGenerator<readonly Event[]> {
   for await (const octets of piecesOf(message, message.returnPathBytes, blockBytes)) yield walker.write(octets);
   yield walker.write(Buffer.alloc(0), true);
@@ -162,7 +162,7 @@ class Survey {
 
 const isCalled8Bit = ({ encoding }: Entity): boolean => encoding === '8bit' || encoding === 'binary';
 
-/** Gives the message with those changes, a piece for each block. */
+/** Gives the message with the changes of the plan, a piece for each block that was read. */
 async function* convert(message: Stored, plan: Plan, { is8BitOk }: Limits): AsyncGenerator<Buffer> {
   let encoder: Encoder | undefined;
   const change = (event: Event): Buffer => {

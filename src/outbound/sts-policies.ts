@@ -48,7 +48,7 @@ export class StsPolicies {
     this.#options = options;
   }
 
-  /** Finds the policy that holds now. */
+  /** Finds the MTA-STS policy of a domain that is in force now: kept from an earlier time, or fetched. */
   async find(domain: string): Promise<StsPolicy | undefined> {
     const { dns, clock } = this.#options;
     const kept = (this.#kept ??= this.#load());

@@ -24,7 +24,7 @@ export type AttemptOptions = Terms &
     log: Log;
   }>;
 
-/** What an attempt needs to know of its turn. */
+/** The turn of a job, as far as the attempt looks at it. */
 export type Turn = Readonly<{
   isAttempt: boolean;
   place: Occupied;

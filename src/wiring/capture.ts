@@ -136,7 +136,7 @@ function capturing({ keeper, chaos, folder, root }: Kept): Capturing {
       ...(kind === 'smtp' && port === catcherPort && { mayLoginInClear: true, needsTls: false }),
     }),
     service(usual: Service, socket: Socket): Service {
-      /** The envelope of the message that is being kept: a session has one at a time. */
+      /** What is kept beside the message that this session is sending: a session sends one at a time. */
       let facts: Omit<Captured, 'sizeBytes'> | undefined;
       const answers: Answers = {
         sender() {

@@ -14,7 +14,7 @@ const maxSpooled = 10;
 /** How many of the queue's connections large messages may use at once. */
 const maxBodyQueries = 4;
 
-/** The same query function, with at most so many queries at once. */
+/** Gives a query function that has at most `max` queries under way; the others wait for their turn. */
 export function limited(query: Query, max = maxBodyQueries): Query {
   const waiting: (() => void)[] = [];
   let running = 0;

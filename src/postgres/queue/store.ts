@@ -83,7 +83,7 @@ export class PostgresStore implements SharedStore {
   readonly #leases = new Map<LeasedJob, Lease>();
   readonly #byName = new Map<string, LeasedJob>();
   #on: On = { onWork: () => undefined, onLost: () => undefined };
-  /** When an answer was lost, unless what it has left was given back since. */
+  /** When an answer of the database was lost; undefined once the leases that it may have given are given back. */
   #doubtAt: number | undefined;
   #orphaning: Promise<void> | undefined;
   #wokenAt = -lateMs;
