@@ -68,6 +68,8 @@ export type LeasedJob = {
   readonly record: StoredEntry;
   /** The right to one attempt at the destination; undefined: only its sender is to be told something. */
   seat: number | undefined;
+  /** Where its seat comes later: whether it does. Else the store gives the job back. */
+  isSeated?: Promise<boolean>;
   /** Rounds in a row in which nobody could reach the destination, and what the last one has brought. */
   readonly failures: number;
   readonly reason?: Delivery | undefined;

@@ -173,6 +173,7 @@ export class SharedQueue implements Queue {
 
   /** Never rejects. */
   async #takeTurn(job: LeasedJob): Promise<void> {
+    if (job.isSeated && !(await job.isSeated)) return;
     const { destination: key, record, seat, failures, reason } = job;
     const { store, clock, log } = this.#options;
     const hop = nextHopAt(key);

@@ -67,8 +67,8 @@ export async function pass(admin: Client, interval: string): Promise<void> {
     interval,
   ]);
   await admin.query(
-    `UPDATE slimsmtp_destination SET first_at = first_at - $1::interval, next_due = next_due - $1::interval,
-      blocked_until = blocked_until - $1::interval`,
+    `UPDATE slimsmtp_destination SET first_at = first_at - $1::interval,
+      next_due = CASE WHEN next_due > now() THEN greatest(next_due - $1::interval, now()) ELSE next_due END, blocked_until = blocked_until - $1::interval`,
     [interval],
   );
 }

@@ -10,7 +10,7 @@ import type { Event } from '../../src/mail/event.ts';
 import { type Message, inMemory } from '../../src/mail/message.ts';
 import { FileStore } from '../../src/queue/files.ts';
 import { moveQueue } from '../../src/wiring/sharing.ts';
-import { expire } from '../../src/postgres/queue/statements.ts';
+import { expire } from '../../src/postgres/queue/lives.ts';
 import { queueContract, queueEntry, until as untilIn } from '../contract/queue.ts';
 import { memory } from '../contract/storage.ts';
 import { Wire } from './wire.ts';
@@ -82,7 +82,7 @@ describe('replicas on one database', () => {
   it('make the tables once, however many start together', async () => {
     const all = await replicas(4);
     assert.equal(all.flatMap(({ lines }) => lines.filter(({ msg }) => /were made/.test(msg))).length > 0, true);
-    assert.deepEqual(await rows('SELECT version, oldest FROM slimsmtp_schema'), [{ version: 2, oldest: 1 }]);
+    assert.deepEqual(await rows('SELECT version, oldest FROM slimsmtp_schema'), [{ version: 3, oldest: 1 }]);
     await until('all have begun', async () => (await rows('SELECT FROM slimsmtp_replica')).length === 4);
   });
 
@@ -107,6 +107,47 @@ describe('replicas on one database', () => {
       300,
     );
     assert.equal(new Set(all.flatMap(({ attempts }) => attempts.map(({ id }) => id))).size, 300);
+  });
+
+  it('keep a seat for a moment after its use, and send with it what another one could not', async () => {
+    const [one, two] = (await replicas(2, { maxSessions: 1 })) as [Replica, Replica];
+    await one.add('a', ['b@peer.example']);
+    await until('it is gone', async () => (await rows('SELECT FROM slimsmtp_message')).length === 0);
+    assert.equal((await rows('SELECT FROM slimsmtp_seat')).length, 1);
+    await two.add('b', ['b@peer.example']);
+    await settled();
+    assert.deepEqual(
+      [one, two].map(({ attempts }) => attempts.map(({ id }) => id)),
+      [['a', 'b'], []],
+    );
+    // `settled` has seen that the seat is back: so the other one may have it.
+    await two.add('c', ['b@peer.example']);
+    await settled();
+    assert.equal(two.attempts.length, 1);
+  });
+
+  it('have new mail wait in memory for a seat of their own, for a moment', async () => {
+    const [one] = (await replicas(1, { maxSessions: 2 })) as [Replica];
+    const gates: (() => void)[] = [];
+    one.state.answer = async () => (await new Promise<void>(resolve => gates.push(resolve)), delivered);
+    for (const id of ['a', 'b', 'c']) await one.add(id, ['b@peer.example']);
+    await until('two are tried', () => gates.length === 2);
+    gates.shift()?.();
+    await until('the third is tried', () => gates.length === 2);
+    // It was never written as waiting: nothing has ever waited there.
+    assert.deepEqual(await rows('SELECT FROM slimsmtp_destination'), []);
+    await one.add('d', ['b@peer.example']);
+    await until('it is given back', async () => (await rows('SELECT FROM slimsmtp_destination')).length === 1);
+    assert.equal((await rows('SELECT FROM slimsmtp_job WHERE owner IS NULL')).length, 1);
+    // What comes now does not overtake it.
+    await one.add('e', ['b@peer.example']);
+    for (const id of ['d', 'e']) {
+      gates.shift()?.();
+      await until('the next one is tried', () => one.attempts.at(-1)?.id === id);
+    }
+    gates.forEach(release => release());
+    await settled();
+    assert.deepEqual(one.state.most, 2);
   });
 
   it('each begin at once with the mail that they were given', async () => {
@@ -444,12 +485,12 @@ describe('replicas on one database', () => {
 
   it('run beside a newer version that says they may, and refuse tables that are too new', async () => {
     const [one] = (await replicas(1)) as [Replica];
-    await rows('UPDATE slimsmtp_schema SET version = 3, oldest = 1');
+    await rows('UPDATE slimsmtp_schema SET version = 4, oldest = 1');
     await one.add('a', ['b@peer.example']);
     const [two] = (await replicas(1)) as [Replica];
     await two.add('b', ['b@peer.example']);
     await settled();
-    await rows('UPDATE slimsmtp_schema SET version = 4, oldest = 3');
+    await rows('UPDATE slimsmtp_schema SET version = 5, oldest = 4');
     const [three] = (await replicas(1)) as [Replica];
     await assert.rejects(three.add('c', ['b@peer.example']), /cannot be reached/);
     assert.ok(three.lines.some(({ msg }) => /newer SlimSMTP/.test(msg)));

@@ -1,6 +1,8 @@
 // Group commit in the client: whoever comes while a statement is under way goes along with the next one, all in one
 // statement and one commit. Measured: 17,500 rows a second on one connection, against 10,000 with a statement for each
 // row on twenty.
+import { setTimeout as pause } from 'node:timers/promises';
+import { monotonicMs } from '../../system/world.ts';
 
 type Waiting<T, R> = {
   readonly item: T;
@@ -9,14 +11,20 @@ type Waiting<T, R> = {
 };
 
 export class Group<T, R> {
-  readonly #run: (items: readonly T[]) => Promise<readonly R[]>;
+  readonly #run: (items: readonly T[]) => Promise<readonly (R | Error)[]>;
   readonly #maxItems: number;
+  readonly #gapMs: number;
   #waiting: Waiting<T, R>[] = [];
   #isRunning = false;
 
-  /** `run` gives the results in the order of the items, and is never called while it runs. */
-  constructor(maxItems: number, run: (items: readonly T[]) => Promise<readonly R[]>) {
+  /**
+   * `run` gives the results in the order of the items, an error among them to the one alone, and is never called while
+   * it runs. Under load at least `gapMs`
+   * lie between two calls, so that more of them go together; what comes after a pause never waits.
+   */
+  constructor(maxItems: number, gapMs: number, run: (items: readonly T[]) => Promise<readonly (R | Error)[]>) {
     this.#maxItems = maxItems;
+    this.#gapMs = gapMs;
     this.#run = run;
   }
 
@@ -30,13 +38,21 @@ export class Group<T, R> {
   async #work(): Promise<void> {
     this.#isRunning = true;
     await new Promise(setImmediate); // all who come in this turn of the event loop are in the first group
-    for (let group; (group = this.#waiting.splice(0, this.#maxItems)).length > 0;)
+    for (let group; (group = this.#waiting.splice(0, this.#maxItems)).length > 0;) {
+      const begunAt = monotonicMs();
       try {
         const results = await this.#run(group.map(({ item }) => item));
-        for (const [at, { resolve }] of group.entries()) resolve(results[at] as R);
+        for (const [at, { resolve, reject }] of group.entries()) {
+          const result = results[at];
+          if (result instanceof Error) reject(result);
+          else resolve(result as R);
+        }
       } catch (error) {
         for (const { reject } of group) reject(error);
       }
+      const leftMs = this.#gapMs - (monotonicMs() - begunAt);
+      if (leftMs >= 1 && this.#waiting.length < this.#maxItems) await pause(leftMs);
+    }
     this.#isRunning = false;
   }
 }

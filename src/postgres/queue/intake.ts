@@ -9,6 +9,7 @@ import type { Query } from '../pool.ts';
 import { uploadFile } from './bodies.ts';
 import { Group } from './group.ts';
 import { bytesArray, columnsOf, envelopeOf } from './rows.ts';
+import { type Seat, type Seats, columnsOfSeats, without } from './seats.ts';
 import * as sql from './statements.ts';
 
 /** How long the fate of new mail may be unknown before its client hears 451. */
@@ -30,6 +31,7 @@ type IntakeOptions = Readonly<{
   /** Runs the statements about large messages. */
   bodies: Query;
   maxSessions: number;
+  seats: Seats;
   /** The life of this replica; undefined while it has none. */
   life: () => string | undefined;
   /** Resolves when seats may be taken. */
@@ -40,7 +42,7 @@ type IntakeOptions = Readonly<{
 
 export class Intake {
   readonly #options: IntakeOptions;
-  readonly #group = new Group<Small, boolean>(maxGroup, items => this.#accept(items));
+  readonly #group = new Group<Small, readonly LeasedJob[]>(maxGroup, 0, items => this.#accept(items));
   readonly #forgotten = new Set<string>();
   /** Whether the fate of the last mail stayed unknown: then that of the next mail is not waited for. */
   #isInDoubt = false;
@@ -51,10 +53,10 @@ export class Intake {
   }
 
   /**
-   * Keeps a small message, leased, and gives its jobs the seats that are free. Resolves with whether the queue did not
-   * have that id before.
+   * Keeps a small message, leased, and gives its jobs the seats that are free. Resolves with the jobs that have none
+   * although nobody waits for one at their destination. Rejects also where the queue had that id before.
    */
-  add(mail: Small): Promise<boolean> {
+  add(mail: Small): Promise<readonly LeasedJob[]> {
     return this.#group.add(mail);
   }
 
@@ -104,7 +106,7 @@ export class Intake {
     for (const id of ids) this.#forgotten.delete(id);
   }
 
-  async #accept(items: readonly Small[]): Promise<readonly boolean[]> {
+  async #accept(items: readonly Small[]): Promise<readonly (readonly LeasedJob[] | Error)[]> {
     const me = this.#options.life();
     await this.#options.mayTakeSeats();
     this.isTakingSeats = true;
@@ -113,11 +115,14 @@ export class Intake {
       return await this.#insist(ids, me, async isAgain => {
         const there = new Set(isAgain ? await this.#touch(ids) : []);
         const left = items.filter(({ record }) => !there.has(record.id));
-        const made = left.length > 0 ? await this.#insert(me, left) : new Set();
+        const made = left.length > 0 ? await this.#insert(me, left) : new Map<string, readonly LeasedJob[]>();
         // A message whose first statement was only now committed was not there for the first look, and could not be
         // made.
         if (isAgain && made.size < left.length) for (const id of await this.#touch(ids)) there.add(id);
-        return ids.map(id => there.has(id) || made.has(id));
+        return ids.map(id => {
+          const isThere = there.has(id) || made.has(id);
+          return isThere ? (made.get(id) ?? []) : new CannotTell(`the queue has a message ${id} already`);
+        });
       });
     } finally {
       this.isTakingSeats = false;
@@ -128,13 +133,22 @@ export class Intake {
     return (await this.#options.query(sql.touch, [ids])).flatMap(({ name }) => name ?? []);
   }
 
-  /** Sends one statement. Resolves with the ids that are kept by it, whose jobs have their seats then. */
-  async #insert(me: string | undefined, items: readonly Small[]): Promise<ReadonlySet<string>> {
-    const { query, maxSessions } = this.#options;
+  /**
+   * Sends one statement. Resolves with the ids that are kept by it, whose jobs have their seats then, and with their
+   * jobs that have none although nobody waits.
+   */
+  async #insert(me: string | undefined, items: readonly Small[]): Promise<ReadonlyMap<string, readonly LeasedJob[]>> {
+    const { query, maxSessions, seats, life } = this.#options;
+    const giveBack = (unused: readonly Seat[]): void => {
+      if (me === life()) seats.restore(unused);
+    };
     const jobs = items.flatMap(({ record: { id }, plans }) => plans.map(plan => ({ id, ...columnsOf(plan) })));
     const wanted = new Map<string, number>();
     for (const { wantsSeats, plans } of items)
       if (wantsSeats) for (const { destination } of plans) wanted.set(destination, (wanted.get(destination) ?? 0) + 1);
+    const kept = [...wanted].flatMap(([destination, count]) => seats.take(destination, count));
+    for (const { destination } of kept) wanted.set(destination, (wanted.get(destination) ?? 0) - 1);
+    const missing = [...wanted].filter(([, count]) => count > 0);
     const rows = (await query(sql.accept, [
       me,
       items.map(({ record }) => record.id),
@@ -149,22 +163,31 @@ export class Intake {
       jobs.map(({ isNotice }) => isNotice),
       jobs.map(({ wake }) => wake),
       jobs.map(({ record }) => record),
-      [...wanted.keys()],
-      [...wanted.values()],
+      missing.map(([destination]) => destination),
+      missing.map(([, count]) => count),
       maxSessions,
-    ])) as unknown as readonly { readonly name: string | null; readonly seat: number | null }[];
-    if (rows.length === 0) throw new CannotTell('the lease of this replica has ended');
-    const made = new Set(rows.flatMap(({ name, seat }) => (seat === null && name !== null ? name : [])));
-    const seats = Map.groupBy(
-      rows.filter(({ seat }) => seat !== null),
-      ({ name }) => name ?? '',
+      ...columnsOfSeats(kept),
+    ]).catch((error: unknown) => {
+      giveBack(kept);
+      throw error;
+    })) as unknown as readonly { readonly name: string | null; readonly seat: number | null }[];
+    if (rows.length === 0 || me !== life()) throw new CannotTell('the lease of this replica has ended');
+    const ids = new Set(rows.flatMap(({ name, seat }) => (seat === null && name !== null ? name : [])));
+    const all = rows.flatMap(({ name, seat }) => (name === null || seat === null ? [] : [{ destination: name, seat }]));
+    const open = new Set(all.flatMap(({ destination, seat }) => (seat < 0 ? destination : [])));
+    const given = Map.groupBy(
+      all.filter(({ seat }) => seat >= 0),
+      ({ destination }) => destination,
     );
-    for (const { record, wantsSeats, jobs: own } of items)
-      if (wantsSeats && made.has(record.id))
-        for (const job of own) job.seat = seats.get(job.destination)?.pop()?.seat ?? undefined;
-    const unused = [...seats.values()].flat();
-    const back = [me, unused.map(({ name }) => name), unused.map(({ seat }) => seat)];
-    if (unused.length > 0) await query(sql.unseat, back).catch(this.#options.onDoubt);
+    giveBack(without(kept, all));
+    const made = new Map<string, readonly LeasedJob[]>();
+    for (const { record, wantsSeats, jobs: own } of items) {
+      if (!ids.has(record.id)) continue;
+      if (wantsSeats) for (const job of own) job.seat = given.get(job.destination)?.pop()?.seat;
+      made.set(record.id, wantsSeats ? own.filter(job => job.seat === undefined && open.has(job.destination)) : []);
+    }
+    const unused = [...given.values()].flat().filter(each => !seats.keep(each));
+    if (unused.length > 0) await query(sql.unseat, [me, ...columnsOfSeats(unused)]).catch(this.#options.onDoubt);
     return made;
   }
 

@@ -8,7 +8,9 @@ import { hostname } from 'node:os';
 import type { Log } from '../../system/log.ts';
 import { monotonicMs } from '../../system/world.ts';
 import type { Query } from '../pool.ts';
-import * as sql from './statements.ts';
+import { Group } from './group.ts';
+import * as sql from './lives.ts';
+import { reap } from './statements.ts';
 
 const leaseMs = 60_000;
 /** So much of a lease must be left for a message to be sent. */
@@ -17,6 +19,8 @@ const renewMs = 5_000;
 const retryMs = 1_000;
 /** The leftovers of crashes are looked for at every second renewal. */
 const sweepEvery = 2;
+/** Under load one question about the lease is asked for all who ask within so long. */
+const [maxChecks, checkGapMs] = [500, 2];
 
 type ReplicaOptions = Readonly<{
   query: Query;
@@ -36,6 +40,10 @@ export class Replica {
   #timer: NodeJS.Timeout | undefined;
   #isStopped = false;
   #renewals = 0;
+  readonly #checks = new Group<undefined, boolean>(maxChecks, checkGapMs, async asked => {
+    const isThere = (await this.#options.query(sql.check, [this.#id, marginMs / 1000])).length > 0;
+    return asked.map(() => isThere);
+  });
   readonly #cursors = { done: '', waiting: '' };
 
   constructor(options: ReplicaOptions) {
@@ -51,8 +59,13 @@ export class Replica {
     return monotonicMs() - this.#renewedAt < leaseMs - marginMs;
   }
 
-  /** The same margin in seconds, for statements that look at the lease in the database. */
-  static readonly marginSeconds = marginMs / 1000;
+  /**
+   * Asks the database whether this life goes on, with time enough to send a message: the clock of a machine that slept
+   * does not know. Resolves with false where nobody can tell.
+   */
+  async isAlive(): Promise<boolean> {
+    return (await this.#checks.add(undefined).catch(() => false)) && this.isSure;
+  }
 
   /** Begins a life if it can, and goes on trying in the background. Never rejects. */
   async start(): Promise<void> {
@@ -119,7 +132,7 @@ export class Replica {
     this.#renewals += 1;
     if (this.#renewals % sweepEvery > 0) return;
     const done = (await query(sql.sweepDone, [this.#cursors.done])).flatMap(({ name }) => name ?? []);
-    if (done.length > 0) await query(sql.reap, [done]);
+    if (done.length > 0) await query(reap, [done]);
     this.#cursors.done = done.length < 500 ? '' : (done.at(-1) ?? '');
     await query(sql.sweepIdle);
     const [walk] = (await query(sql.sweepWaiting, [this.#cursors.waiting])) as unknown as readonly {

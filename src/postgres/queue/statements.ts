@@ -6,9 +6,13 @@
 // Why some of it looks odd, each met by failing:
 // - `IS NOT DISTINCT FROM` in place of `=`: a plan that was made on an empty queue would use the partial index on
 //   `owner`, which is full of dead entries while a snapshot is open (25 ms in place of 0.6 ms).
-// - `changes`: `claim` locks the newest row of a destination while its subqueries see an older snapshot. Where the row
-//   has changed in between, `first_at` must stay, or jobs would wait for ever.
-// - Seats are looked for by NOT EXISTS: 'the first n are taken' is wrong as soon as two replicas conflict.
+// - `ctid`, the place of a row's version: `claim` locks the newest row of a destination while its subqueries see an
+//   older snapshot. Where the row has changed in between, that version is not found by this statement, and it stays as it
+//   is; else `first_at` would pass over jobs, which would wait for ever. And a look-up by name would walk over the dead
+//   versions of the row while a snapshot is open. (Version 1 of the tables has `changes` for the first of these.)
+// - All seats of a destination are looked at: 'the first n are taken' is wrong as soon as two replicas conflict.
+// - A claim writes the row of a destination five times a second at most while more is due there: each version that it
+//   leaves is walked over by others while a snapshot is open.
 // - Of two settles of one message each would see the other's job. So a message of one job goes with its job, and others
 //   go by `reap`, after the commit.
 // - `first_at` keeps a claim from walking over the dead entries of all that was sent before, and so does the look back.
@@ -20,15 +24,15 @@ const maxHere = 20;
 /** The number of the last seat of a destination. */
 const lastSeat = (name: string, max: string): string =>
   `CASE WHEN ${name} = '${here}' THEN ${maxHere} ELSE ${max} END - 1`;
-const seconds = (value: string): string => `${value} * interval '1 s'`;
-const isWaiting = `owner IS NULL AND state = 'waiting'`;
+export const seconds = (value: string): string => `${value} * interval '1 s'`;
+export const isWaiting = `owner IS NULL AND state = 'waiting'`;
 const isMine = 'owner IS NOT DISTINCT FROM $1::bigint';
 
 /**
  * Tells the destinations of jobs that wait. A destination that backs off is tried when the job could be, had it failed
  * itself: nobody waits longer for a destination than for a failure of its own. `retry`: the first wait, in seconds.
  */
-const wakeDestinations = (jobs: string, retry: string): string => {
+export const wakeDestinations = (jobs: string, retry: string): string => {
   const until = `least(d.blocked_until, greatest(excluded.first_at, now() + ${seconds(retry)}))`;
   return `INSERT INTO slimsmtp_destination AS d (name, next_due, first_at)
     SELECT destination, min(next_at), min(next_at) FROM ${jobs} GROUP BY 1 ORDER BY 1
@@ -47,43 +51,12 @@ export const statement = (name: string, text: string, expected: readonly string[
   expected,
 });
 
-/** name, seconds of the lease */
-export const register = statement(
-  'register',
-  `INSERT INTO slimsmtp_replica (name, lease_until) VALUES ($1, now() + ${seconds('$2::float8')}) RETURNING id::text`,
-  ['42P01'],
-);
-/** seconds of the lease. No row: this life is over */
-export const renew = statement(
-  'renew',
-  `UPDATE slimsmtp_replica SET lease_until = now() + ${seconds('$2::float8')} WHERE id = $1 RETURNING 1`,
-);
-/**
- * Frees what dead replicas had. For a while after a start of the database none is dead, since none could renew its
- * lease.
- */
-export const expire = statement(
-  'expire',
-  `WITH dead AS MATERIALIZED (SELECT id FROM slimsmtp_replica WHERE lease_until < now()
-      AND (lease_until = '-infinity' OR pg_postmaster_start_time() < now() - interval '20 s') ORDER BY id FOR UPDATE SKIP LOCKED),
-    gone AS (DELETE FROM slimsmtp_replica r USING dead WHERE r.id = dead.id RETURNING r.id, r.lease_until),
-    seats AS (DELETE FROM slimsmtp_seat USING gone WHERE owner = gone.id),
-    uploads AS (DELETE FROM slimsmtp_message USING gone WHERE uploader = gone.id RETURNING slimsmtp_message.id),
-    chunks AS (DELETE FROM slimsmtp_chunk USING uploads WHERE message = uploads.id),
-    jobs AS (UPDATE slimsmtp_job SET owner = NULL, next_at = now(),
-        deaths = deaths + CASE WHEN gone.lease_until = '-infinity' THEN 0 ELSE 1 END
-      FROM gone WHERE owner = gone.id RETURNING destination, next_at),
-    woken AS (${wakeDestinations('jobs', '0')})
-    SELECT (SELECT count(*)::int FROM dead) AS replicas, (SELECT count(*)::int FROM jobs) AS jobs`,
-);
-/** Ends a life as planned: others may have at once what it still leases. */
-export const leave = statement('leave', `UPDATE slimsmtp_replica SET lease_until = '-infinity' WHERE id = $1`);
-
 /**
  * messages: $2 ids, $3 senders, $4 times of arrival in ms, $5 sizes, $6 whether it has one job, $7 envelopes, $8
  * bodies; their jobs, leased at once: $9 messages, $10 destinations, $11 whether a notice, $12 seconds to the wake, $13
- * records; seats: $14 destinations, $15 numbers wanted, $16 sessions at most -> no row: this life is over. A seat is
- * refused where others wait for one, or nobody may try.
+ * records; seats: $14 destinations, $15 numbers wanted, $16 sessions at most; $17 destinations and $18 numbers of seats
+ * that it has kept -> no row: this life is over. A seat is refused where others wait for one, or nobody may try; a row
+ * with the number -1 names a destination where that is not so.
  */
 export const accept = statement(
   'accept',
@@ -95,13 +68,16 @@ export const accept = statement(
     j AS (INSERT INTO slimsmtp_job (message, destination, owner, is_notice, next_at, wake_at, record)
       SELECT m.id, v.d, $1::bigint, v.notice, now(), now() + ${seconds('v.wake')}, v.record::json FROM m JOIN
         unnest($9::text[], $10::text[], $11::boolean[], $12::float8[], $13::text[]) AS v(id, d, notice, wake, record) ON v.id = m.id),
+    o AS MATERIALIZED (SELECT w.d FROM (SELECT unnest($14::text[]) UNION SELECT unnest($17::text[])) AS w(d)
+      WHERE NOT EXISTS (SELECT FROM slimsmtp_destination x WHERE x.name = w.d
+        AND (x.failures > 0 OR x.blocked_until > now() OR x.first_at <= now()))),
     s AS (INSERT INTO slimsmtp_seat (destination, n, owner) SELECT w.d, f.n, r.id FROM r, unnest($14::text[], $15::int[]) AS w(d, k)
-      CROSS JOIN LATERAL (SELECT n FROM generate_series(0, ${lastSeat('w.d', '$16::int')}) n
-        WHERE NOT EXISTS (SELECT FROM slimsmtp_seat s WHERE s.destination = w.d AND s.n = n.n)
-          AND NOT EXISTS (SELECT FROM slimsmtp_destination x WHERE x.name = w.d
-            AND (x.failures > 0 OR x.blocked_until > now() OR x.first_at <= now()))
-        ORDER BY n LIMIT w.k) f ORDER BY 1, 2 ON CONFLICT DO NOTHING RETURNING destination, n)
-    SELECT id AS name, NULL::int AS seat FROM m UNION ALL SELECT destination, n FROM s UNION ALL SELECT NULL, NULL FROM r`,
+      CROSS JOIN LATERAL (SELECT ARRAY(SELECT n FROM slimsmtp_seat WHERE destination = w.d AND w.d IN (SELECT d FROM o)) AS taken) t
+      CROSS JOIN LATERAL (SELECT n FROM generate_series(0, ${lastSeat('w.d', '$16::int')}) n WHERE n <> ALL (t.taken) ORDER BY n LIMIT w.k) f
+      WHERE w.d IN (SELECT d FROM o) ORDER BY 1, 2 ON CONFLICT DO NOTHING RETURNING destination, n),
+    k AS (SELECT s.destination, s.n FROM r, unnest($17::text[], $18::int[]) AS k(d, n) JOIN slimsmtp_seat s ON s.destination = k.d AND s.n = k.n
+      WHERE ${isMine} AND k.d IN (SELECT d FROM o))
+    SELECT id AS name, NULL::int AS seat FROM m UNION ALL SELECT destination, n FROM s UNION ALL SELECT destination, n FROM k UNION ALL SELECT d, -1 FROM o UNION ALL SELECT NULL, NULL FROM r`,
 );
 /** $1 ids that may be there already, because an answer was lost: those that are, as durable as new ones. */
 export const touch = statement(
@@ -140,47 +116,51 @@ export const body = statement('body', 'SELECT body AS data FROM slimsmtp_message
 
 /**
  * $2 destinations at most, $3 jobs at most, $4 jobs of a destination at most, $5 its sessions at most, $6 whether
- * notices may run, $7 destinations that take fewer sessions, $8 how many, $9 seconds to look back. Always a row, which
- * says how many destinations were looked at.
+ * notices may run, $7 destinations that take fewer sessions, $8 how many, $9 seconds to look back, $10 destinations and
+ * $11 numbers of seats that it has kept. Always a row, which says how many destinations were looked at, and for how
+ * many seconds the first of them was due.
  */
 export const claim = statement(
   'claim',
   `WITH r AS MATERIALIZED (SELECT id FROM slimsmtp_replica WHERE id = $1 FOR KEY SHARE),
     few AS MATERIALIZED (SELECT * FROM unnest($7::text[], $8::int[]) AS few(name, max)),
-    d AS MATERIALIZED (SELECT d.*, f.free, coalesce(cardinality(f.free), 0) AS room FROM
-      (SELECT name, failures, reason, first_at, changes FROM slimsmtp_destination WHERE next_due <= now() AND next_due > now() - ${seconds('$9::float8')} AND EXISTS (SELECT FROM r)
+    kept AS MATERIALIZED (SELECT * FROM unnest($10::text[], $11::int[]) AS kept(name, n)),
+    d AS MATERIALIZED (SELECT d.*, t.own, f.free, coalesce(cardinality(f.free), 0) AS room FROM
+      (SELECT ctid AS at, name, failures, reason, next_due, first_at FROM slimsmtp_destination WHERE next_due <= now() AND next_due > now() - ${seconds('$9::float8')} AND EXISTS (SELECT FROM r)
         ORDER BY next_due LIMIT $2 FOR UPDATE SKIP LOCKED) d
-      CROSS JOIN LATERAL (SELECT array_agg(g.n ORDER BY g.n) AS free
+      CROSS JOIN LATERAL (SELECT coalesce(array_agg(s.n), '{}') AS taken,
+          coalesce(array_agg(s.n) FILTER (WHERE ${isMine} AND EXISTS (SELECT FROM kept WHERE kept.name = d.name AND kept.n = s.n)), '{}') AS own
+        FROM slimsmtp_seat s WHERE s.destination = d.name) t
+      CROSS JOIN LATERAL (SELECT array_agg(g.n ORDER BY g.n <> ALL (t.own), g.n) AS free
         FROM generate_series(0, CASE WHEN d.failures > 0 THEN 0 ELSE coalesce((SELECT max FROM few WHERE few.name = d.name), ${lastSeat('d.name', '$5::int')} + 1) - 1 END) AS g(n)
-        WHERE NOT EXISTS (SELECT FROM slimsmtp_seat s WHERE s.destination = d.name AND (s.n = g.n OR d.failures > 0))) f),
-    w AS MATERIALIZED (SELECT q.name, q.message, q.free[q.k] AS n FROM (
-        SELECT d.name, d.free, d.room, j.message, row_number() OVER (PARTITION BY d.name ORDER BY j.rank, lane.is_notice) AS k
+        WHERE (g.n <> ALL (t.taken) OR g.n = ANY (t.own)) AND (d.failures = 0 OR t.taken <@ t.own)) f),
+    w AS MATERIALIZED (SELECT q.name, q.message, q.free[q.k] AS n, q.free[q.k] = ANY (q.own) AS is_kept FROM (
+        SELECT d.name, d.own, d.free, d.room, j.message, row_number() OVER (PARTITION BY d.name ORDER BY j.rank, lane.is_notice) AS k
         FROM d CROSS JOIN (VALUES (false), (true)) AS lane(is_notice)
         CROSS JOIN LATERAL (SELECT message, row_number() OVER (ORDER BY next_at) AS rank FROM (
           SELECT message, next_at FROM slimsmtp_job WHERE destination = d.name AND is_notice = lane.is_notice AND ${isWaiting}
             AND next_at >= d.first_at AND next_at <= now() AND ($6 OR NOT lane.is_notice)
           ORDER BY next_at LIMIT least($4, d.room) FOR UPDATE SKIP LOCKED) l) j) q
       WHERE q.k <= least($4, q.room) ORDER BY q.k LIMIT $3),
-    s AS (INSERT INTO slimsmtp_seat (destination, n, owner) SELECT name, n, $1::bigint FROM w ORDER BY 1, 2
+    s AS (INSERT INTO slimsmtp_seat (destination, n, owner) SELECT name, n, $1::bigint FROM w WHERE NOT is_kept ORDER BY 1, 2
       ON CONFLICT DO NOTHING RETURNING destination, n),
-    u AS (UPDATE slimsmtp_job j SET owner = $1::bigint FROM w JOIN s ON s.destination = w.name AND s.n = w.n
+    t AS MATERIALIZED (SELECT destination, n FROM s UNION ALL SELECT name, n FROM w WHERE is_kept),
+    u AS (UPDATE slimsmtp_job j SET owner = $1::bigint FROM w JOIN t ON t.destination = w.name AND t.n = w.n
       WHERE j.message = w.message AND j.destination = w.name
-      RETURNING j.message, j.destination, j.revision, j.deaths, j.record, s.n),
-    x AS (SELECT d.name, d.room, d.failures, (SELECT count(*) FROM u WHERE u.destination = d.name) AS n,
-        d.changes IS DISTINCT FROM (SELECT z.changes FROM slimsmtp_destination z WHERE z.name = d.name) AS is_stale,
+      RETURNING j.message, j.destination, j.revision, j.deaths, j.record, t.n),
+    x AS MATERIALIZED (SELECT d.at, d.room, d.failures, (SELECT count(*) FROM u WHERE u.destination = d.name) AS n,
         (SELECT min(o.next_at) FROM (VALUES (false), (true)) AS lane(is_notice) CROSS JOIN LATERAL (SELECT next_at FROM slimsmtp_job o
           WHERE o.destination = d.name AND o.is_notice = lane.is_notice AND ${isWaiting} AND next_at >= d.first_at
             AND NOT EXISTS (SELECT FROM u WHERE u.message = o.message AND u.destination = o.destination)
           ORDER BY next_at LIMIT 1) o) AS first_at FROM d),
-    y AS (UPDATE slimsmtp_destination d SET
-        first_at = CASE WHEN x.is_stale THEN d.first_at ELSE coalesce(x.first_at, 'infinity') END,
-        next_due = CASE WHEN x.is_stale THEN now() WHEN x.first_at IS NULL THEN 'infinity'
-          WHEN x.failures > 0 THEN greatest(x.first_at, now() + interval '30 s')
-          WHEN x.n >= x.room THEN greatest(x.first_at, now() + interval '0.2 s')
-          WHEN x.n = 0 THEN greatest(x.first_at, now() + interval '1 s') ELSE greatest(x.first_at, now()) END
-      FROM x WHERE d.name = x.name)
-    SELECT v.looked, d.failures, d.reason, ${leased('u', 'u.n')}
-    FROM (SELECT count(*)::int AS looked FROM d) v
+    z AS MATERIALIZED (SELECT at, coalesce(first_at, 'infinity') AS first_at, CASE WHEN first_at IS NULL THEN 'infinity'
+          WHEN failures > 0 THEN greatest(first_at, now() + interval '5 s')
+          WHEN n >= room THEN greatest(first_at, now() + interval '0.2 s')
+          WHEN n = 0 THEN greatest(first_at, now() + interval '1 s') ELSE greatest(first_at, now()) END AS next_due FROM x),
+    y AS (UPDATE slimsmtp_destination d SET first_at = z.first_at, next_due = z.next_due FROM z
+      WHERE d.ctid = z.at AND (z.next_due > now() OR d.next_due < now() - interval '0.2 s'))
+    SELECT v.looked, v.age, d.failures, d.reason, ${leased('u', 'u.n')}
+    FROM (SELECT count(*)::int AS looked, extract(epoch FROM now() - min(next_due))::float8 AS age FROM d) v
       LEFT JOIN u ON true LEFT JOIN d ON d.name = u.destination LEFT JOIN slimsmtp_message m ON m.id = u.message`,
 );
 /**
@@ -197,28 +177,26 @@ export const wake = statement(
     SELECT coalesce(d.failures, 0) AS failures, d.reason, ${leased('u', 'NULL::int')}
     FROM u JOIN slimsmtp_message m ON m.id = u.message LEFT JOIN slimsmtp_destination d ON d.name = u.destination`,
 );
-/** $2 messages, $3 destinations, $4 seconds that must be left -> those that are still leased */
-export const check = statement(
-  'check',
-  `SELECT message, destination FROM slimsmtp_job JOIN unnest($2::text[], $3::text[]) AS v(m, d) ON message = m AND destination = d
-    WHERE ${isMine} AND EXISTS (SELECT FROM slimsmtp_replica WHERE id = $1 AND lease_until > now() + ${seconds('$4::float8')})`,
-);
 /**
- * Removes messages of one job for which nothing is left to do: $2 messages, $3 destinations, $4 revisions, $5 seats ->
- * those that are gone
+ * What waits at the destinations of `rows` is due again at once; `due` has a row for each of them.
+ */
+const wakeNextOf = (rows: string): string => `due AS MATERIALIZED (SELECT ctid AS at, next_due FROM slimsmtp_destination
+      WHERE name IN (SELECT destination FROM ${rows}) AND first_at <= now() AND failures = 0 AND blocked_until <= now()),
+    woken AS (UPDATE slimsmtp_destination SET next_due = now() FROM due WHERE slimsmtp_destination.ctid = due.at AND due.next_due > now())`;
+/**
+ * Removes messages of one job for which nothing is left to do: $2 messages, $3 destinations, $4 revisions, $5 seats
+ * that go back -> those that are gone, and whether others wait for their destinations
  */
 export const settle = statement(
   'settle',
   `WITH v AS MATERIALIZED (SELECT * FROM unnest($2::text[], $3::text[], $4::int[], $5::int[]) AS v(m, d, rev, n)),
     j AS (DELETE FROM slimsmtp_job USING v WHERE message = v.m AND destination = v.d AND revision = v.rev AND ${isMine}
       RETURNING message, destination, v.n),
-    s AS (DELETE FROM slimsmtp_seat USING j WHERE slimsmtp_seat.destination = j.destination AND slimsmtp_seat.n = j.n AND ${isMine}
-      RETURNING slimsmtp_seat.destination),
-    e AS (UPDATE slimsmtp_destination SET next_due = now() WHERE name IN (SELECT destination FROM s)
-      AND first_at <= now() AND failures = 0 AND blocked_until <= now() RETURNING 1),
+    s AS (DELETE FROM slimsmtp_seat USING j WHERE slimsmtp_seat.destination = j.destination AND slimsmtp_seat.n = j.n AND ${isMine}),
+    ${wakeNextOf('j')},
     g AS (DELETE FROM slimsmtp_message USING j WHERE id = j.message RETURNING id, body IS NULL AS is_chunked),
     k AS (DELETE FROM slimsmtp_chunk USING g WHERE message = g.id AND g.is_chunked)
-    SELECT message, destination, EXISTS (SELECT FROM e) AS is_woken FROM j`,
+    SELECT message, destination, EXISTS (SELECT FROM due) AS is_woken FROM j`,
 );
 /**
  * Writes jobs and gives them and their seats back: $2 messages, $3 destinations, $4 revisions, $5 seats, $6 states, $7
@@ -260,7 +238,7 @@ export const block = statement(
 /** $1 destinations */
 export const unblock = statement(
   'unblock',
-  `UPDATE slimsmtp_destination SET failures = 0, blocked_until = '-infinity', reason = NULL, next_due = first_at, changes = changes + 1
+  `UPDATE slimsmtp_destination SET failures = 0, blocked_until = '-infinity', reason = NULL, next_due = greatest(first_at, now()), changes = changes + 1
     WHERE name = ANY ($1::text[])`,
 );
 /**
@@ -276,39 +254,12 @@ export const orphans = statement(
       AND NOT EXISTS (SELECT FROM unnest($4::text[], $5::int[]) AS v(d, k) WHERE v.d = destination AND v.k = n)),
     woken AS (${wakeDestinations('j', '0')}) SELECT count(*)::int AS jobs FROM j`,
 );
-/** Gives back seats that nobody used: $2 destinations, $3 numbers */
+/** Gives back seats that nobody uses: $2 destinations, $3 numbers -> those for which others wait */
 export const unseat = statement(
   'unseat',
-  `DELETE FROM slimsmtp_seat USING unnest($2::text[], $3::int[]) AS v(d, k) WHERE destination = v.d AND n = v.k AND ${isMine}`,
-);
-/** Messages whose jobs are all done, as a crash before \`reap\` leaves them: those after $1, in pages */
-export const sweepDone = statement(
-  'sweep_done',
-  `SELECT DISTINCT message AS name FROM slimsmtp_job WHERE state = 'done' AND message > $1 ORDER BY 1 LIMIT 500`,
-);
-/** Removes destinations where nothing waits */
-export const sweepIdle = statement(
-  'sweep_idle',
-  `DELETE FROM slimsmtp_destination WHERE name IN (SELECT name FROM slimsmtp_destination WHERE first_at = 'infinity'
-    ORDER BY name LIMIT 500 FOR UPDATE SKIP LOCKED) AND first_at = 'infinity' AND blocked_until < now()`,
-);
-/** Wakes the destinations of jobs that wait, 500 after $1, in case a wake-up was lost */
-export const sweepWaiting = statement(
-  'sweep_waiting',
-  `WITH RECURSIVE walk(destination, n) AS (
-      SELECT (SELECT destination FROM slimsmtp_job WHERE ${isWaiting} AND destination > $1 ORDER BY destination LIMIT 1), 1
-    UNION ALL
-      SELECT (SELECT destination FROM slimsmtp_job WHERE ${isWaiting} AND destination > walk.destination ORDER BY destination LIMIT 1), n + 1
-      FROM walk WHERE walk.destination IS NOT NULL AND n < 500),
-    j AS MATERIALIZED (SELECT destination, next_at FROM walk CROSS JOIN (VALUES (false), (true)) AS lane(is_notice)
-      CROSS JOIN LATERAL (SELECT next_at FROM slimsmtp_job o WHERE o.destination = walk.destination AND o.is_notice = lane.is_notice
-        AND ${isWaiting} ORDER BY next_at LIMIT 1) o),
-    m AS (SELECT destination, min(next_at) AS first_at FROM j GROUP BY 1),
-    woken AS (INSERT INTO slimsmtp_destination AS d (name, next_due, first_at) SELECT destination, first_at, first_at FROM m
-      WHERE NOT EXISTS (SELECT FROM slimsmtp_destination k WHERE k.name = m.destination AND k.first_at <= m.first_at) ORDER BY 1
-      ON CONFLICT (name) DO UPDATE SET first_at = excluded.first_at, changes = d.changes + 1,
-        next_due = greatest(least(d.next_due, excluded.next_due), d.blocked_until) WHERE d.first_at > excluded.first_at)
-    SELECT max(destination) AS name, count(*)::int AS looked FROM walk`,
+  `WITH s AS (DELETE FROM slimsmtp_seat USING unnest($2::text[], $3::int[]) AS v(d, k) WHERE destination = v.d AND n = v.k AND ${isMine}
+      RETURNING destination),
+    ${wakeNextOf('s')} SELECT 1 FROM due`,
 );
 /**
  * An operator's order: $1 messages, $2 destinations, $3 revisions, $4 states, $5 seconds to the next attempt, $6 to the

@@ -39,22 +39,23 @@ import { Group } from './group.ts';
 import { Intake } from './intake.ts';
 import { Listener } from './listener.ts';
 import { counts, pages } from './looking.ts';
+import { Orphans } from './orphans.ts';
 import { Replica } from './replica.ts';
+import { type SeatName, Seats, columnsOfSeats, without } from './seats.ts';
 import { type Lease, type LeasedRow, columnsOf, toLeased } from './rows.ts';
 import { schemaMaker } from './schema.ts';
 import * as sql from './statements.ts';
-import { type Writing, checkJobs, nameOf, writeJobs } from './jobs.ts';
+import { type Writing, writeJobs } from './jobs.ts';
+import { Leases } from './leases.ts';
+import { LookBack } from './look-back.ts';
 
 const retryMs = 500;
-/** After a lost answer the database may work on for so long, before what it has left is looked for. */
-const orphanMs = 10_000;
 /** Destinations that one claim looks at, and jobs that it takes of one of them. */
 const [maxDestinations, maxOfDestination] = [50, 10];
-/**
- * Once in so long a claim takes so many jobs whose senders are to hear something, and looks at all destinations that
- * are due. In between it looks at those that became due since, and not at the dead entries of all before.
- */
-const [lateMs, maxLate, farBack] = [1000, 20, 1e9];
+/** Once in so long a claim takes so many jobs whose senders are to hear something. */
+const [lateMs, maxLate] = [1000, 20];
+/** Under load so long lies between two statements that remove what was sent: nobody waits for them. */
+const settleGapMs = 10;
 
 type StoreOptions = Readonly<{
   database: Database;
@@ -74,19 +75,14 @@ export class PostgresStore implements SharedStore {
   readonly #intake: Intake;
   readonly #bodies: Database['query'];
   readonly #spool: Spool;
-  readonly #settles = new Group<Writing, boolean>(200, items => this.#write(items, true));
-  readonly #puts = new Group<Writing, boolean>(100, items => this.#write(items, false));
-  readonly #checks = new Group<LeasedJob, boolean>(500, items =>
-    checkJobs(this.#options.database.query, this.#replica.id, items),
-  );
-  /** All jobs that are leased; then the same by their names. */
-  readonly #leases = new Map<LeasedJob, Lease>();
-  readonly #byName = new Map<string, LeasedJob>();
+  readonly #settles = new Group<Writing, boolean>(200, settleGapMs, items => this.#write(items, true));
+  readonly #puts = new Group<Writing, boolean>(100, 0, items => this.#write(items, false));
+  readonly #seats = new Seats(seats => void this.#unseat(seats).catch(() => this.#orphans.doubt()));
+  readonly #leases = new Leases();
   #on: On = { onWork: () => undefined, onLost: () => undefined };
-  /** When an answer of the database was lost; undefined once the leases that it may have given are given back. */
-  #doubtAt: number | undefined;
-  #orphaning: Promise<void> | undefined;
+  readonly #orphans: Orphans;
   #wokenAt = -lateMs;
+  readonly #lookBack = new LookBack();
 
   constructor(options: StoreOptions) {
     const { database, log, maxSessions, spoolFolder } = options;
@@ -99,8 +95,9 @@ export class PostgresStore implements SharedStore {
     const bodies = (this.#bodies = limited(query));
     this.#spool = new Spool(bodies, spoolFolder);
     const life = (): string | undefined => this.#replica.id;
-    const [mayTakeSeats, onDoubt] = [() => this.#orphaning, () => this.#doubt()];
-    this.#intake = new Intake({ query, bodies, maxSessions, life, mayTakeSeats, onDoubt });
+    this.#orphans = new Orphans(query, () => this.#known());
+    const [mayTakeSeats, onDoubt] = [() => this.#orphans.freeing, () => this.#orphans.doubt()];
+    this.#intake = new Intake({ query, bodies, maxSessions, seats: this.#seats, life, mayTakeSeats, onDoubt });
   }
 
   async start(on: On): Promise<void> {
@@ -128,16 +125,15 @@ export class PostgresStore implements SharedStore {
     const body = message.kind === 'memory' && { body: message };
     const lease = { revision: 0, isSingle: plans.length === 1, isChunked: message.kind === 'file', ...body };
     const commit = async (): Promise<readonly LeasedJob[]> => {
-      for (const job of jobs) this.#hold(job, { ...lease });
+      for (const job of jobs) this.#leases.hold(job, { ...lease });
       try {
-        if (octets === undefined) await this.#intake.commitUpload(mail);
-        else if (!(await this.#intake.add({ ...mail, octets, wantsSeats: mayRun() })))
-          throw new CannotTell(`the queue has a message ${record.id} already`);
+        const open = octets && (await this.#intake.add({ ...mail, octets, wantsSeats: mayRun() }));
+        if (open === undefined) await this.#intake.commitUpload(mail);
+        return this.#share(jobs, plans, open ?? []);
       } catch (error) {
-        for (const job of jobs) this.#release(job);
+        for (const job of jobs) this.#leases.release(job);
         throw error;
       }
-      return this.#share(jobs, plans);
     };
     const abort = async (): Promise<void> => {
       if (message.kind === 'memory') return;
@@ -147,33 +143,52 @@ export class PostgresStore implements SharedStore {
     return { commit, abort };
   }
 
-  /** The jobs that have a seat; all others are given back. A job that is lost already is somebody else's. */
-  #share(jobs: readonly LeasedJob[], plans: readonly JobPlan[]): readonly LeasedJob[] {
-    const left = jobs.map((job, at) => ({ job, plan: plans[at] })).filter(({ job }) => job.seat === undefined);
-    for (const { job, plan } of left)
-      if (plan) void this.write(job, plan, record => ({ ...plan, record })).then(() => this.#announce());
-    return jobs.filter(job => job.seat !== undefined && this.#leases.has(job));
+  /** The jobs; those without a seat wait for one, or are given back. One that is lost already is somebody else's. */
+  #share(jobs: readonly LeasedJob[], plans: readonly JobPlan[], open: readonly LeasedJob[]): readonly LeasedJob[] {
+    for (const [at, job] of jobs.entries()) {
+      const plan = plans[at];
+      if (plan === undefined || job.seat !== undefined) continue;
+      const giveBack = (): Promise<void> => this.write(job, plan, record => ({ ...plan, record }));
+      const isAhead = this.#seats.has(job.destination) || this.#leases.isSeatedAt(job.destination);
+      job.isSeated = this.#seat(job, open.includes(job) && isAhead, giveBack);
+    }
+    return jobs.filter(job => this.#leases.get(job));
+  }
+
+  /** Waits, if it may, for a seat of this replica's for a job. Resolves with false where it is given back. */
+  async #seat(job: LeasedJob, mayWait: boolean, giveBack: () => Promise<void>): Promise<boolean> {
+    const isSeated = mayWait && (await this.#seats.wait(job));
+    if (!isSeated) void giveBack().then(() => this.#announce());
+    return isSeated;
   }
 
   async claim({ jobs, notices, sessions }: ClaimLimits) {
-    await this.#tidy();
+    await this.#intake.tidy();
+    if (!this.#intake.isTakingSeats) await this.#orphans.free();
     const me = this.#replica.id;
     if (me === undefined) return { jobs: [], isMore: false };
-    const fewer = [[...sessions.keys()], [...sessions.values()]];
-    const isLateTime = monotonicMs() - this.#wokenAt >= lateMs;
-    if (isLateTime) this.#wokenAt = monotonicMs();
-    const lookBack = isLateTime ? farBack : lateMs / 1000;
+    const now = monotonicMs();
+    const isLateTime = now - this.#wokenAt >= lateMs;
+    if (isLateTime) this.#wokenAt = now;
     // No more destinations are looked at than jobs may be taken: one that is looked at in vain waits a second.
     const destinations = Math.min(maxDestinations, jobs);
-    const values = [me, destinations, jobs, maxOfDestination, this.#options.maxSessions, notices, ...fewer, lookBack];
+    const kept = this.#seats.takeAll();
+    const fewer = [[...sessions.keys()], [...sessions.values()]];
+    const limits = [destinations, jobs, maxOfDestination, this.#options.maxSessions, notices, ...fewer];
+    const known = [this.#lookBack.seconds(now), ...columnsOfSeats(kept)];
     try {
-      const rows = await this.#ask<LeasedRow & { readonly looked: number }>(sql.claim, values);
+      type Row = LeasedRow & { readonly looked: number; readonly age: number | null };
+      const rows = await this.#ask<Row>(sql.claim, [me, ...limits, ...known]);
+      this.#lookBack.hasLooked(now, rows[0]?.age ?? 0);
       const due: readonly LeasedRow[] = rows.filter(({ id }) => id !== null);
       const late = isLateTime ? await this.#ask<LeasedRow>(sql.wake, [me, maxLate]) : [];
+      if (me !== this.#replica.id) return { jobs: [], isMore: true };
       const isMore = due.length > 0 || (rows[0]?.looked ?? 0) >= destinations;
-      return { jobs: me === this.#replica.id ? [...due, ...late].map(row => this.#take(row)) : [], isMore };
+      this.#seats.restore(without(kept, due));
+      return { jobs: [...due, ...late].map(row => this.#take(row)), isMore };
     } catch (error) {
-      this.#doubt();
+      if (me === this.#replica.id) this.#seats.restore(kept);
+      this.#orphans.doubt();
       throw error;
     }
   }
@@ -181,9 +196,9 @@ export class PostgresStore implements SharedStore {
   #take(row: LeasedRow): LeasedJob {
     const { job, lease } = toLeased(row);
     // A job that we had was written although the answer was lost: else it could not be claimed again.
-    const before = this.#byName.get(nameOf(job));
-    if (before) this.#release(before);
-    this.#hold(job, lease);
+    const before = this.#leases.same(job);
+    if (before) this.#leases.release(before);
+    this.#leases.hold(job, lease);
     return job;
   }
 
@@ -198,36 +213,27 @@ export class PostgresStore implements SharedStore {
   }
 
   async confirm(job: LeasedJob): Promise<boolean> {
-    const isMine = await this.#checks.add(job).catch(() => false);
-    return isMine && this.#replica.isSure && this.#leases.has(job);
+    return (await this.#replica.isAlive()) && this.#leases.get(job) !== undefined;
   }
 
   async write(job: LeasedJob, plan: JobPlan, merge: (changed: StoredEntry) => JobPlan): Promise<void> {
     let next = plan;
+    const isSent = plan.state === 'done' && this.#leases.get(job)?.isSingle;
+    if (isSent && this.#seats.keep(job)) job.seat = undefined;
     for (let lease; (lease = this.#leases.get(job));)
       try {
         const isOver = next.state === 'done';
         if (await (isOver && lease.isSingle ? this.#settles : this.#puts).add({ job, lease, plan: next })) {
-          this.#release(job);
+          this.#leases.release(job);
           if (isOver && !lease.isSingle) await this.#ask(sql.reap, [[job.record.id]]);
         } else if (this.#leases.get(job) === lease) {
           const changed = await this.#reread(job, lease);
           if (changed) next = merge(changed);
-          else await this.#giveUp(job);
+          else this.#giveUp(job);
         }
       } catch {
         await pause(retryMs, undefined, { ref: false });
       }
-  }
-
-  /** Drops a job that cannot be written: it was written before, or an operator has removed it, or its lease is lost. */
-  async #giveUp(job: LeasedJob): Promise<void> {
-    const { seat, destination } = job;
-    const isUsed = [...this.#leases.keys()].some(
-      other => other !== job && other.seat === seat && other.destination === destination,
-    );
-    if (seat !== undefined && !isUsed) await this.#ask(sql.unseat, [this.#replica.id, [destination], [seat]]);
-    this.#release(job);
   }
 
   /** The record as an operator has changed it; undefined where the job is not leased any more. */
@@ -280,26 +286,23 @@ export class PostgresStore implements SharedStore {
     return written;
   }
 
-  /** Removes what lost answers have left, as soon as the database cannot be working on it any more. */
-  async #tidy(): Promise<void> {
-    await this.#intake.tidy();
-    const isTime = this.#doubtAt !== undefined && monotonicMs() - this.#doubtAt >= orphanMs;
-    if (!isTime || this.#intake.isTakingSeats) return;
-    const known = [...this.#leases.keys()];
-    const seated = known.filter(({ seat }) => seat !== undefined);
-    const names = [known.map(({ record }) => record.id), known.map(({ destination }) => destination)];
-    const seats = [seated.map(({ destination }) => destination), seated.map(({ seat }) => seat)];
-    this.#orphaning = this.#ask(sql.orphans, [this.#replica.id, ...names, ...seats]).then(() => undefined);
-    try {
-      await this.#orphaning;
-      this.#doubtAt = undefined;
-    } finally {
-      this.#orphaning = undefined;
-    }
+  /** Drops a job that cannot be written: it was written before, or an operator has removed it, or its lease is lost. */
+  #giveUp(job: LeasedJob): void {
+    if (job.seat !== undefined) this.#orphans.doubt();
+    this.#leases.release(job);
   }
 
-  #doubt(): void {
-    this.#doubtAt = monotonicMs();
+  /** Gives back seats that nobody uses, and has what waits for them claimed. */
+  async #unseat(seats: readonly SeatName[]): Promise<void> {
+    const woken = await this.#ask(sql.unseat, [this.#replica.id, ...columnsOfSeats(seats)]);
+    if (woken.length > 0) this.#announce();
+  }
+
+  /** The names of all leased jobs, and all seats, of which this replica knows: the parameters of `orphans`. */
+  #known(): readonly unknown[] {
+    const { jobs } = this.#leases;
+    const names = [jobs.map(({ record }) => record.id), jobs.map(({ destination }) => destination)];
+    return [this.#replica.id, ...names, ...columnsOfSeats([...jobs, ...this.#seats.all()])];
   }
 
   #ask<T = unknown>(statement: Statement, values: readonly unknown[] = [], query = this.#options.database.query) {
@@ -311,20 +314,9 @@ export class PostgresStore implements SharedStore {
     this.#listener.notify();
   }
 
-  #hold(job: LeasedJob, lease: Lease): void {
-    this.#leases.set(job, lease);
-    this.#byName.set(nameOf(job), job);
-  }
-
-  #release(job: LeasedJob): void {
-    this.#leases.delete(job);
-    if (this.#byName.get(nameOf(job)) === job) this.#byName.delete(nameOf(job));
-  }
-
   #loseAll(): void {
-    const lost = [...this.#leases.keys()];
-    this.#leases.clear();
-    this.#byName.clear();
+    const lost = this.#leases.lose();
+    this.#seats.clear();
     for (const job of lost) this.#on.onLost(job);
   }
 }
