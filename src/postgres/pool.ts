@@ -35,7 +35,7 @@ type DatabaseOptions = Readonly<{
 
 const timeoutMs = 4_000;
 /** A plan that was made for a table of four rows may live to see a million: no sequential scan where an index is. */
-const sessionOptions = `-c enable_seqscan=off -c statement_timeout=${timeoutMs}`;
+const sessionOptions = `-c enable_seqscan=off -c jit=off -c statement_timeout=${timeoutMs}`;
 const limits = { max: 4, connectionTimeoutMillis: 3_000, query_timeout: timeoutMs, application_name: 'slimsmtp' };
 
 /** A database that is down never stops the server from starting. */

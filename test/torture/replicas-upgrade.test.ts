@@ -101,7 +101,7 @@ test(`replicas of ${version} and of today side by side`, async t => {
     await wait(pauseMs);
     await servers[at]?.server.stop();
     await start(at, kind);
-    assert.deepEqual(await schema(), { version: 2, oldest: 1 });
+    assert.deepEqual(await schema(), { version: 3, oldest: 1 });
     const begunAt = Date.now();
     await wait(pauseMs / 2);
     const taken = [...hop.taken.values()].flat().filter(one => one.at > begunAt);
