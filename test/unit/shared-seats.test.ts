@@ -41,6 +41,12 @@ describe('the seats that a replica keeps', () => {
     const later = job('a');
     assert.equal(await seats.wait(later), true);
     assert.equal(later.seat, 9);
+    // While a claim had it, and did not use it.
+    seats.keep(job('a', 10));
+    const kept = seats.takeAll();
+    const last = seats.wait(job('a'));
+    seats.restore(kept);
+    assert.equal(await Promise.race([last, wait(100, 'still')]), true);
     seats.clear();
   });
 

@@ -9,7 +9,7 @@ import type { Query } from '../pool.ts';
 import { uploadFile } from './bodies.ts';
 import { Group } from './group.ts';
 import { bytesArray, columnsOf, envelopeOf } from './rows.ts';
-import { type Seat, type Seats, columnsOfSeats, without } from './seats.ts';
+import { type Seat, type SeatName, type Seats, columnsOfSeats, without } from './seats.ts';
 import * as sql from './statements.ts';
 
 /** How long the fate of new mail may be unknown before its client hears 451. */
@@ -186,7 +186,8 @@ export class Intake {
       if (wantsSeats) for (const job of own) job.seat = given.get(job.destination)?.pop()?.seat;
       made.set(record.id, wantsSeats ? own.filter(job => job.seat === undefined && open.has(job.destination)) : []);
     }
-    const unused = [...given.values()].flat().filter(each => !seats.keep(each));
+    const unused: SeatName[] = [];
+    for (const left of [...given.values()].flat()) if (!seats.keep(left)) unused.push(left);
     if (unused.length > 0) await query(sql.unseat, [me, ...columnsOfSeats(unused)]).catch(this.#options.onDoubt);
     return made;
   }

@@ -1,10 +1,10 @@
-// How far back a claim looks for destinations that are due. One that was due before the last claim was seen by it; before
-// that there are only dead entries, of all that was due since the table was cleaned, and under an open snapshot these
-// are many.
+// How far back in time a claim looks for destinations that are due. What was due earlier, the last claim has seen. The
+// index still has the dead entries of all times at which a destination was due since the table was vacuumed, and under an
+// open snapshot these are many.
 
 /** A commit may be late by so much. */
 const lateMs = 1000;
-/** Once in so long a claim looks at all: a claim that fails leaves what it had locked, and others have passed over it. */
+/** Once in so long a claim looks at all of them: a claim that fails leaves rows behind that others have passed over. */
 const farEveryMs = 30_000;
 const everything = 1e9;
 

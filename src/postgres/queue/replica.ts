@@ -19,8 +19,9 @@ const renewMs = 5_000;
 const retryMs = 1_000;
 /** The leftovers of crashes are looked for at every second renewal. */
 const sweepEvery = 2;
-/** Under load one question about the lease is asked for all who ask within so long. */
-const [maxChecks, checkGapMs] = [500, 2];
+/** Under load one question about the lease is asked for all attempts that ask within so long. */
+const checkGapMs = 2;
+const maxChecks = 500;
 
 type ReplicaOptions = Readonly<{
   query: Query;

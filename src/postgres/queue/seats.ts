@@ -1,18 +1,25 @@
-// Seats that this replica keeps after an attempt, for its next attempt at the same destination: under load that comes
-// within milliseconds. So most messages need no row of a seat, and an open snapshot, which keeps the dead entries of all
-// seats that came and went, has few of them to keep.
-// New mail that finds all seats in use waits for one of this replica's for a moment, in memory: to write it as waiting
-// and to claim it would double the price of the message.
-// Nobody waits for a seat that is kept: what others have for that destination is claimed by the replica that keeps it.
-// Promises: a seat is in one hand at a time. One that is not used for a second or two goes back.
+// The seats that this replica keeps. A seat is the right to one attempt at a destination, and a row in the database.
+//
+// Theory of operation
+//
+// After an attempt a seat is kept for a second, because under load the next message for the same destination comes
+// within milliseconds. So most messages need no row of a seat. An open snapshot keeps the dead entries of all seats that
+// came and went, and this way there are few of them.
+// New mail that finds all seats of its destination in use waits in memory for one of this replica's, for half a second.
+// To write it as waiting, and to claim it later, would be two statements more.
+// A kept seat takes nothing from other replicas: what they could not send waits in the database, and the replica that
+// keeps the seat claims it.
+// Promises: one attempt at a time uses a seat. A seat that was not used for a second goes back.
 import type { LeasedJob } from '../../mail/queue-store.ts';
 import { monotonicMs } from '../../system/world.ts';
 
 const idleMs = 1000;
 /** So many are kept, of all destinations. */
 const maxKept = 1000;
-/** So many jobs wait in memory for a seat, for so long at least. */
-const [maxWaiting, waitMs] = [500, 500];
+/** So many jobs wait in memory for a seat, of all destinations. */
+const maxWaiting = 500;
+/** A job waits for so long, and up to `tickMs` longer. */
+const waitMs = 500;
 const tickMs = 250;
 
 /** A seat of a destination, as a job has it. */
@@ -39,11 +46,8 @@ export class Seats {
    * Keeps a seat after its use, or hands it to who waits for it. Returns whether it does: else it is to be given back.
    */
   keep({ destination, seat }: SeatName): boolean {
-    if (typeof seat !== 'number') return false;
-    const first = this.#waiting.get(destination)?.[0];
-    if (first) this.#answer(first, seat);
-    else if (this.#count >= maxKept) return false;
-    else this.#add({ destination, seat, usedAt: monotonicMs() });
+    if (typeof seat !== 'number' || this.#count >= maxKept) return false;
+    this.#add({ destination, seat, usedAt: monotonicMs() });
     return true;
   }
 
@@ -67,7 +71,7 @@ export class Seats {
     });
   }
 
-  /** Takes back seats that were handed out and not used. */
+  /** Keeps on what was handed out and not used. */
   restore(seats: readonly Seat[]): void {
     for (const seat of seats) this.#add(seat);
   }
@@ -100,6 +104,8 @@ export class Seats {
   }
 
   #add(seat: Seat): void {
+    const first = this.#waiting.get(seat.destination)?.[0];
+    if (first) return this.#answer(first, seat.seat);
     const kept = this.#kept.get(seat.destination);
     if (kept) kept.push(seat);
     else this.#kept.set(seat.destination, [seat]);
@@ -130,9 +136,10 @@ export class Seats {
   #tick(): void {
     const now = monotonicMs();
     this.#giveUp(now - waitMs);
-    const [idle, used] = [[] as Seat[], [] as Seat[]];
-    for (const seat of this.takeAll()) (seat.usedAt <= now - idleMs ? idle : used).push(seat);
-    this.restore(used);
+    const isIdle = ({ usedAt }: Seat): boolean => usedAt <= now - idleMs;
+    const kept = this.takeAll();
+    const idle = kept.filter(isIdle);
+    this.restore(kept.filter(seat => !isIdle(seat)));
     if (this.#count === 0 && this.#waits === 0) {
       clearInterval(this.#timer);
       this.#timer = undefined;

@@ -8,9 +8,9 @@
 // waits or backs off; it says when there is something to claim.
 //
 // New mail is leased at once by the replica that took it, in the statement that makes it stable, which also asks for a
-// seat (intake.ts). With a seat it is sent from memory; without one the lease is given back, and whoever claims it
-// sends it. So two commits keep most mail: that of `accept` and that of `settle`. A large message is uploaded first,
-// without jobs (bodies.ts).
+// seat (intake.ts). With a seat it is sent from memory. Without one it waits for a seat of this replica's for a moment
+// (seats.ts); then its lease is given back, and the replica that claims it sends it. So two commits keep most mail: that
+// of `accept` and that of `settle`. A large message is uploaded first, without jobs (bodies.ts).
 //
 // An answer may be lost, and then it is not known whether the statement was carried out. Each statement may be sent
 // again. Of new mail it is asked first whether it is there: it cannot have been sent meanwhile, because its lease was
