@@ -18,11 +18,15 @@ export class CountingHop {
   port = 0;
   /** Says 451 to MAIL. */
   refuses = false;
-  #running = 0;
+  /** Replicas that are stopped for longer than their lease: what they have left open here does not count. */
+  readonly away = new Set<string>();
+  readonly #running = new Map<string, number>();
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   get running(): number {
-    return this.#running;
+    let sum = 0;
+    for (const [replica, count] of this.#running) if (!this.away.has(replica)) sum += count;
+    return sum;
   }
 
   /** `answerMs`: how long it takes to answer the final dot. */
@@ -44,9 +48,9 @@ export class CountingHop {
     this.#sockets.add(socket);
     let [input, isContent, isRunning, replica] = ['', false, false, ''];
     const run = (now: boolean): void => {
-      if (now !== isRunning) this.#running += now ? 1 : -1;
+      if (now !== isRunning) this.#running.set(replica, (this.#running.get(replica) ?? 0) + (now ? 1 : -1));
       isRunning = now;
-      this.most = Math.max(this.most, this.#running);
+      this.most = Math.max(this.most, this.running);
     };
     socket
       .on('error', () => undefined)
