@@ -174,6 +174,7 @@ export class SharedQueue implements Queue {
   /** Never rejects. */
   async #takeTurn(job: LeasedJob): Promise<void> {
     if (job.isSeated && !(await job.isSeated)) return;
+    if (job.isSeated && this.#timer === undefined) return this.#giveBack(job);
     const { destination: key, record, seat, failures, reason } = job;
     const { store, clock, log } = this.#options;
     const hop = nextHopAt(key);
@@ -225,6 +226,12 @@ export class SharedQueue implements Queue {
     learnt.running -= 1;
     await store.write(job, planAfter(record), changed => planAfter(join(record, changed)));
     await content?.then(({ release }) => release()).catch(() => undefined);
+  }
+
+  /** Leaves a job to others, as it was. */
+  async #giveBack(job: LeasedJob): Promise<void> {
+    const planAs = (record: StoredEntry): JobPlan => this.#plan(job.destination, record);
+    await this.#options.store.write(job, planAs(job.record), planAs);
   }
 
   #enter(key: string): Learnt {

@@ -6,6 +6,7 @@ import { mkdtempSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, beforeEach, describe, it } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';
+import { Client } from 'pg';
 import type { Event } from '../../src/mail/event.ts';
 import { type Message, inMemory } from '../../src/mail/message.ts';
 import { FileStore } from '../../src/queue/files.ts';
@@ -124,6 +125,39 @@ describe('replicas on one database', () => {
     await two.add('c', ['b@peer.example']);
     await settled();
     assert.equal(two.attempts.length, 1);
+  });
+
+  it('find what was due while others had locked it, and take no seat for theirs that the database does not know', async () => {
+    const [one] = (await replicas(1, { maxSessions: 2 })) as [Replica];
+    one.state.answer = () => greylisted;
+    await one.add('a', ['b@peer.example']);
+    await until('it waits', async () => (await rows('SELECT FROM slimsmtp_job WHERE owner IS NULL')).length === 1);
+    one.state.answer = () => delivered;
+    const other = new Client({ connectionString: postgres.url });
+    await other.connect();
+    await other.query('BEGIN');
+    await other.query('UPDATE slimsmtp_destination SET next_due = now(), first_at = now()');
+    await other.query('UPDATE slimsmtp_job SET next_at = now()');
+    await other.query('COMMIT');
+    await other.query('BEGIN');
+    await other.query('SELECT FROM slimsmtp_destination FOR UPDATE');
+    await wait(3500);
+    assert.equal(one.attempts.length, 1);
+    await other.query('COMMIT');
+    const freedAt = performance.now();
+    await until('it is found', () => one.attempts.length === 2);
+    assert.ok(performance.now() - freedAt < 10_000);
+    await until('it is gone', async () => (await rows('SELECT FROM slimsmtp_message')).length === 0);
+    // As after the failover to a database that has lost it.
+    await other.query('DELETE FROM slimsmtp_seat');
+    await other.end();
+    let release = (): void => undefined;
+    one.state.answer = async () => (await new Promise<void>(resolve => (release = resolve)), delivered);
+    await one.add('b', ['b@peer.example']);
+    await until('it is tried', () => one.attempts.length === 3);
+    assert.equal((await rows('SELECT FROM slimsmtp_seat')).length, 1);
+    release();
+    await settled();
   });
 
   it('have new mail wait in memory for a seat of their own, for a moment', async () => {

@@ -8,6 +8,7 @@ import { monotonicMs } from '../../system/world.ts';
 import type { Query } from '../pool.ts';
 import { uploadFile } from './bodies.ts';
 import { Group } from './group.ts';
+import type { Orphans } from './orphans.ts';
 import { bytesArray, columnsOf, envelopeOf } from './rows.ts';
 import { type Seat, type SeatName, type Seats, columnsOfSeats, without } from './seats.ts';
 import * as sql from './statements.ts';
@@ -34,19 +35,17 @@ type IntakeOptions = Readonly<{
   seats: Seats;
   /** The life of this replica; undefined while it has none. */
   life: () => string | undefined;
-  /** Resolves when seats may be taken. */
-  mayTakeSeats: () => Promise<void> | undefined;
-  /** Called when an answer was lost. */
-  onDoubt: () => void;
+  orphans: Orphans;
 }>;
 
 export class Intake {
   readonly #options: IntakeOptions;
-  readonly #group = new Group<Small, readonly LeasedJob[]>(maxGroup, 0, items => this.#accept(items));
+  readonly #group = new Group<Small, readonly LeasedJob[]>(maxGroup, 0, items =>
+    this.#options.orphans.taking(() => this.#accept(items)),
+  );
   readonly #forgotten = new Set<string>();
   /** Whether the fate of the last mail stayed unknown: then that of the next mail is not waited for. */
   #isInDoubt = false;
-  isTakingSeats = false;
 
   constructor(options: IntakeOptions) {
     this.#options = options;
@@ -108,25 +107,19 @@ export class Intake {
 
   async #accept(items: readonly Small[]): Promise<readonly (readonly LeasedJob[] | Error)[]> {
     const me = this.#options.life();
-    await this.#options.mayTakeSeats();
-    this.isTakingSeats = true;
-    try {
-      const ids = items.map(({ record }) => record.id);
-      return await this.#insist(ids, me, async isAgain => {
-        const there = new Set(isAgain ? await this.#touch(ids) : []);
-        const left = items.filter(({ record }) => !there.has(record.id));
-        const made = left.length > 0 ? await this.#insert(me, left) : new Map<string, readonly LeasedJob[]>();
-        // A message whose first statement was only now committed was not there for the first look, and could not be
-        // made.
-        if (isAgain && made.size < left.length) for (const id of await this.#touch(ids)) there.add(id);
-        return ids.map(id => {
-          const isThere = there.has(id) || made.has(id);
-          return isThere ? (made.get(id) ?? []) : new CannotTell(`the queue has a message ${id} already`);
-        });
+    const ids = items.map(({ record }) => record.id);
+    return this.#insist(ids, me, async isAgain => {
+      const there = new Set(isAgain ? await this.#touch(ids) : []);
+      const left = items.filter(({ record }) => !there.has(record.id));
+      const made = left.length > 0 ? await this.#insert(me, left) : new Map<string, readonly LeasedJob[]>();
+      // A message whose first statement was only now committed was not there for the first look, and could not be
+      // made.
+      if (isAgain && made.size < left.length) for (const id of await this.#touch(ids)) there.add(id);
+      return ids.map(id => {
+        const isThere = there.has(id) || made.has(id);
+        return isThere ? (made.get(id) ?? []) : new CannotTell(`the queue has a message ${id} already`);
       });
-    } finally {
-      this.isTakingSeats = false;
-    }
+    });
   }
 
   async #touch(ids: readonly string[]): Promise<readonly string[]> {
@@ -138,7 +131,7 @@ export class Intake {
    * jobs that have none although nobody waits.
    */
   async #insert(me: string | undefined, items: readonly Small[]): Promise<ReadonlyMap<string, readonly LeasedJob[]>> {
-    const { query, maxSessions, seats, life } = this.#options;
+    const { query, maxSessions, seats, life, orphans } = this.#options;
     const giveBack = (unused: readonly Seat[]): void => {
       if (me === life()) seats.restore(unused);
     };
@@ -179,7 +172,8 @@ export class Intake {
       all.filter(({ seat }) => seat >= 0),
       ({ destination }) => destination,
     );
-    giveBack(without(kept, all));
+    // One of an open destination that did not come back is not ours any more: the database knows better.
+    giveBack(without(kept, all).filter(({ destination }) => !open.has(destination)));
     const made = new Map<string, readonly LeasedJob[]>();
     for (const { record, wantsSeats, jobs: own } of items) {
       if (!ids.has(record.id)) continue;
@@ -188,7 +182,7 @@ export class Intake {
     }
     const unused: SeatName[] = [];
     for (const left of [...given.values()].flat()) if (!seats.keep(left)) unused.push(left);
-    if (unused.length > 0) await query(sql.unseat, [me, ...columnsOfSeats(unused)]).catch(this.#options.onDoubt);
+    if (unused.length > 0) await orphans.unseat(me, unused);
     return made;
   }
 
@@ -203,7 +197,7 @@ export class Intake {
         this.#isInDoubt = false;
         return result;
       } catch (error) {
-        this.#options.onDoubt();
+        this.#options.orphans.doubt();
         if (this.#isInDoubt || monotonicMs() > until || me !== this.#options.life()) {
           this.#isInDoubt = true;
           for (const id of ids) this.forget(id);

@@ -1,7 +1,8 @@
-// What became of many jobs, in one statement.
+// Statements about many jobs at once: what became of them, and whether they are leased still.
 import type { JobPlan, LeasedJob } from '../../mail/queue-store.ts';
 import type { Query } from '../pool.ts';
 import { nameOf } from './leases.ts';
+import { Replica } from './replica.ts';
 import { type Lease, columnsOf } from './rows.ts';
 import * as sql from './statements.ts';
 
@@ -30,4 +31,12 @@ export async function writeJobs(
   const rows = (await query(isOver ? sql.settle : sql.put, [me, ...values])) as unknown as readonly Row[];
   const names = new Set(rows.map(({ message, destination }) => `${message} ${destination}`));
   return { written: items.map(({ job }) => names.has(nameOf(job))), isWoken: rows.some(row => row.is_woken) };
+}
+
+/** Resolves with which of these jobs are still leased, with time enough to send them. */
+export async function checkJobs(query: Query, me: string | undefined, jobs: readonly LeasedJob[]) {
+  const names = [jobs.map(({ record }) => record.id), jobs.map(({ destination }) => destination)];
+  const rows = await query(sql.check, [me, ...names, Replica.marginSeconds]);
+  const mine = new Set(rows.map(({ message, destination }) => `${message} ${destination}`));
+  return jobs.map(job => mine.has(nameOf(job)));
 }

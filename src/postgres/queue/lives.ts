@@ -33,11 +33,6 @@ export const expire = statement(
 /** Ends a life as planned: others may have at once what it still leases. */
 export const leave = statement('leave', `UPDATE slimsmtp_replica SET lease_until = '-infinity' WHERE id = $1`);
 
-/** $2 seconds that must be left. No row: what this life has leased may be somebody else's soon, or is already */
-export const check = statement(
-  'check',
-  `SELECT 1 FROM slimsmtp_replica WHERE id = $1 AND lease_until > now() + ${seconds('$2::float8')}`,
-);
 /** Messages whose jobs are all done, as a crash before \`reap\` leaves them: those after $1, in pages */
 export const sweepDone = statement(
   'sweep_done',

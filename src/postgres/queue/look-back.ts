@@ -17,10 +17,15 @@ export class LookBack {
     return this.#isFar(now) ? everything : (now - this.#leftAt + lateMs) / 1000;
   }
 
-  /** The claim of `now` was made. The first destination that it has seen was due for `age` seconds. */
+  /** The claim of `now` was made, and of the destinations that it could see the first one was due for `age` seconds. */
   hasLooked(now: number, age: number): void {
     if (this.#isFar(now)) this.#farAt = now;
     this.#leftAt = now - age * 1000;
+  }
+
+  /** Others may have looked meanwhile, or nobody: this replica has begun a new life. */
+  reset(): void {
+    this.#farAt = -Infinity;
   }
 
   #isFar(now: number): boolean {

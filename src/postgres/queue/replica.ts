@@ -8,7 +8,6 @@ import { hostname } from 'node:os';
 import type { Log } from '../../system/log.ts';
 import { monotonicMs } from '../../system/world.ts';
 import type { Query } from '../pool.ts';
-import { Group } from './group.ts';
 import * as sql from './lives.ts';
 import { reap } from './statements.ts';
 
@@ -19,9 +18,6 @@ const renewMs = 5_000;
 const retryMs = 1_000;
 /** The leftovers of crashes are looked for at every second renewal. */
 const sweepEvery = 2;
-/** Under load one question about the lease is asked for all attempts that ask within so long. */
-const checkGapMs = 2;
-const maxChecks = 500;
 
 type ReplicaOptions = Readonly<{
   query: Query;
@@ -41,10 +37,6 @@ export class Replica {
   #timer: NodeJS.Timeout | undefined;
   #isStopped = false;
   #renewals = 0;
-  readonly #checks = new Group<undefined, boolean>(maxChecks, checkGapMs, async asked => {
-    const isThere = (await this.#options.query(sql.check, [this.#id, marginMs / 1000])).length > 0;
-    return asked.map(() => isThere);
-  });
   readonly #cursors = { done: '', waiting: '' };
 
   constructor(options: ReplicaOptions) {
@@ -60,13 +52,8 @@ export class Replica {
     return monotonicMs() - this.#renewedAt < leaseMs - marginMs;
   }
 
-  /**
-   * Asks the database whether this life goes on, with time enough to send a message: the clock of a machine that slept
-   * does not know. Resolves with false where nobody can tell.
-   */
-  async isAlive(): Promise<boolean> {
-    return (await this.#checks.add(undefined).catch(() => false)) && this.isSure;
-  }
+  /** The same margin in seconds, for statements that look at the lease in the database. */
+  static readonly marginSeconds = marginMs / 1000;
 
   /** Begins a life if it can, and goes on trying in the background. Never rejects. */
   async start(): Promise<void> {

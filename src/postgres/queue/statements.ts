@@ -27,6 +27,17 @@ const lastSeat = (name: string, max: string): string =>
 export const seconds = (value: string): string => `${value} * interval '1 s'`;
 export const isWaiting = `owner IS NULL AND state = 'waiting'`;
 const isMine = 'owner IS NOT DISTINCT FROM $1::bigint';
+/** Something is due at a destination, and nothing forbids to try it. */
+const isWanted = 'first_at <= now() AND failures = 0 AND blocked_until <= now()';
+
+export const statement = (name: string, text: string, expected: readonly string[] = []) => ({
+  name: `slimsmtp_queue_${name}`,
+  text,
+  expected,
+});
+const isInTime = (asked: string): string => `now() < to_timestamp(${asked}::float8) + interval '8 s'`;
+/** The clock of the database, in seconds since 1970. */
+export const clock = statement('clock', 'SELECT extract(epoch FROM now())::float8 AS now');
 
 /**
  * Tells the destinations of jobs that wait. A destination that backs off is tried when the job could be, had it failed
@@ -44,12 +55,6 @@ export const wakeDestinations = (jobs: string, retry: string): string => {
 const leased = (job: string, seat: string): string => `${job}.message AS id, ${job}.destination, ${job}.revision,
   ${job}.deaths, ${job}.record, ${seat} AS seat, m.envelope, m.size::float8 AS size, m.is_single, m.body IS NULL AS is_chunked,
   CASE WHEN m.size <= 65536 THEN m.body END AS body`;
-
-export const statement = (name: string, text: string, expected: readonly string[] = []) => ({
-  name: `slimsmtp_queue_${name}`,
-  text,
-  expected,
-});
 
 /**
  * messages: $2 ids, $3 senders, $4 times of arrival in ms, $5 sizes, $6 whether it has one job, $7 envelopes, $8
@@ -77,7 +82,7 @@ export const accept = statement(
       WHERE w.d IN (SELECT d FROM o) ORDER BY 1, 2 ON CONFLICT DO NOTHING RETURNING destination, n),
     k AS (SELECT s.destination, s.n FROM r, unnest($17::text[], $18::int[]) AS k(d, n) JOIN slimsmtp_seat s ON s.destination = k.d AND s.n = k.n
       WHERE ${isMine} AND k.d IN (SELECT d FROM o))
-    SELECT id AS name, NULL::int AS seat FROM m UNION ALL SELECT destination, n FROM s UNION ALL SELECT destination, n FROM k UNION ALL SELECT d, -1 FROM o UNION ALL SELECT NULL, NULL FROM r`,
+    SELECT id AS name, NULL::int AS seat FROM m UNION ALL SELECT destination, n FROM s UNION ALL SELECT destination, n FROM k UNION ALL SELECT d, -1 FROM r, o UNION ALL SELECT NULL, NULL FROM r`,
 );
 /** $1 ids that may be there already, because an answer was lost: those that are, as durable as new ones. */
 export const touch = statement(
@@ -117,8 +122,9 @@ export const body = statement('body', 'SELECT body AS data FROM slimsmtp_message
 /**
  * $2 destinations at most, $3 jobs at most, $4 jobs of a destination at most, $5 its sessions at most, $6 whether
  * notices may run, $7 destinations that take fewer sessions, $8 how many, $9 seconds to look back, $10 destinations and
- * $11 numbers of seats that it has kept. Always a row, which says how many destinations were looked at, and for how
- * many seconds the first of them was due.
+ * $11 numbers of seats that it has kept: their destinations are looked at 0.2 s before they are due, because others who
+ * found no seat there have put them off. Always a row, which says how many destinations were looked at, and for how many
+ * seconds the first one was due, also where others had locked it.
  */
 export const claim = statement(
   'claim',
@@ -126,7 +132,9 @@ export const claim = statement(
     few AS MATERIALIZED (SELECT * FROM unnest($7::text[], $8::int[]) AS few(name, max)),
     kept AS MATERIALIZED (SELECT * FROM unnest($10::text[], $11::int[]) AS kept(name, n)),
     d AS MATERIALIZED (SELECT d.*, t.own, f.free, coalesce(cardinality(f.free), 0) AS room FROM
-      (SELECT ctid AS at, name, failures, reason, next_due, first_at FROM slimsmtp_destination WHERE next_due <= now() AND next_due > now() - ${seconds('$9::float8')} AND EXISTS (SELECT FROM r)
+      (SELECT ctid AS at, name, failures, reason, next_due, first_at FROM slimsmtp_destination
+        WHERE next_due <= now() + interval '0.2 s' AND next_due > now() - ${seconds('$9::float8')} AND EXISTS (SELECT FROM r)
+          AND (next_due <= now() OR name = ANY ($10::text[]) AND ${isWanted})
         ORDER BY next_due LIMIT $2 FOR UPDATE SKIP LOCKED) d
       CROSS JOIN LATERAL (SELECT coalesce(array_agg(s.n), '{}') AS taken,
           coalesce(array_agg(s.n) FILTER (WHERE ${isMine} AND EXISTS (SELECT FROM kept WHERE kept.name = d.name AND kept.n = s.n)), '{}') AS own
@@ -160,7 +168,8 @@ export const claim = statement(
     y AS (UPDATE slimsmtp_destination d SET first_at = z.first_at, next_due = z.next_due FROM z
       WHERE d.ctid = z.at AND (z.next_due > now() OR d.next_due < now() - interval '0.2 s'))
     SELECT v.looked, v.age, d.failures, d.reason, ${leased('u', 'u.n')}
-    FROM (SELECT count(*)::int AS looked, extract(epoch FROM now() - min(next_due))::float8 AS age FROM d) v
+    FROM (SELECT (SELECT count(*)::int FROM d) AS looked, extract(epoch FROM now() - (SELECT next_due FROM slimsmtp_destination
+        WHERE next_due <= now() AND next_due > now() - ${seconds('$9::float8')} ORDER BY next_due LIMIT 1))::float8 AS age) v
       LEFT JOIN u ON true LEFT JOIN d ON d.name = u.destination LEFT JOIN slimsmtp_message m ON m.id = u.message`,
 );
 /**
@@ -177,12 +186,19 @@ export const wake = statement(
     SELECT coalesce(d.failures, 0) AS failures, d.reason, ${leased('u', 'NULL::int')}
     FROM u JOIN slimsmtp_message m ON m.id = u.message LEFT JOIN slimsmtp_destination d ON d.name = u.destination`,
 );
+/** $2 messages, $3 destinations, $4 seconds that must be left -> those that are still leased */
+export const check = statement(
+  'check',
+  `SELECT message, destination FROM slimsmtp_job JOIN unnest($2::text[], $3::text[]) AS v(m, d) ON message = m AND destination = d
+    WHERE ${isMine} AND EXISTS (SELECT FROM slimsmtp_replica WHERE id = $1 AND lease_until > now() + ${seconds('$4::float8')})`,
+);
 /**
  * What waits at the destinations of `rows` is due again at once; `due` has a row for each of them.
  */
-const wakeNextOf = (rows: string): string => `due AS MATERIALIZED (SELECT ctid AS at, next_due FROM slimsmtp_destination
-      WHERE name IN (SELECT destination FROM ${rows}) AND first_at <= now() AND failures = 0 AND blocked_until <= now()),
-    woken AS (UPDATE slimsmtp_destination SET next_due = now() FROM due WHERE slimsmtp_destination.ctid = due.at AND due.next_due > now())`;
+const wakeNextOf = (rows: string): string => `due AS MATERIALIZED (SELECT ctid AS at FROM slimsmtp_destination
+      WHERE name IN (SELECT destination FROM ${rows}) AND ${isWanted} ORDER BY name),
+    woken AS (UPDATE slimsmtp_destination SET next_due = now() FROM due WHERE slimsmtp_destination.ctid = due.at
+      AND next_due > now() AND ${isWanted})`;
 /**
  * Removes messages of one job for which nothing is left to do: $2 messages, $3 destinations, $4 revisions, $5 seats
  * that go back -> those that are gone, and whether others wait for their destinations
@@ -243,21 +259,22 @@ export const unblock = statement(
 );
 /**
  * Frees what a lost answer has left: $2 messages and $3 destinations that are known, $4 destinations and $5 numbers of
- * seats
+ * seats; $6 when this was asked, by the clock of the database. A statement that comes late changes nothing: what it would
+ * free may be in use again.
  */
 export const orphans = statement(
   'orphans',
-  `WITH j AS (UPDATE slimsmtp_job SET owner = NULL, next_at = now() WHERE owner = $1::bigint
+  `WITH j AS (UPDATE slimsmtp_job SET owner = NULL, next_at = now() WHERE owner = $1::bigint AND ${isInTime('$6')}
       AND NOT EXISTS (SELECT FROM unnest($2::text[], $3::text[]) AS v(m, d) WHERE v.m = message AND v.d = destination)
       RETURNING destination, next_at),
-    s AS (DELETE FROM slimsmtp_seat WHERE owner = $1::bigint
+    s AS (DELETE FROM slimsmtp_seat WHERE owner = $1::bigint AND ${isInTime('$6')}
       AND NOT EXISTS (SELECT FROM unnest($4::text[], $5::int[]) AS v(d, k) WHERE v.d = destination AND v.k = n)),
     woken AS (${wakeDestinations('j', '0')}) SELECT count(*)::int AS jobs FROM j`,
 );
-/** Gives back seats that nobody uses: $2 destinations, $3 numbers -> those for which others wait */
+/** Gives back seats that nobody uses: $2 destinations, $3 numbers, $4 as in `orphans` -> those for which others wait */
 export const unseat = statement(
   'unseat',
-  `WITH s AS (DELETE FROM slimsmtp_seat USING unnest($2::text[], $3::int[]) AS v(d, k) WHERE destination = v.d AND n = v.k AND ${isMine}
+  `WITH s AS (DELETE FROM slimsmtp_seat USING unnest($2::text[], $3::int[]) AS v(d, k) WHERE destination = v.d AND n = v.k AND ${isMine} AND ${isInTime('$4')}
       RETURNING destination),
     ${wakeNextOf('s')} SELECT 1 FROM due`,
 );

@@ -41,11 +41,11 @@ import { Listener } from './listener.ts';
 import { counts, pages } from './looking.ts';
 import { Orphans } from './orphans.ts';
 import { Replica } from './replica.ts';
-import { type SeatName, Seats, columnsOfSeats, without } from './seats.ts';
+import { Seats, columnsOfSeats, without } from './seats.ts';
 import { type Lease, type LeasedRow, columnsOf, toLeased } from './rows.ts';
 import { schemaMaker } from './schema.ts';
 import * as sql from './statements.ts';
-import { type Writing, writeJobs } from './jobs.ts';
+import { type Writing, checkJobs, writeJobs } from './jobs.ts';
 import { Leases } from './leases.ts';
 import { LookBack } from './look-back.ts';
 
@@ -56,6 +56,8 @@ const [maxDestinations, maxOfDestination] = [50, 10];
 const [lateMs, maxLate] = [1000, 20];
 /** Under load so long lies between two statements that remove what was sent: nobody waits for them. */
 const settleGapMs = 10;
+/** Under load all attempts that ask within so long whether their lease holds ask together. */
+const checkGapMs = 2;
 
 type StoreOptions = Readonly<{
   database: Database;
@@ -77,7 +79,12 @@ export class PostgresStore implements SharedStore {
   readonly #spool: Spool;
   readonly #settles = new Group<Writing, boolean>(200, settleGapMs, items => this.#write(items, true));
   readonly #puts = new Group<Writing, boolean>(100, 0, items => this.#write(items, false));
-  readonly #seats = new Seats(seats => void this.#unseat(seats).catch(() => this.#orphans.doubt()));
+  readonly #checks = new Group<LeasedJob, boolean>(500, checkGapMs, items =>
+    checkJobs(this.#options.database.query, this.#replica.id, items),
+  );
+  readonly #seats = new Seats(async seats => {
+    if (await this.#orphans.unseat(this.#replica.id, seats)) this.#announce();
+  });
   readonly #leases = new Leases();
   #on: On = { onWork: () => undefined, onLost: () => undefined };
   readonly #orphans: Orphans;
@@ -96,8 +103,7 @@ export class PostgresStore implements SharedStore {
     this.#spool = new Spool(bodies, spoolFolder);
     const life = (): string | undefined => this.#replica.id;
     this.#orphans = new Orphans(query, () => this.#known());
-    const [mayTakeSeats, onDoubt] = [() => this.#orphans.freeing, () => this.#orphans.doubt()];
-    this.#intake = new Intake({ query, bodies, maxSessions, seats: this.#seats, life, mayTakeSeats, onDoubt });
+    this.#intake = new Intake({ query, bodies, maxSessions, seats: this.#seats, life, orphans: this.#orphans });
   }
 
   async start(on: On): Promise<void> {
@@ -150,7 +156,9 @@ export class PostgresStore implements SharedStore {
       if (plan === undefined || job.seat !== undefined) continue;
       const giveBack = (): Promise<void> => this.write(job, plan, record => ({ ...plan, record }));
       const isAhead = this.#seats.has(job.destination) || this.#leases.isSeatedAt(job.destination);
-      job.isSeated = this.#seat(job, open.includes(job) && isAhead, giveBack);
+      // Notices have fewer places, which a seat says nothing of.
+      const mayWait = open.includes(job) && isAhead && job.record.from !== '';
+      job.isSeated = this.#seat(job, mayWait, giveBack);
     }
     return jobs.filter(job => this.#leases.get(job));
   }
@@ -162,9 +170,12 @@ export class PostgresStore implements SharedStore {
     return isSeated;
   }
 
-  async claim({ jobs, notices, sessions }: ClaimLimits) {
+  async claim(limits: ClaimLimits) {
     await this.#intake.tidy();
-    if (!this.#intake.isTakingSeats) await this.#orphans.free();
+    return this.#orphans.taking(() => this.#claim(limits));
+  }
+
+  async #claim({ jobs, notices, sessions }: ClaimLimits) {
     const me = this.#replica.id;
     if (me === undefined) return { jobs: [], isMore: false };
     const now = monotonicMs();
@@ -176,20 +187,21 @@ export class PostgresStore implements SharedStore {
     const fewer = [[...sessions.keys()], [...sessions.values()]];
     const limits = [destinations, jobs, maxOfDestination, this.#options.maxSessions, notices, ...fewer];
     const known = [this.#lookBack.seconds(now), ...columnsOfSeats(kept)];
+    type Row = LeasedRow & { readonly looked: number; readonly age: number | null };
+    let due: readonly Row[] = [];
     try {
-      type Row = LeasedRow & { readonly looked: number; readonly age: number | null };
       const rows = await this.#ask<Row>(sql.claim, [me, ...limits, ...known]);
-      this.#lookBack.hasLooked(now, rows[0]?.age ?? 0);
-      const due: readonly LeasedRow[] = rows.filter(({ id }) => id !== null);
       const late = isLateTime ? await this.#ask<LeasedRow>(sql.wake, [me, maxLate]) : [];
       if (me !== this.#replica.id) return { jobs: [], isMore: true };
+      this.#lookBack.hasLooked(now, rows[0]?.age ?? 0);
+      due = rows.filter(({ id }) => id !== null);
       const isMore = due.length > 0 || (rows[0]?.looked ?? 0) >= destinations;
-      this.#seats.restore(without(kept, due));
       return { jobs: [...due, ...late].map(row => this.#take(row)), isMore };
     } catch (error) {
-      if (me === this.#replica.id) this.#seats.restore(kept);
       this.#orphans.doubt();
       throw error;
+    } finally {
+      if (me === this.#replica.id) this.#seats.restore(without(kept, due));
     }
   }
 
@@ -213,7 +225,8 @@ export class PostgresStore implements SharedStore {
   }
 
   async confirm(job: LeasedJob): Promise<boolean> {
-    return (await this.#replica.isAlive()) && this.#leases.get(job) !== undefined;
+    const isMine = await this.#checks.add(job).catch(() => false);
+    return isMine && this.#replica.isSure && this.#leases.get(job) !== undefined;
   }
 
   async write(job: LeasedJob, plan: JobPlan, merge: (changed: StoredEntry) => JobPlan): Promise<void> {
@@ -292,12 +305,6 @@ export class PostgresStore implements SharedStore {
     this.#leases.release(job);
   }
 
-  /** Gives back seats that nobody uses, and has what waits for them claimed. */
-  async #unseat(seats: readonly SeatName[]): Promise<void> {
-    const woken = await this.#ask(sql.unseat, [this.#replica.id, ...columnsOfSeats(seats)]);
-    if (woken.length > 0) this.#announce();
-  }
-
   /** The names of all leased jobs, and all seats, of which this replica knows: the parameters of `orphans`. */
   #known(): readonly unknown[] {
     const { jobs } = this.#leases;
@@ -317,6 +324,7 @@ export class PostgresStore implements SharedStore {
   #loseAll(): void {
     const lost = this.#leases.lose();
     this.#seats.clear();
+    this.#lookBack.reset();
     for (const job of lost) this.#on.onLost(job);
   }
 }
