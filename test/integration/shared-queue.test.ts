@@ -127,7 +127,7 @@ describe('replicas on one database', () => {
     assert.equal(two.attempts.length, 1);
   });
 
-  it('find what was due while others had locked it, and take no seat for theirs that the database does not know', async () => {
+  it('find what was due while others had locked it, and take no seat for theirs that the database does not know', async t => {
     const [one] = (await replicas(1, { maxSessions: 2 })) as [Replica];
     one.state.answer = () => greylisted;
     await one.add('a', ['b@peer.example']);
@@ -135,6 +135,7 @@ describe('replicas on one database', () => {
     one.state.answer = () => delivered;
     const other = new Client({ connectionString: postgres.url });
     await other.connect();
+    t.after(() => other.end());
     await other.query('BEGIN');
     await other.query('UPDATE slimsmtp_destination SET next_due = now(), first_at = now()');
     await other.query('UPDATE slimsmtp_job SET next_at = now()');
@@ -150,7 +151,6 @@ describe('replicas on one database', () => {
     await until('it is gone', async () => (await rows('SELECT FROM slimsmtp_message')).length === 0);
     // As after the failover to a database that has lost it.
     await other.query('DELETE FROM slimsmtp_seat');
-    await other.end();
     let release = (): void => undefined;
     one.state.answer = async () => (await new Promise<void>(resolve => (release = resolve)), delivered);
     await one.add('b', ['b@peer.example']);

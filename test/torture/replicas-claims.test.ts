@@ -1,12 +1,15 @@
 // What a claim costs in the queue in PostgreSQL: with a thousand and with a million waiting messages, after as many
 // claims, and beside an open snapshot, which keeps the dead rows of all that was sent.
 // Promise shown: it costs the same, within twice, and what it gives does not depend on the length of the queue.
-// The size: REPLICAS_WAITING; without TORTURE=all a sample.
+// The size: REPLICAS_WAITING; without TORTURE=all a sample. REPLICAS_PLOT: a file for the course beside the snapshot, as
+// SVG.
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
 import { after, test } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';
 import { Client } from 'pg';
 import { clean, replica, usePostgres } from '../integration/shared-queue.harness.ts';
+import { plot } from './soak-plot.ts';
 
 const many = Number(process.env['REPLICAS_WAITING'] ?? (process.env['TORTURE'] === 'all' ? 1_000_000 : 30_000));
 const few = 1000;
@@ -49,6 +52,9 @@ const quartile = (times: readonly number[]): number =>
 /** Claims and settles that many jobs; how long a claim took in ms, at the beginning and at the end. */
 async function drain(store: Awaited<ReturnType<typeof replica>>['store'], jobs: number) {
   const times: number[] = [];
+  /** The course: how long claims took, and how many messages were gone. */
+  const samples: { minutes: number; ms: number; sent: number }[] = [];
+  const begunAt = performance.now();
   let empty = 0;
   for (let done = 0; done < jobs;) {
     const startedAt = performance.now();
@@ -59,6 +65,8 @@ async function drain(store: Awaited<ReturnType<typeof replica>>['store'], jobs: 
     assert.ok(empty < 20, `nothing is claimed after ${done} of ${jobs}`);
     if (empty > 0) await wait(100);
     done += claimed.jobs.length;
+    const minutes = (performance.now() - begunAt) / 60_000;
+    if (times.length % 50 === 0) samples.push({ minutes, ms: quartile(times.slice(-50)), sent: done });
     const plan = { state: 'done', waitMs: 0, wakeMs: 0 } as const;
     await Promise.all(
       claimed.jobs.map(job => {
@@ -67,7 +75,7 @@ async function drain(store: Awaited<ReturnType<typeof replica>>['store'], jobs: 
       }),
     );
   }
-  return { first: quartile(times.slice(5, 45)), last: quartile(times.slice(-40)) };
+  return { first: quartile(times.slice(5, 45)), last: quartile(times.slice(-40)), samples };
 }
 
 test(`a claim costs the same with ${few} and ${many} waiting messages`, async t => {
@@ -103,6 +111,17 @@ test(`a claim costs the same with ${few} and ${many} waiting messages`, async t 
     `a claim of 20, ms: ${ms(short.first)} with ${few}; ${ms(firstMs)} (the first) and ${ms(long.first)} with ${many}, ${ms(long.last)} later; ` +
       `beside a snapshot ${ms(beside.first)}, then ${ms(beside.last)}; after ${many} claims ${ms(late.last)}`,
   );
+  const plotFile = process.env['REPLICAS_PLOT'];
+  if (plotFile !== undefined) {
+    const minutes = beside.samples.map(each => each.minutes);
+    const claims = { name: 'lower quartile', values: beside.samples.map(({ ms: each }) => each) };
+    const sent = { name: 'sent', values: beside.samples.map(each => each.sent / 1000) };
+    const panels = [
+      { title: 'a claim of 20', unit: 'ms', lines: [claims] },
+      { title: 'since the snapshot', unit: 'thousand messages', lines: [sent] },
+    ];
+    writeFileSync(plotFile, plot(`Claims beside an open snapshot, to ${destinations} next hops`, minutes, panels));
+  }
   const troubles = lines.filter(({ msg }) => /cannot answer/.test(msg));
   assert.deepEqual(troubles, []);
   for (const [what, value] of Object.entries({
