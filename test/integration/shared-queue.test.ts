@@ -184,6 +184,26 @@ describe('replicas on one database', () => {
     assert.deepEqual(one.state.most, 2);
   });
 
+  it('begin nothing more once they are told to stop, and leave what waits in memory to others', async () => {
+    const [one] = (await replicas(1, { maxSessions: 1 })) as [Replica];
+    let release = (): void => undefined;
+    one.state.answer = async () => (await new Promise<void>(resolve => (release = resolve)), delivered);
+    await one.add('a', ['b@peer.example']);
+    await one.add('b', ['b@peer.example']);
+    await until('the first is tried', () => one.attempts.length === 1);
+    const stopping = one.queue.stop(10_000);
+    release();
+    await stopping;
+    assert.equal(one.attempts.length, 1);
+    assert.deepEqual(await rows('SELECT message, owner FROM slimsmtp_job'), [{ message: 'b', owner: null }]);
+    const [two] = (await replicas(1)) as [Replica];
+    await settled();
+    assert.deepEqual(
+      two.attempts.map(({ id }) => id),
+      ['b'],
+    );
+  });
+
   it('each begin at once with the mail that they were given', async () => {
     const all = await replicas(3);
     await Promise.all(all.map((each, at) => each.add(`m${at}`, [`b@peer${at}.example`])));
