@@ -87,7 +87,10 @@ export class SharedQueue implements Queue {
   async stop(withinMs: number): Promise<void> {
     clearInterval(this.#timer);
     this.#timer = undefined;
-    await Promise.race([Promise.all(this.#turns), pause(withinMs, undefined, { ref: false })]);
+    const ended = (async () => {
+      while (this.#turns.size > 0) await Promise.all(this.#turns);
+    })();
+    await Promise.race([ended, pause(withinMs, undefined, { ref: false })]);
   }
 
   /** Gives to others what is not done. The last thing. */
@@ -174,7 +177,8 @@ export class SharedQueue implements Queue {
   /** Never rejects. */
   async #takeTurn(job: LeasedJob): Promise<void> {
     if (job.isSeated && !(await job.isSeated)) return;
-    if (job.isSeated && this.#timer === undefined) return this.#giveBack(job);
+    // It came, or had its seat, after the order to stop: nobody would wait for the attempt.
+    if (this.#timer === undefined) return this.#giveBack(job);
     const { destination: key, record, seat, failures, reason } = job;
     const { store, clock, log } = this.#options;
     const hop = nextHopAt(key);
