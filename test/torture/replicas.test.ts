@@ -126,7 +126,8 @@ test(`${names.length} replicas, ${messages} messages: ${kills} kills, ${pauses} 
     await sql('SELECT pg_reload_conf()');
   }
   let current = primary;
-  const hop = new CountingHop(() => meanMs * (0.25 + 1.5 * Math.random()));
+  let isLoadOver = false;
+  const hop = new CountingHop(() => (isLoadOver ? 10 : meanMs * (0.25 + 1.5 * Math.random())));
   await hop.listen();
   undo(async () => hop.close());
 
@@ -267,6 +268,7 @@ test(`${names.length} replicas, ${messages} messages: ${kills} kills, ${pauses} 
   await Promise.all([killing, pausing, cutting, restarting, promoting]);
   await clients;
   assert.equal(load.kept.size, messages);
+  isLoadOver = true;
   const loadSeconds = Math.round((performance.now() - begunAt) / 1000);
   for (let left = 240; left > 0 && (await waiting().catch(() => 1)) > 0; left -= 1) await wait(1000);
   clearInterval(look);
