@@ -160,6 +160,22 @@ describe('replicas on one database', () => {
     await settled();
   });
 
+  it('share the seats of a destination that is full, whoever was given the mail', async () => {
+    const [one, two] = (await replicas(2, { maxSessions: 4 })) as [Replica, Replica];
+    let isSlow = true;
+    for (const { state } of [one, two]) state.answer = () => (isSlow ? wait(400).then(() => delivered) : delivered);
+    for (let at = 0; at < 60; at += 1) await one.add(`m${at}`, ['b@peer.example']);
+    const seats = async (): Promise<string> =>
+      (await rows('SELECT count(*) AS n FROM slimsmtp_seat GROUP BY owner ORDER BY 1')).map(({ n }) => n).join();
+    await until('each has its share', async () => (await seats()) === '2,2');
+    // It stays so while mail waits.
+    await wait(1500);
+    assert.equal(await seats(), '2,2');
+    isSlow = false;
+    await settled();
+    assert.ok(two.attempts.length >= 6, `${two.attempts.length}`);
+  });
+
   it('have new mail wait in memory for a seat of their own, for a moment', async () => {
     const [one] = (await replicas(1, { maxSessions: 2 })) as [Replica];
     const gates: (() => void)[] = [];

@@ -10,6 +10,9 @@
 //   older snapshot. Where the row has changed in between, that version is not found by this statement, and it stays as it
 //   is; else `first_at` would pass over jobs, which would wait for ever. And a look-up by name would walk over the dead
 //   versions of the row while a snapshot is open. (Version 1 of the tables has `changes` for the first of these.)
+// - A replica claims no more than its share of the seats of a destination: else it would have all of them as soon as the
+//   destination is full, because it claims anew whenever an attempt of its own ends, and with its death nothing would be
+//   sent there until its lease ends. Who was alive in the last ten seconds counts. What is left to others stays due.
 // - All seats of a destination are looked at: 'the first n are taken' is wrong as soon as two replicas conflict.
 // - A claim writes the row of a destination five times a second at most while more is due there: each version that it
 //   leaves is walked over by others while a snapshot is open.
@@ -123,23 +126,26 @@ export const body = statement('body', 'SELECT body AS data FROM slimsmtp_message
  * $2 destinations at most, $3 jobs at most, $4 jobs of a destination at most, $5 its sessions at most, $6 whether
  * notices may run, $7 destinations that take fewer sessions, $8 how many, $9 seconds to look back, $10 destinations and
  * $11 numbers of seats that it has kept: their destinations are looked at 0.2 s before they are due, because others who
- * found no seat there have put them off. Always a row, which says how many destinations were looked at, and for how many
- * seconds the first one was due, also where others had locked it.
+ * found no seat there have put them off. Always a row, which says how many destinations were looked at (but for those
+ * where this replica has its share), and for how many seconds the first one was due, also where others had locked it.
  */
 export const claim = statement(
   'claim',
   `WITH r AS MATERIALIZED (SELECT id FROM slimsmtp_replica WHERE id = $1 FOR KEY SHARE),
     few AS MATERIALIZED (SELECT * FROM unnest($7::text[], $8::int[]) AS few(name, max)),
     kept AS MATERIALIZED (SELECT * FROM unnest($10::text[], $11::int[]) AS kept(name, n)),
-    d AS MATERIALIZED (SELECT d.*, t.own, f.free, coalesce(cardinality(f.free), 0) AS room FROM
+    share AS MATERIALIZED (SELECT greatest(count(*), 1) AS replicas FROM slimsmtp_replica WHERE lease_until > now() + interval '50 s'),
+    d AS MATERIALIZED (SELECT d.*, t.own, f.free, least(cardinality(f.free),
+        greatest(0, ceil((${lastSeat('d.name', '$5::int')} + 1)::float8 / share.replicas) - t.used))::int AS room FROM share CROSS JOIN
       (SELECT ctid AS at, name, failures, reason, next_due, first_at FROM slimsmtp_destination
         WHERE next_due <= now() + interval '0.2 s' AND next_due > now() - ${seconds('$9::float8')} AND EXISTS (SELECT FROM r)
           AND (next_due <= now() OR name = ANY ($10::text[]) AND ${isWanted})
         ORDER BY next_due LIMIT $2 FOR UPDATE SKIP LOCKED) d
       CROSS JOIN LATERAL (SELECT coalesce(array_agg(s.n), '{}') AS taken,
+          count(*) FILTER (WHERE ${isMine} AND NOT EXISTS (SELECT FROM kept WHERE kept.name = d.name AND kept.n = s.n)) AS used,
           coalesce(array_agg(s.n) FILTER (WHERE ${isMine} AND EXISTS (SELECT FROM kept WHERE kept.name = d.name AND kept.n = s.n)), '{}') AS own
         FROM slimsmtp_seat s WHERE s.destination = d.name) t
-      CROSS JOIN LATERAL (SELECT array_agg(g.n ORDER BY g.n <> ALL (t.own), g.n) AS free
+      CROSS JOIN LATERAL (SELECT coalesce(array_agg(g.n ORDER BY g.n <> ALL (t.own), g.n), '{}') AS free
         FROM generate_series(0, CASE WHEN d.failures > 0 THEN 0 ELSE coalesce((SELECT max FROM few WHERE few.name = d.name), ${lastSeat('d.name', '$5::int')} + 1) - 1 END) AS g(n)
         WHERE (g.n <> ALL (t.taken) OR g.n = ANY (t.own)) AND (d.failures = 0 OR t.taken <@ t.own)) f),
     w AS MATERIALIZED (SELECT q.name, q.message, q.free[q.k] AS n, q.free[q.k] = ANY (q.own) AS is_kept FROM (
@@ -156,19 +162,19 @@ export const claim = statement(
     u AS (UPDATE slimsmtp_job j SET owner = $1::bigint FROM w JOIN t ON t.destination = w.name AND t.n = w.n
       WHERE j.message = w.message AND j.destination = w.name
       RETURNING j.message, j.destination, j.revision, j.deaths, j.record, t.n),
-    x AS MATERIALIZED (SELECT d.at, d.room, d.failures, (SELECT count(*) FROM u WHERE u.destination = d.name) AS n,
+    x AS MATERIALIZED (SELECT d.at, cardinality(d.free) AS free, d.room, d.failures, (SELECT count(*) FROM u WHERE u.destination = d.name) AS n,
         (SELECT min(o.next_at) FROM (VALUES (false), (true)) AS lane(is_notice) CROSS JOIN LATERAL (SELECT next_at FROM slimsmtp_job o
           WHERE o.destination = d.name AND o.is_notice = lane.is_notice AND ${isWaiting} AND next_at >= d.first_at
             AND NOT EXISTS (SELECT FROM u WHERE u.message = o.message AND u.destination = o.destination)
           ORDER BY next_at LIMIT 1) o) AS first_at FROM d),
     z AS MATERIALIZED (SELECT at, coalesce(first_at, 'infinity') AS first_at, CASE WHEN first_at IS NULL THEN 'infinity'
           WHEN failures > 0 THEN greatest(first_at, now() + interval '5 s')
-          WHEN n >= room THEN greatest(first_at, now() + interval '0.2 s')
-          WHEN n = 0 THEN greatest(first_at, now() + interval '1 s') ELSE greatest(first_at, now()) END AS next_due FROM x),
+          WHEN n >= free THEN greatest(first_at, now() + interval '0.2 s')
+          WHEN n = 0 AND room > 0 THEN greatest(first_at, now() + interval '1 s') ELSE greatest(first_at, now()) END AS next_due FROM x),
     y AS (UPDATE slimsmtp_destination d SET first_at = z.first_at, next_due = z.next_due FROM z
       WHERE d.ctid = z.at AND (z.next_due > now() OR d.next_due < now() - interval '0.2 s'))
     SELECT v.looked, v.age, d.failures, d.reason, ${leased('u', 'u.n')}
-    FROM (SELECT (SELECT count(*)::int FROM d) AS looked, extract(epoch FROM now() - (SELECT next_due FROM slimsmtp_destination
+    FROM (SELECT (SELECT count(*)::int FROM d WHERE room > 0 OR free = '{}') AS looked, extract(epoch FROM now() - (SELECT next_due FROM slimsmtp_destination
         WHERE next_due <= now() AND next_due > now() - ${seconds('$9::float8')} ORDER BY next_due LIMIT 1))::float8 AS age) v
       LEFT JOIN u ON true LEFT JOIN d ON d.name = u.destination LEFT JOIN slimsmtp_message m ON m.id = u.message`,
 );
