@@ -271,10 +271,10 @@ export class Client {
 }
 
 /**
- * Waits for a state of the world; fails after five seconds. Looks by immediates, so that mocked timers do not matter.
+ * Waits for a state of the world; fails after twenty seconds. Looks by immediates, so that mocked timers do not matter.
  */
 export async function until(isSo: () => boolean, what: string, client?: Client): Promise<void> {
-  const deadline = process.hrtime.bigint() + 5_000_000_000n;
+  const deadline = process.hrtime.bigint() + 20_000_000_000n;
   while (!isSo()) {
     if (process.hrtime.bigint() > deadline) throw new Error(`waited in vain for ${what}`);
     await new Promise<void>(resolve => {
