@@ -68,7 +68,7 @@ export type LeasedJob = {
   readonly record: StoredEntry;
   /** The right to one attempt at the destination; undefined: only its sender is to be told something. */
   seat: number | undefined;
-  /** Where its seat comes later: whether it does. Else the store gives the job back. */
+  /** For a job that waits for its seat: resolves with whether it gets one. If it does not, the store gives it back. */
   isSeated?: Promise<boolean>;
   /** Rounds in a row in which nobody could reach the destination, and what the last one has brought. */
   readonly failures: number;

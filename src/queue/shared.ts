@@ -177,7 +177,7 @@ export class SharedQueue implements Queue {
   /** Never rejects. */
   async #takeTurn(job: LeasedJob): Promise<void> {
     if (job.isSeated && !(await job.isSeated)) return;
-    // It came, or had its seat, after the order to stop: nobody would wait for the attempt.
+    // The job was leased, or got its seat, after the order to stop, and `stop` may not wait for its attempt.
     if (this.#timer === undefined) return this.#giveBack(job);
     const { destination: key, record, seat, failures, reason } = job;
     const { store, clock, log } = this.#options;
@@ -232,7 +232,7 @@ export class SharedQueue implements Queue {
     await content?.then(({ release }) => release()).catch(() => undefined);
   }
 
-  /** Leaves a job to others, as it was. */
+  /** Writes a leased job as waiting, unchanged, so that another replica can claim it. */
   async #giveBack(job: LeasedJob): Promise<void> {
     const planAs = (record: StoredEntry): JobPlan => this.#plan(job.destination, record);
     await this.#options.store.write(job, planAs(job.record), planAs);

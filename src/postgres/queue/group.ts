@@ -18,9 +18,9 @@ export class Group<T, R> {
   #isRunning = false;
 
   /**
-   * `run` gives the results in the order of the items, an error among them to the one alone, and is never called while
-   * it runs. Under load at least `gapMs`
-   * lie between two calls, so that more of them go together; what comes after a pause never waits.
+   * `run` sends one statement for all its items. It gives a result or an error for each of them, in their order, and is
+   * never called again before it has ended. Under load the beginnings of two calls are at least `gapMs` apart, so that
+   * more items share a statement. An item that comes after a longer pause does not wait.
    */
   constructor(maxItems: number, gapMs: number, run: (items: readonly T[]) => Promise<readonly (R | Error)[]>) {
     this.#maxItems = maxItems;

@@ -52,8 +52,9 @@ export class Intake {
   }
 
   /**
-   * Keeps a small message, leased, and gives its jobs the seats that are free. Resolves with the jobs that have none
-   * although nobody waits for one at their destination. Rejects also where the queue had that id before.
+   * Stores a small message, leases its jobs, and gives them free seats. Resolves with the jobs that got no seat
+   * although their destination is open: no other job is due there. Rejects if the queue has a message with that id
+   * already.
    */
   add(mail: Small): Promise<readonly LeasedJob[]> {
     return this.#group.add(mail);
@@ -127,8 +128,8 @@ export class Intake {
   }
 
   /**
-   * Sends one statement. Resolves with the ids that are kept by it, whose jobs have their seats then, and with their
-   * jobs that have none although nobody waits.
+   * Sends one `accept`, and sets the seats of the jobs. Resolves with the ids of the messages that were inserted; each
+   * with its jobs that got no seat although their destination is open.
    */
   async #insert(me: string | undefined, items: readonly Small[]): Promise<ReadonlyMap<string, readonly LeasedJob[]>> {
     const { query, maxSessions, seats, life, orphans } = this.#options;
@@ -172,7 +173,8 @@ export class Intake {
       all.filter(({ seat }) => seat >= 0),
       ({ destination }) => destination,
     );
-    // One of an open destination that did not come back is not ours any more: the database knows better.
+    // A kept seat of an open destination that the database did not confirm has no row of ours any more: it is
+    // forgotten.
     giveBack(without(kept, all).filter(({ destination }) => !open.has(destination)));
     const made = new Map<string, readonly LeasedJob[]>();
     for (const { record, wantsSeats, jobs: own } of items) {

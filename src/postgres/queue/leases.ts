@@ -17,7 +17,7 @@ export class Leases {
     return this.#leases.get(job);
   }
 
-  /** The job of the same name that is leased. */
+  /** The leased job that has the message and the destination of this one. */
   same(job: LeasedJob): LeasedJob | undefined {
     return this.#byName.get(nameOf(job));
   }
@@ -38,7 +38,7 @@ export class Leases {
     if (this.same(job) === job) this.#byName.delete(nameOf(job));
   }
 
-  /** Releases all of them, and gives them. */
+  /** For the end of a life: releases all jobs, and returns them. */
   lose(): readonly LeasedJob[] {
     const lost = this.jobs;
     this.#leases.clear();

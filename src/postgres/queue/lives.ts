@@ -1,13 +1,14 @@
-// The statements of the lives of replicas, and of what each replica does for all of them now and then.
+// The SQL statements by which a replica begins its life, renews its lease and ends its life; and those by which each
+// replica cleans up for all of them every few seconds.
 import { isWaiting, seconds, statement, wakeDestinations } from './statements.ts';
 
-/** name, seconds of the lease */
+/** Begins a life: $1 name of the replica, $2 seconds of its lease -> the id of the life */
 export const register = statement(
   'register',
   `INSERT INTO slimsmtp_replica (name, lease_until) VALUES ($1, now() + ${seconds('$2::float8')}) RETURNING id::text`,
   ['42P01'],
 );
-/** seconds of the lease. No row: this life is over */
+/** Renews the lease of a life: $2 seconds from now. It returns no row if the life is over */
 export const renew = statement(
   'renew',
   `UPDATE slimsmtp_replica SET lease_until = now() + ${seconds('$2::float8')} WHERE id = $1 RETURNING 1`,

@@ -1,29 +1,31 @@
-// How far back in time a claim looks for destinations that are due. What was due earlier, the last claim has seen. The
-// index still has the dead entries of all times at which a destination was due since the table was vacuumed, and under an
-// open snapshot these are many.
+// A claim reads the destinations that are due from an index on the time at which they became due. This file decides at
+// which time it begins to read. Before that time the index has only dead entries: the times at which destinations were
+// due until their rows were changed. PostgreSQL visits each of these entries, and while a snapshot is open it cannot
+// remove them.
 
-/** A commit may be late by so much. */
+/** A row may become visible this long after the time that it names, because its statement took as long to commit. */
 const lateMs = 1000;
-/** Once in so long a claim looks at all of them: a claim that fails leaves rows behind that others have passed over. */
+/** Every 30 seconds a claim reads the whole index, in case a row became visible even later. */
 const farEveryMs = 30_000;
+/** More seconds than any row is old. */
 const everything = 1e9;
 
 export class LookBack {
   #farAt = -Infinity;
   #leftAt = 0;
 
-  /** For how many seconds before the claim that is made `now` (ms of a clock that nobody sets). */
+  /** How many seconds before now a claim begins to read. `now` is in ms of the monotonic clock. */
   seconds(now: number): number {
     return this.#isFar(now) ? everything : (now - this.#leftAt + lateMs) / 1000;
   }
 
-  /** The claim of `now` was made, and of the destinations that it could see the first one was due for `age` seconds. */
+  /** Records that the claim of `now` has succeeded. Its oldest due destination had been due for `age` seconds. */
   hasLooked(now: number, age: number): void {
     if (this.#isFar(now)) this.#farAt = now;
     this.#leftAt = now - age * 1000;
   }
 
-  /** Others may have looked meanwhile, or nobody: this replica has begun a new life. */
+  /** Makes the next claim read the whole index, because this replica has made no claims between two of its lives. */
   reset(): void {
     this.#farAt = -Infinity;
   }

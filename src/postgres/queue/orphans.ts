@@ -1,27 +1,29 @@
-// What lost answers have left to this replica without its knowledge: leases, and seats. They are given back, also now and
-// then without any doubt: a statement may be carried out long after its answer was given up.
-// Promises: nothing is freed while a statement that takes leases or seats is under way, and none begins meanwhile. What
-// comes to the database late frees nothing.
+// Orphans are leases and seats that the database has recorded for this replica, and of which the replica does not know,
+// because the answer of the statement that took them was lost. They are freed ten seconds after an answer was lost, and
+// once a minute in any case, because PostgreSQL may carry out a statement long after its client has given up.
+// Promises: while orphans are freed, no statement that takes leases or seats is under way. A statement that frees
+// something, and that PostgreSQL carries out more than eight seconds late, changes nothing.
 import { monotonicMs } from '../../system/world.ts';
 import type { Query, Statement } from '../pool.ts';
 import { type SeatName, columnsOfSeats } from './seats.ts';
 import * as sql from './statements.ts';
 
-/** After a lost answer the database may work on for so long, before what it has left is looked for. */
+/** The time from a lost answer until orphans are looked for; by then the database has ended the statement. */
 const orphanMs = 10_000;
+/** The time between two looks for orphans when no answer was lost. */
 const everyMs = 60_000;
 
 export class Orphans {
   readonly #query: Query;
   readonly #known: () => readonly unknown[];
   readonly #now: () => number;
-  /** When an answer of the database was lost; undefined once what it may have left is given back. */
+  /** When the first answer was lost since orphans were freed last; undefined if none was. */
   #doubtAt: number | undefined;
   #freedAt: number;
   #freeing: Promise<void> | undefined;
   readonly #taking = new Set<Promise<unknown>>();
 
-  /** `known` gives what this replica knows of, as parameters of the statement. */
+  /** `known` gives the leases and seats of which this replica knows, as parameters of the statement `orphans`. */
   constructor(query: Query, known: () => readonly unknown[], now = monotonicMs) {
     this.#query = query;
     this.#known = known;
@@ -34,7 +36,7 @@ export class Orphans {
     this.#doubtAt ??= this.#now();
   }
 
-  /** Runs what takes leases or seats, after what is to be freed. */
+  /** Runs statements that take leases or seats. If it is time to free orphans, that is done before. */
   async taking<T>(run: () => Promise<T>): Promise<T> {
     while (this.#freeing || this.#isTime) await (this.#freeing ??= this.#free());
     const running = run();
@@ -51,7 +53,10 @@ export class Orphans {
     return (this.#doubtAt !== undefined && now - this.#doubtAt >= orphanMs) || now - this.#freedAt >= everyMs;
   }
 
-  /** Frees what is not known, once nothing is being taken. Where it cannot, it is tried again after a while. */
+  /**
+   * Frees orphans as soon as no statement that takes leases or seats is under way. If the database does not answer, it
+   * is tried again ten seconds later.
+   */
   async #free(): Promise<void> {
     await Promise.allSettled(this.#taking);
     this.#doubtAt = undefined;
@@ -65,7 +70,10 @@ export class Orphans {
     }
   }
 
-  /** Gives back seats that nobody uses. Resolves with whether others wait for their destinations. Never rejects. */
+  /**
+   * Deletes seats that no attempt uses from the database. Resolves with whether mail is due at their destinations.
+   * Never rejects.
+   */
   async unseat(me: string | undefined, seats: readonly SeatName[]): Promise<boolean> {
     try {
       return (await this.#inTime(sql.unseat, () => [me, ...columnsOfSeats(seats)])).length > 0;
@@ -75,7 +83,7 @@ export class Orphans {
     }
   }
 
-  /** Runs a statement that does nothing if it is carried out more than some seconds from now. */
+  /** Runs a statement that changes nothing if PostgreSQL carries it out more than eight seconds from now. */
   async #inTime(statement: Statement, values: () => readonly unknown[]) {
     const [clock] = await this.#query(sql.clock);
     return this.#query(statement, [...values(), clock?.['now']]);

@@ -2,31 +2,35 @@
 //
 // Theory of operation
 //
-// After an attempt a seat is kept for a second, because under load the next message for the same destination comes
-// within milliseconds. So most messages need no row of a seat. An open snapshot keeps the dead entries of all seats that
-// came and went, and this way there are few of them.
-// New mail that finds all seats of its destination in use waits in memory for one of this replica's, for half a second.
-// To write it as waiting, and to claim it later, would be two statements more.
-// A kept seat takes nothing from other replicas: what they could not send waits in the database, and the replica that
-// keeps the seat claims it.
-// Promises: one attempt at a time uses a seat. A seat that was not used for a second goes back.
+// When an attempt ends, the replica keeps its seat for another second. Under load the next message for the same
+// destination comes within milliseconds and uses it, so most messages neither insert nor delete a seat row. Few dead
+// index entries of seats arise that way, which matters while a snapshot is open, because then they cannot be vacuumed.
+// If all seats of its destination are in use, a new message waits in memory for about half a second until an attempt of
+// this replica ends. To write the message as waiting, and to claim it later, would be two statements more.
+// A kept seat does not delay the mail of other replicas. That mail waits in the database, and the replica that keeps
+// the seat claims it.
+// Promises: a seat is used by one attempt at a time. A seat that no attempt has used for a second is deleted from the
+// database.
 import type { LeasedJob } from '../../mail/queue-store.ts';
 import { monotonicMs } from '../../system/world.ts';
 
+/** A kept seat that no attempt has used for so long is given back. */
 const idleMs = 1000;
-/** So many are kept, of all destinations. */
+/** A replica keeps at most this number of seats, for all destinations together. */
 const maxKept = 1000;
-/** So many jobs wait in memory for a seat, of all destinations. */
+/** At most this number of jobs wait in memory for a seat, for all destinations together. */
 const maxWaiting = 500;
-/** A job waits for so long, and up to `tickMs` longer. */
+/** A job that has waited in memory for so long is given back to the database, at the next tick. */
 const waitMs = 500;
+/** The time between two looks at what has waited, or was kept, for too long. */
 const tickMs = 250;
 
-/** A seat of a destination, as a job has it. */
+/** What names a seat: its destination and its number there. A job without a seat has no number. */
 export type SeatName = Readonly<{ destination: string; seat?: number | null | undefined }>;
-/** A seat of this replica that no attempt uses. */
+/** A seat that this replica keeps; `usedAt` is when its last attempt ended, in ms of the monotonic clock. */
 export type Seat = Readonly<{ destination: string; seat: number; usedAt: number }>;
 
+/** A job that waits in memory for a seat. */
 type Waiting = Readonly<{ job: LeasedJob; since: number; resolve: (isSeated: boolean) => void }>;
 
 export class Seats {
@@ -37,13 +41,14 @@ export class Seats {
   #waits = 0;
   #timer: NodeJS.Timeout | undefined;
 
-  /** `giveBack` is called with seats that are not kept any longer. */
+  /** `giveBack` is called with seats that were kept for too long; it deletes them from the database. */
   constructor(giveBack: (seats: readonly Seat[]) => void) {
     this.#giveBack = giveBack;
   }
 
   /**
-   * Keeps a seat after its use, or hands it to who waits for it. Returns whether it does: else it is to be given back.
+   * Keeps the seat of an attempt that has ended, or hands it to a job that waits for one. Returns false if neither is
+   * possible; then the caller deletes the seat from the database.
    */
   keep({ destination, seat }: SeatName): boolean {
     if (typeof seat !== 'number' || this.#count >= maxKept) return false;
@@ -51,11 +56,15 @@ export class Seats {
     return true;
   }
 
+  /** Whether a seat of this destination is kept. */
   has(destination: string): boolean {
     return this.#kept.has(destination);
   }
 
-  /** Gives a job the next seat that is kept. Resolves with false where none is for a while. */
+  /**
+   * Gives a job a kept seat, now or as soon as an attempt at its destination ends. Resolves with false if that takes
+   * too long, or too many jobs wait.
+   */
   async wait(job: LeasedJob): Promise<boolean> {
     const { destination } = job;
     const [kept] = this.take(destination, 1);
@@ -71,12 +80,12 @@ export class Seats {
     });
   }
 
-  /** Keeps on what was handed out and not used. */
+  /** Takes back seats that `take` or `takeAll` has handed out and that no attempt has used. */
   restore(seats: readonly Seat[]): void {
     for (const seat of seats) this.#add(seat);
   }
 
-  /** Hands out kept seats of a destination, `count` at most. */
+  /** Hands out at most `count` of the kept seats of a destination. */
   take(destination: string, count: number): readonly Seat[] {
     const kept = this.#kept.get(destination) ?? [];
     const taken = kept.splice(Math.max(0, kept.length - count));
@@ -85,7 +94,7 @@ export class Seats {
     return taken;
   }
 
-  /** Hands out all of them. */
+  /** Hands out all kept seats. */
   takeAll(): readonly Seat[] {
     const all = this.all();
     this.#kept.clear();
@@ -93,11 +102,12 @@ export class Seats {
     return all;
   }
 
+  /** All kept seats; they stay kept. */
   all(): readonly Seat[] {
     return [...this.#kept.values()].flat();
   }
 
-  /** Forgets them, because they are not this replica's any more. Nobody waits any longer. */
+  /** For the end of a life: forgets all kept seats, and tells all waiting jobs that they get none. */
   clear(): void {
     this.takeAll();
     this.#giveUp(Infinity);
@@ -113,7 +123,7 @@ export class Seats {
     this.#begin();
   }
 
-  /** Ends the waiting of the first one who waits at a destination. */
+  /** Tells a job that it has this seat, or that it gets none. It has to be the first that waits at its destination. */
   #answer({ job, resolve }: Waiting, seat: number | undefined): void {
     const others = this.#waiting.get(job.destination)?.slice(1) ?? [];
     if (others.length > 0) this.#waiting.set(job.destination, others);
@@ -123,7 +133,7 @@ export class Seats {
     resolve(seat !== undefined);
   }
 
-  /** Ends the waiting of all who began before that time. */
+  /** Tells all jobs that have waited since `before`, or longer, that they get no seat. */
   #giveUp(before: number): void {
     for (const waiting of this.#waiting.values())
       for (const each of waiting) if (each.since <= before) this.#answer(each, undefined);
@@ -148,11 +158,14 @@ export class Seats {
   }
 }
 
-/** The seats of these that none of the others is. */
+/** The seats that are not among the others. */
 export const without = (seats: readonly Seat[], others: readonly SeatName[]): readonly Seat[] =>
   seats.filter(({ destination, seat }) => !others.some(each => each.destination === destination && each.seat === seat));
 
-/** Seats as the parameters of a statement: destinations, and numbers. What has none is left out. */
+/**
+ * Seats as two parameters of a statement: a list of destinations and a list of numbers. Jobs without a seat are left
+ * out.
+ */
 export function columnsOfSeats(seats: readonly SeatName[]): readonly [readonly string[], readonly number[]] {
   const there = seats.filter(({ seat }) => typeof seat === 'number');
   return [there.map(({ destination }) => destination), there.map(({ seat }) => Number(seat))];

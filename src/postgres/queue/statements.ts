@@ -6,16 +6,19 @@
 // Why some of it looks odd, each met by failing:
 // - `IS NOT DISTINCT FROM` in place of `=`: a plan that was made on an empty queue would use the partial index on
 //   `owner`, which is full of dead entries while a snapshot is open (25 ms in place of 0.6 ms).
-// - `ctid`, the place of a row's version: `claim` locks the newest row of a destination while its subqueries see an
-//   older snapshot. Where the row has changed in between, that version is not found by this statement, and it stays as it
-//   is; else `first_at` would pass over jobs, which would wait for ever. And a look-up by name would walk over the dead
-//   versions of the row while a snapshot is open. (Version 1 of the tables has `changes` for the first of these.)
-// - A replica claims no more than its share of the seats of a destination: else it would have all of them as soon as the
-//   destination is full, because it claims anew whenever an attempt of its own ends, and with its death nothing would be
-//   sent there until its lease ends. Who was alive in the last ten seconds counts. What is left to others stays due.
+// - `claim` updates destinations by `ctid`, which is the place of one version of a row. `claim` locks the newest
+//   version, while its subqueries see the snapshot with which the statement began. If another replica has changed the
+//   row since then, the newest version is not in that snapshot, so the update does not find it and the row stays as it
+//   is. An update by name would write a `first_at` that passes over the newest jobs, and these would wait for ever. It
+//   would also visit every dead version of the row while somebody has a snapshot open. (Replicas of version 1 or 2 of
+//   the tables compare `changes` for the same purpose, so this version still counts it up.)
+// - A replica claims no more than its share of the seats of a destination: the limit, divided by the replicas that have
+//   renewed their lease in the last ten seconds. It claims again whenever one of its own attempts ends, so without a
+//   share it would come to have all seats of a full destination. If it was killed then, nobody could send anything
+//   there until its lease ended. A destination where only the other replicas may claim stays due.
 // - All seats of a destination are looked at: 'the first n are taken' is wrong as soon as two replicas conflict.
-// - A claim writes the row of a destination five times a second at most while more is due there: each version that it
-//   leaves is walked over by others while a snapshot is open.
+// - While more jobs are due at a destination, claims update its row at most five times a second. Each update leaves a
+//   dead version, and other statements visit all of these while a snapshot is open.
 // - Of two settles of one message each would see the other's job. So a message of one job goes with its job, and others
 //   go by `reap`, after the commit.
 // - `first_at` keeps a claim from walking over the dead entries of all that was sent before, and so does the look back.
@@ -30,7 +33,7 @@ const lastSeat = (name: string, max: string): string =>
 export const seconds = (value: string): string => `${value} * interval '1 s'`;
 export const isWaiting = `owner IS NULL AND state = 'waiting'`;
 const isMine = 'owner IS NOT DISTINCT FROM $1::bigint';
-/** Something is due at a destination, and nothing forbids to try it. */
+/** A job is due at the destination, and the destination does not back off. */
 const isWanted = 'first_at <= now() AND failures = 0 AND blocked_until <= now()';
 
 export const statement = (name: string, text: string, expected: readonly string[] = []) => ({
@@ -60,11 +63,15 @@ const leased = (job: string, seat: string): string => `${job}.message AS id, ${j
   CASE WHEN m.size <= 65536 THEN m.body END AS body`;
 
 /**
- * messages: $2 ids, $3 senders, $4 times of arrival in ms, $5 sizes, $6 whether it has one job, $7 envelopes, $8
- * bodies; their jobs, leased at once: $9 messages, $10 destinations, $11 whether a notice, $12 seconds to the wake, $13
- * records; seats: $14 destinations, $15 numbers wanted, $16 sessions at most; $17 destinations and $18 numbers of seats
- * that it has kept -> no row: this life is over. A seat is refused where others wait for one, or nobody may try; a row
- * with the number -1 names a destination where that is not so.
+ * Inserts new messages and their jobs, leases the jobs, and takes seats for them.
+ * Messages: $2 ids, $3 senders, $4 times of arrival in ms, $5 sizes, $6 whether it has one job, $7 envelopes, $8
+ * bodies. Jobs: $9 messages, $10 destinations, $11 whether a notice, $12 seconds to the wake, $13 records. Seats that
+ * are wanted: $14 destinations, $15 how many at each, $16 the limit of sessions. Seats that the replica keeps and wants
+ * to use: $17 destinations, $18 numbers. A destination is open if no job is due there and it does not back off. Seats
+ * are given only at open destinations.
+ * -> Pairs (name, seat). A row with an id and NULL is a message that was inserted. A row with a destination and a
+ * number is a seat that was given. A row with a destination and -1 says that the destination is open. A row of two
+ * NULLs says that the life goes on; without any row it is over.
  */
 export const accept = statement(
   'accept',
@@ -123,11 +130,15 @@ export const download = statement('download', 'SELECT data FROM slimsmtp_chunk W
 export const body = statement('body', 'SELECT body AS data FROM slimsmtp_message WHERE id = $1');
 
 /**
- * $2 destinations at most, $3 jobs at most, $4 jobs of a destination at most, $5 its sessions at most, $6 whether
- * notices may run, $7 destinations that take fewer sessions, $8 how many, $9 seconds to look back, $10 destinations and
- * $11 numbers of seats that it has kept: their destinations are looked at 0.2 s before they are due, because others who
- * found no seat there have put them off. Always a row, which says how many destinations were looked at (but for those
- * where this replica has its share), and for how many seconds the first one was due, also where others had locked it.
+ * Leases jobs that are due, and takes a seat for each of them. $2 limit of destinations, $3 limit of jobs, $4 limit of
+ * jobs for one destination, $5 limit of sessions with one destination, $6 whether notices may run, $7 destinations that
+ * accept fewer sessions, $8 how many each of them accepts, $9 seconds to look back, $10 destinations and $11 numbers of
+ * the seats that the replica keeps.
+ * Replicas that find no free seat at a destination postpone it by 0.2 s. The replica that keeps a seat there may use it
+ * before that time is over, so destinations of $10 are read 0.2 s early.
+ * -> A row for each job; if there is none, one row without a job. Each row has `looked`, the number of destinations
+ * that were locked, without those where this replica has its share already; and `age`, for how many seconds the oldest
+ * due destination has been due, even if another replica had locked it.
  */
 export const claim = statement(
   'claim',
@@ -199,15 +210,17 @@ export const check = statement(
     WHERE ${isMine} AND EXISTS (SELECT FROM slimsmtp_replica WHERE id = $1 AND lease_until > now() + ${seconds('$4::float8')})`,
 );
 /**
- * What waits at the destinations of `rows` is due again at once; `due` has a row for each of them.
+ * Two parts of a statement. `due` has a row for each destination of `rows` where a job is due, and `woken` ends the
+ * time for which claims have postponed these destinations.
  */
 const wakeNextOf = (rows: string): string => `due AS MATERIALIZED (SELECT ctid AS at FROM slimsmtp_destination
       WHERE name IN (SELECT destination FROM ${rows}) AND ${isWanted} ORDER BY name),
     woken AS (UPDATE slimsmtp_destination SET next_due = now() FROM due WHERE slimsmtp_destination.ctid = due.at
       AND next_due > now() AND ${isWanted})`;
 /**
- * Removes messages of one job for which nothing is left to do: $2 messages, $3 destinations, $4 revisions, $5 seats
- * that go back -> those that are gone, and whether others wait for their destinations
+ * Deletes messages that have only one job, because that job is done: $2 messages, $3 destinations, $4 revisions, $5
+ * numbers of the seats to delete, or NULL where the replica keeps the seat -> the jobs that were deleted, and whether
+ * other jobs are due at their destinations
  */
 export const settle = statement(
   'settle',
@@ -264,9 +277,10 @@ export const unblock = statement(
     WHERE name = ANY ($1::text[])`,
 );
 /**
- * Frees what a lost answer has left: $2 messages and $3 destinations that are known, $4 destinations and $5 numbers of
- * seats; $6 when this was asked, by the clock of the database. A statement that comes late changes nothing: what it would
- * free may be in use again.
+ * Frees orphans: jobs and seats of this life of which the replica does not know. $2 messages and $3 destinations of the
+ * jobs that it knows, $4 destinations and $5 numbers of the seats that it knows, $6 the time of the database shortly
+ * before. If the statement is carried out more than eight seconds after $6 it changes nothing, because the replica may
+ * have taken the same jobs and seats again.
  */
 export const orphans = statement(
   'orphans',
@@ -277,7 +291,10 @@ export const orphans = statement(
       AND NOT EXISTS (SELECT FROM unnest($4::text[], $5::int[]) AS v(d, k) WHERE v.d = destination AND v.k = n)),
     woken AS (${wakeDestinations('j', '0')}) SELECT count(*)::int AS jobs FROM j`,
 );
-/** Gives back seats that nobody uses: $2 destinations, $3 numbers, $4 as in `orphans` -> those for which others wait */
+/**
+ * Deletes seats that no attempt uses: $2 destinations, $3 numbers, $4 as $6 of `orphans` -> a row for each of their
+ * destinations where a job is due
+ */
 export const unseat = statement(
   'unseat',
   `WITH s AS (DELETE FROM slimsmtp_seat USING unnest($2::text[], $3::int[]) AS v(d, k) WHERE destination = v.d AND n = v.k AND ${isMine} AND ${isInTime('$4')}

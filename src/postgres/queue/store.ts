@@ -8,9 +8,9 @@
 // waits or backs off; it says when there is something to claim.
 //
 // New mail is leased at once by the replica that took it, in the statement that makes it stable, which also asks for a
-// seat (intake.ts). With a seat it is sent from memory. Without one it waits for a seat of this replica's for a moment
-// (seats.ts); then its lease is given back, and the replica that claims it sends it. So two commits keep most mail: that
-// of `accept` and that of `settle`. A large message is uploaded first, without jobs (bodies.ts).
+// seat (intake.ts). With a seat it is sent from memory. Without one it waits in memory until an attempt of this replica
+// ends (seats.ts), or its lease is given back and the replica that claims it sends it. So most messages cost two
+// commits: `accept` and `settle`. A large message is uploaded first, without jobs (bodies.ts).
 //
 // An answer may be lost, and then it is not known whether the statement was carried out. Each statement may be sent
 // again. Of new mail it is asked first whether it is there: it cannot have been sent meanwhile, because its lease was
@@ -52,11 +52,11 @@ import { LookBack } from './look-back.ts';
 const retryMs = 500;
 /** Destinations that one claim looks at, and jobs that it takes of one of them. */
 const [maxDestinations, maxOfDestination] = [50, 10];
-/** Once in so long a claim takes so many jobs whose senders are to hear something. */
+/** Every `lateMs` a claim also leases up to `maxLate` jobs whose senders are to be told that their mail is late. */
 const [lateMs, maxLate] = [1000, 20];
-/** Under load so long lies between two statements that remove what was sent: nobody waits for them. */
+/** Under load the beginnings of two `settle` statements are so far apart: nobody waits for them. */
 const settleGapMs = 10;
-/** Under load all attempts that ask within so long whether their lease holds ask together. */
+/** Under load the beginnings of two `check` statements are so far apart: the attempts that ask meanwhile share one. */
 const checkGapMs = 2;
 
 type StoreOptions = Readonly<{
@@ -149,21 +149,21 @@ export class PostgresStore implements SharedStore {
     return { commit, abort };
   }
 
-  /** The jobs; those without a seat wait for one, or are given back. One that is lost already is somebody else's. */
+  /** Returns the jobs of a new message that are leased. Those without a seat wait for one, or are given back. */
   #share(jobs: readonly LeasedJob[], plans: readonly JobPlan[], open: readonly LeasedJob[]): readonly LeasedJob[] {
     for (const [at, job] of jobs.entries()) {
       const plan = plans[at];
       if (plan === undefined || job.seat !== undefined) continue;
       const giveBack = (): Promise<void> => this.write(job, plan, record => ({ ...plan, record }));
       const isAhead = this.#seats.has(job.destination) || this.#leases.isSeatedAt(job.destination);
-      // Notices have fewer places, which a seat says nothing of.
+      // Notices have a limit of places of their own, and a seat does not say whether one of these is free.
       const mayWait = open.includes(job) && isAhead && job.record.from !== '';
       job.isSeated = this.#seat(job, mayWait, giveBack);
     }
     return jobs.filter(job => this.#leases.get(job));
   }
 
-  /** Waits, if it may, for a seat of this replica's for a job. Resolves with false where it is given back. */
+  /** If the job may wait, waits for a seat of this replica. Resolves with false if the job is given back instead. */
   async #seat(job: LeasedJob, mayWait: boolean, giveBack: () => Promise<void>): Promise<boolean> {
     const isSeated = mayWait && (await this.#seats.wait(job));
     if (!isSeated) void giveBack().then(() => this.#announce());
@@ -305,7 +305,7 @@ export class PostgresStore implements SharedStore {
     this.#leases.release(job);
   }
 
-  /** The names of all leased jobs, and all seats, of which this replica knows: the parameters of `orphans`. */
+  /** The parameters of `orphans`: all jobs that are leased, and all seats that these jobs use or that are kept. */
   #known(): readonly unknown[] {
     const { jobs } = this.#leases;
     const names = [jobs.map(({ record }) => record.id), jobs.map(({ destination }) => destination)];
